@@ -1,0 +1,1 @@
+"""Personas within parameters: user agents from one low-rank adapter per persona."""
