@@ -1,0 +1,451 @@
+"""Rows of token ids that share prefixes -> hidden states, each shared prefix computed once.
+
+All rows of a user begin with the same long text. A `Tree` packs the users of a batch into one
+sequence in which every prefix stands once, followed by its rows' suffixes; the model runs over
+that sequence in a single pass. Only attention has to know about the sharing: a suffix attends to
+its own prefix and to itself, as if it stood alone. Both parts are computed by the flash kernel and
+merged by their log-sum-exp, so no key or value is copied per row, and autograd gives the loss and
+the gradients of separate rows.
+
+Works for every transformers decoder that calls the attention interface (LLaMA, Phi-3, Gemma-3,
+...): grouped-query heads, sliding windows, any dtype. Pure: no disk, no network.
+
+Shape suffixes: T packed tokens, N rows, R rows that still decode, S longest suffix, P a prefix's
+length, H query heads, K key/value heads, G = H / K, D head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+ATTENTION = "persona_lab_tree"
+"""The name under which models use this module's attention (`attn_implementation`)."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that share a prefix, by their index in the caller's list."""
+
+    prefix: Sequence[int]
+    suffixes: Sequence[Sequence[int]]
+    rows: Sequence[int]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that are computed: the prefix once and every suffix."""
+        return len(self.prefix) + sum(map(len, self.suffixes))
+
+
+def group(rows: Sequence[Sequence[int]], indices: Sequence[int]) -> Group:
+    """Split rows into their longest common prefix and their suffixes of at least one token.
+
+    Args:
+        rows: Token ids of each row, at least one token each.
+        indices: The rows' indices in the caller's list.
+    """
+    first, last = min(rows), max(rows)
+    limit = min(map(len, rows)) - 1
+    n = next((i for i in range(limit) if first[i] != last[i]), limit)
+    return Group(prefix=rows[0][:n], suffixes=[row[n:] for row in rows], rows=indices)
+
+
+def pack(groups: Sequence[Group], budget: int) -> Iterator[list[Group]]:
+    """Cut groups into batches of at most `budget` tokens, so that memory is bounded.
+
+    A group larger than the budget is split, and its prefix computed once per part; a single row
+    larger than the budget is a batch of its own.
+    """
+    batch: list[Group] = []
+    room = budget
+    for part in (part for whole in groups for part in _parts(whole, budget)):
+        if batch and part.n_tokens > room:
+            yield batch
+            batch, room = [], budget
+        batch.append(part)
+        room -= part.n_tokens
+    if batch:
+        yield batch
+
+
+def _parts(whole: Group, budget: int) -> Iterator[Group]:
+    start, used = 0, len(whole.prefix)
+    for i, suffix in enumerate(whole.suffixes):
+        if i > start and used + len(suffix) > budget:
+            yield Group(whole.prefix, whole.suffixes[start:i], whole.rows[start:i])
+            start, used = i, len(whole.prefix)
+        used += len(suffix)
+    yield Group(whole.prefix, whole.suffixes[start:], whole.rows[start:])
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where one group stands in the packed sequence: tokens and rows, as half-open ranges."""
+
+    prefix: slice
+    suffix: slice
+    rows: slice
+
+
+class Tree:
+    """The packed sequence of several groups, and the index maps that attention needs.
+
+    Attributes:
+        ids: Token ids of shape (1, T).
+        positions: Positions of shape (1, T), as in each row on its own.
+        spans: One per group.
+        lengths: Suffix lengths of shape (N,).
+        ends: Packed index of each row's last token, of shape (N,).
+        order: The rows' indices in the caller's list, of length N.
+    """
+
+    def __init__(self, groups: Sequence[Group], device: torch.device | str = "cpu") -> None:
+        ids: list[int] = []
+        positions: list[int] = []
+        starts: list[int] = []
+        lengths: list[int] = []
+        self.spans: list[Span] = []
+        self.order = [row for one in groups for row in one.rows]
+        for one in groups:
+            begin, first_row, n = len(ids), len(starts), len(one.prefix)
+            ids += one.prefix
+            positions += range(n)
+            for suffix in one.suffixes:
+                starts.append(len(ids))
+                lengths.append(len(suffix))
+                ids += suffix
+                positions += range(n, n + len(suffix))
+            self.spans.append(
+                Span(
+                    slice(begin, begin + n),
+                    slice(begin + n, len(ids)),
+                    slice(first_row, len(starts)),
+                )
+            )
+        self.ids = torch.tensor([ids], device=device)
+        self.positions = torch.tensor([positions], device=device)
+        self.lengths = torch.tensor(lengths, device=device)
+        self.ends = torch.tensor(starts, device=device) + self.lengths - 1
+        offsets = np.arange(max(lengths))[None, :]
+        inside = offsets < np.array(lengths)[:, None]
+        padded = np.where(inside, np.array(starts)[:, None] + offsets, 0)
+        self.padded = torch.from_numpy(padded).to(device)
+        self.suffix_tokens = self.padded.new_tensor(padded[inside])
+        self.suffix_slots = self.padded.new_tensor(np.flatnonzero(inside.ravel()))
+        self.longest_suffix = max(lengths)
+        self.span = max(positions) + 1
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """Which packed tokens may see which: bool of shape (T, T). For windows and as the text.
+
+        Quadratic in T; used only where the two-part kernels do not apply.
+        """
+        n = self.ids.shape[1]
+        token_row = torch.full((n,), -1, device=self.ids.device)
+        token_group = torch.zeros(n, dtype=torch.long, device=self.ids.device)
+        for i, span in enumerate(self.spans):
+            token_group[span.prefix] = i
+            token_group[span.suffix] = i
+        rows = torch.arange(len(self.lengths), device=self.ids.device)
+        token_row[self.suffix_tokens] = rows.repeat_interleave(self.lengths)
+        same = token_group[:, None] == token_group[None, :]
+        visible = (token_row[None, :] == -1) | (token_row[:, None] == token_row[None, :])
+        return same & visible & (self.positions[0][:, None] >= self.positions[0][None, :])
+
+
+@dataclass
+class TreeCache:
+    """Keys and values of a tree, kept per layer so that its rows can go on token by token.
+
+    Attributes:
+        tree: The tree they belong to.
+        layers: Per layer the packed keys and values of shape (K, T, D).
+        added: Per layer the keys and values of decoded tokens, each of shape (N, K, steps, D).
+    """
+
+    tree: Tree
+    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    added: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One more token for every row of a cached tree."""
+
+    cache: TreeCache
+    positions: Tensor
+
+
+def run(model: PreTrainedModel, tree: Tree, cache: TreeCache | None = None) -> Tensor:
+    """Hidden states of shape (T, hidden) after the last norm, in packed order.
+
+    Args:
+        model: A causal language model whose `attn_implementation` is `ATTENTION`.
+        tree: The packed rows.
+        cache: Filled with the keys and values where given.
+    """
+    return _decoder(model)(
+        input_ids=tree.ids, position_ids=tree.positions, use_cache=False, tree=tree, cache=cache
+    ).last_hidden_state[0]
+
+
+def step(model: PreTrainedModel, tokens: Tensor, cache: TreeCache, n_before: int) -> Tensor:
+    """Hidden states of shape (N, hidden) of one more token per row.
+
+    Args:
+        model: As in `run`.
+        tokens: The rows' next tokens, of shape (N,), in the tree's row order.
+        cache: Filled by `run`; the tokens' keys and values are added to it.
+        n_before: Tokens decoded before this one.
+    """
+    positions = cache.tree.positions[0, cache.tree.ends] + 1 + n_before
+    return _decoder(model)(
+        input_ids=tokens[None],
+        position_ids=positions[None],
+        use_cache=False,
+        tree=Step(cache, positions),
+    ).last_hidden_state[0]
+
+
+def _decoder(model: PreTrainedModel) -> nn.Module:
+    if model.config._attn_implementation != ATTENTION:
+        raise AssertionError(f"the model attends by {model.config._attn_implementation}")
+    return model.get_decoder()
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    tree: Tree | Step,
+    scaling: float,
+    cache: TreeCache | None = None,
+    sliding_window: int | None = None,
+    dropout: float = 0.0,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """The attention that transformers calls: query (1, H, T, D), key and value (1, K, T, D)."""
+    unknown = sorted(name for name in ("softcap", "s_aux") if others.get(name) is not None)
+    if unknown or dropout:
+        raise NotImplementedError(f"attention with {unknown or 'dropout'} is not supported")
+    layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType]
+    key, value = key.to(query.dtype), value.to(query.dtype)
+    if isinstance(tree, Step):
+        out = _attend_step(query[0], key[0], value[0], tree, layer, scaling, sliding_window)
+        return out.transpose(0, 1)[None], None
+    if cache is not None:
+        cache.layers[layer] = (key[0], value[0])
+    windowed = sliding_window is not None and sliding_window < tree.span
+    if windowed or query.device.type != "cpu":
+        mask = tree.mask
+        if windowed:
+            distance = tree.positions[0][:, None] - tree.positions[0][None, :]
+            mask = mask & (distance < sliding_window)
+        out = nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True
+        )[0]
+    else:
+        out = _TwoParts.apply(query[0], key[0], value[0], tree, scaling)
+    return out.transpose(0, 1)[None], None
+
+
+def _attend_step(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    at: Step,
+    layer: int,
+    scaling: float,
+    window: int | None,
+) -> Tensor:
+    """One token per row, query (H, N, D) and key (K, N, D), against all it may see -> (H, N, D)."""
+    tree = at.cache.tree
+    key, value = key.transpose(0, 1)[:, :, None], value.transpose(0, 1)[:, :, None]
+    if layer in at.cache.added:
+        before_key, before_value = at.cache.added[layer]
+        key, value = torch.cat([before_key, key], 2), torch.cat([before_value, value], 2)
+    at.cache.added[layer] = (key, value)
+    packed_key, packed_value = at.cache.layers[layer]
+    n_kv, n_added = packed_key.shape[0], key.shape[2]
+    offsets = torch.arange(tree.padded.shape[1], device=key.device)
+    reach = at.positions[:, None] - (window or tree.span + n_added + 1)
+    begin = tree.positions[0, tree.ends] - tree.lengths + 1
+    own_position = begin[:, None] + offsets
+    own_seen = (offsets < tree.lengths[:, None]) & (own_position > reach)
+    added_position = (begin + tree.lengths)[:, None] + torch.arange(n_added, device=key.device)
+    own_seen = torch.cat([own_seen, added_position > reach], 1)
+    own_key = torch.cat([packed_key[:, tree.padded].transpose(0, 1), key], 2)
+    own_value = torch.cat([packed_value[:, tree.padded].transpose(0, 1), value], 2)
+    outs = []
+    for span in tree.spans:
+        q = query[:, span.rows].unflatten(0, (n_kv, -1))  # K G n D
+        prefix = torch.einsum("kgnd,kpd->kgnp", q, packed_key[:, span.prefix])
+        seen = tree.positions[0, span.prefix][None] > reach[span.rows]
+        own = torch.einsum("kgnd,nksd->kgns", q, own_key[span.rows])
+        seen = torch.cat([seen, own_seen[span.rows]], 1)
+        scores = torch.cat([prefix, own], -1).float() * scaling
+        weights = scores.masked_fill(~seen, float("-inf")).softmax(-1).to(query.dtype)
+        to_prefix, to_own = weights.split([prefix.shape[-1], own.shape[-1]], -1)
+        out = torch.einsum("kgnp,kpd->kgnd", to_prefix, packed_value[:, span.prefix])
+        out = out + torch.einsum("kgns,nksd->kgnd", to_own, own_value[span.rows])
+        outs.append(out.flatten(0, 1))
+    return torch.cat(outs, 1)
+
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+class _TwoParts(torch.autograd.Function):
+    """Attention over a tree: every suffix token to its prefix and to its own row, merged.
+
+    Written by hand since torch's own backward of two kernels merged by their log-sum-exp would
+    need the gradient of that log-sum-exp, which the kernel does not give. With the merged output
+    and log-sum-exp put in, each kernel's backward gives its part of the exact gradient.
+    """
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float
+    ) -> Tensor:
+        groups = query.shape[0] // key.shape[0]
+        out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        wide = torch.promote_types(query.dtype, torch.float32)
+        lse = torch.empty(query.shape[:2], dtype=wide, device=query.device)
+        for span in tree.spans:
+            if span.prefix.stop > span.prefix.start:
+                _prefix_forward(query, key, value, span, groups, scaling, out, lse)
+        own_query, own_key, own_value = _own(query, key, value, tree, groups)
+        own_out, own_lse = _flash(own_query, own_key, own_value, 0.0, True, scale=scaling)
+        at = tree.suffix_tokens
+        own_out = own_out.transpose(0, 1).flatten(1, 2)[:, tree.suffix_slots]
+        own_lse = own_lse.transpose(0, 1).flatten(1, 2)[:, tree.suffix_slots]
+        with_prefix = torch.cat(
+            [
+                torch.full((s.suffix.stop - s.suffix.start,), s.prefix.stop > s.prefix.start)
+                for s in tree.spans
+            ]
+        )
+        prefix_lse = lse[:, at].masked_fill(~with_prefix, float("-inf"))
+        prefix_out = out[:, at].masked_fill(~with_prefix[:, None], 0.0)
+        merged = torch.logaddexp(prefix_lse, own_lse)
+        share = torch.exp(prefix_lse - merged)[..., None].to(out.dtype)
+        out[:, at] = prefix_out * share + own_out * (1 - share)
+        lse[:, at] = merged
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.tree, ctx.groups, ctx.scaling = tree, groups, scaling
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        query, key, value, out, lse = ctx.saved_tensors
+        tree, groups, scaling = ctx.tree, ctx.groups, ctx.scaling
+        grad = grad.contiguous()
+        d_query, d_key, d_value = (torch.zeros_like(t) for t in (query, key, value))
+        n_kv = key.shape[0]
+        for span in tree.spans:
+            if span.prefix.stop > span.prefix.start:
+                _prefix_backward(
+                    (query, key, value, out, lse, grad),
+                    (d_query, d_key, d_value),
+                    span,
+                    groups,
+                    scaling,
+                )
+        own_query, own_key, own_value = _own(query, key, value, tree, groups)
+        n, h, s, d = own_query.shape
+        own_grad = grad.new_zeros(h, n * s, d)
+        own_grad[:, tree.suffix_slots] = grad[:, tree.suffix_tokens]
+        own_out = out.new_zeros(h, n * s, d)
+        own_out[:, tree.suffix_slots] = out[:, tree.suffix_tokens]
+        # Padded queries get an infinite normaliser, so that their weights are exactly zero.
+        own_lse = lse.new_full((h, n * s), float("inf"))
+        own_lse[:, tree.suffix_slots] = lse[:, tree.suffix_tokens]
+        own_grad, own_out = (
+            t.unflatten(1, (n, s)).transpose(0, 1).contiguous() for t in (own_grad, own_out)
+        )
+        own_lse = own_lse.unflatten(1, (n, s)).transpose(0, 1).contiguous()
+        dq, dk, dv = _flash_backward(
+            own_grad, own_query, own_key, own_value, own_out, own_lse, 0.0, True, scale=scaling
+        )
+        at, slots = tree.suffix_tokens, tree.suffix_slots
+        d_query[:, at] += dq.transpose(0, 1).flatten(1, 2)[:, slots]
+        for target, part in ((d_key, dk), (d_value, dv)):
+            summed = part.unflatten(1, (n_kv, groups)).sum(2)
+            target[:, at] += summed.transpose(0, 1).flatten(1, 2)[:, slots]
+        return d_query, d_key, d_value, None, None
+
+
+def _own(
+    query: Tensor, key: Tensor, value: Tensor, tree: Tree, groups: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each row's suffix on its own, padded on the right: three tensors of shape (N, H, S, D)."""
+    own_query = query[:, tree.padded].transpose(0, 1)
+    own_key, own_value = (
+        t[:, tree.padded].transpose(0, 1).repeat_interleave(groups, 1) for t in (key, value)
+    )
+    return own_query.contiguous(), own_key, own_value
+
+
+def _prefix_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    span: Span,
+    groups: int,
+    scaling: float,
+    out: Tensor,
+    lse: Tensor,
+) -> None:
+    """The prefix on itself, and all its suffix tokens on the prefix; writes `out` and `lse`."""
+    k, v = key[None, :, span.prefix], value[None, :, span.prefix]
+    wide_k, wide_v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    o, n = _flash(query[None, :, span.prefix], wide_k, wide_v, 0.0, True, scale=scaling)
+    out[:, span.prefix], lse[:, span.prefix] = o[0], n[0]
+    # Heads that share keys and values become more queries of one head: nothing is repeated.
+    q = query[:, span.suffix].unflatten(0, (-1, groups)).flatten(1, 2)[None]
+    o, n = _flash(q, k, v, 0.0, False, scale=scaling)
+    out[:, span.suffix] = o[0].unflatten(1, (groups, -1)).flatten(0, 1)
+    lse[:, span.suffix] = n[0].unflatten(1, (groups, -1)).flatten(0, 1)
+
+
+def _prefix_backward(
+    saved: tuple[Tensor, ...],
+    grads: tuple[Tensor, Tensor, Tensor],
+    span: Span,
+    groups: int,
+    scaling: float,
+) -> None:
+    """Adds to `grads` what comes through the prefix's keys and values."""
+    query, key, value, out, lse, grad = saved
+    d_query, d_key, d_value = grads
+    k, v = key[None, :, span.prefix], value[None, :, span.prefix]
+    wide_k, wide_v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    q, o, g = (t[None, :, span.prefix].contiguous() for t in (query, out, grad))
+    n = lse[None, :, span.prefix].contiguous()
+    dq, dk, dv = _flash_backward(g, q, wide_k, wide_v, o, n, 0.0, True, scale=scaling)
+    d_query[:, span.prefix] = dq[0]
+    d_key[:, span.prefix] = dk[0].unflatten(0, (-1, groups)).sum(1)
+    d_value[:, span.prefix] = dv[0].unflatten(0, (-1, groups)).sum(1)
+    q, o, g = (
+        t[:, span.suffix].unflatten(0, (-1, groups)).flatten(1, 2)[None] for t in (query, out, grad)
+    )
+    n = lse[:, span.suffix].unflatten(0, (-1, groups)).flatten(1, 2)[None].contiguous()
+    dq, dk, dv = _flash_backward(g, q, k, v, o, n, 0.0, False, scale=scaling)
+    d_query[:, span.suffix] = dq[0].unflatten(1, (groups, -1)).flatten(0, 1)
+    d_key[:, span.prefix] += dk[0]
+    d_value[:, span.prefix] += dv[0]
+
+
+AttentionInterface.register(ATTENTION, _attend)
