@@ -1,0 +1,269 @@
+"""A stage's output in, the same output out: computed once, whoever asks.
+
+Results are folders `<stage>/<key>/` under one root, named by the hash of what they depend on,
+verified when read, published atomically, and computed by one job while the others wait.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+from persona_lab.assets import hash_file, locked, publish
+
+_log = logging.getLogger(__name__)
+
+_MANIFEST = "manifest.json"
+# Larger files are read in full once per machine, then known by size and time of change.
+_LARGE_BYTES = 64 * 2**20
+
+
+class StageOutput(Protocol):
+    """What a stage of the flow hands on, as files.
+
+    `VERSION` is raised by hand when the same inputs give another output: it is part of the key.
+    """
+
+    STAGE: ClassVar[str]
+    VERSION: ClassVar[int]
+
+    def save(self, folder: Path) -> None:
+        """Write all that `load` needs into an empty folder."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        ...
+
+
+T = TypeVar("T", bound=StageOutput)
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """A stored result.
+
+    Attributes:
+        value: The result as read from its files, also right after it was computed, so that a
+            first run and a later one see the same.
+        key: Hash of the stage, its version and its inputs.
+        seconds: Time of the computation, whenever it was.
+        reused: False for the caller that computed it.
+        folder: Where its files are.
+    """
+
+    value: T
+    key: str
+    seconds: float
+    reused: bool
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Store:
+    """Content-addressed results of stages.
+
+    Attributes:
+        root: Folder that may be shared by any number of jobs.
+        verify: Read also large files in full each time.
+    """
+
+    root: Path
+    verify: bool = field(default=False, kw_only=True)
+
+    def key(self, kind: type[StageOutput], spec: Mapping[str, Any]) -> str:
+        """Hash of the stage, its version and the described inputs, 20 hex digits."""
+        inputs = {"stage": kind.STAGE, "version": kind.VERSION, "spec": describe(spec)}
+        text = json.dumps(inputs, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    def once(
+        self,
+        kind: type[T],
+        spec: Mapping[str, Any],
+        compute: Callable[[], T],
+        *,
+        rerun: bool = False,
+    ) -> Entry[T]:
+        """The stored result, or the computed one, stored.
+
+        Args:
+            kind: Class of the result.
+            spec: All that the result depends on; components are described by `describe`.
+            compute: Gives the result; a kill or an error in it leaves nothing behind.
+            rerun: Compute also when it is stored, and put the new result in its place.
+        """
+        key = self.key(kind, spec)
+        folder = self.root / kind.STAGE / key
+        with locked(folder):
+            if folder.exists() and not rerun:
+                if (damage := self._damage(kind, folder)) is None:
+                    _log.info("%s %s: reused", kind.STAGE, key)
+                    return self._read(kind, folder, reused=True)
+                aside = folder.with_name(f"{key}.damaged")
+                _log.warning(
+                    "%s %s is damaged (%s): moved to %s, computing again",
+                    *(kind.STAGE, key, damage, aside),
+                )
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+            start = time.perf_counter()
+            value = compute()
+            seconds = time.perf_counter() - start
+
+            def save(fresh: Path) -> None:
+                value.save(fresh)
+                _write_manifest(fresh, kind, key, spec, seconds)
+
+            publish(folder, save)
+            self._remember(folder)
+            _log.info("%s %s: computed in %.1f s", kind.STAGE, key, seconds)
+            return self._read(kind, folder, reused=False)
+
+    def find(self, kind: type[T], spec: Mapping[str, Any]) -> Entry[T] | None:
+        """The stored result, None where there is none or, with a warning, a damaged one."""
+        key = self.key(kind, spec)
+        folder = self.root / kind.STAGE / key
+        if not folder.exists():
+            return None
+        if (damage := self._damage(kind, folder)) is not None:
+            _log.warning("%s %s is damaged (%s)", kind.STAGE, key, damage)
+            return None
+        return self._read(kind, folder, reused=True)
+
+    def _read(self, kind: type[T], folder: Path, *, reused: bool) -> Entry[T]:
+        seconds = json.loads((folder / _MANIFEST).read_text())["seconds"]
+        return Entry(kind.load(folder), folder.name, seconds, reused, folder)
+
+    def _damage(self, kind: type[StageOutput], folder: Path) -> str | None:
+        """What is wrong with an entry, None when it is whole."""
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_text())
+            files, spec, _ = manifest["files"], manifest["spec"], float(manifest["seconds"])
+            stamps = self._stamps(folder)
+            for name, expected in files.items():
+                path = folder / name
+                known = stamps.get(name) == _stamp(path) and not self.verify
+                if path.stat().st_size != expected["bytes"]:
+                    return f"{name} has {path.stat().st_size} bytes, not {expected['bytes']}"
+                if not known and hash_file(path) != expected["sha256"]:
+                    return f"{name} differs from its hash"
+        except OSError as error:
+            return str(error)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return f"{_MANIFEST} is not readable"
+        if self.key(kind, spec) != folder.name:
+            return f"{_MANIFEST} belongs to another key"
+        self._remember(folder)
+        return None
+
+    def _stamp_file(self, folder: Path) -> Path:
+        name = f"{folder.parent.name}-{folder.name}.json"
+        return self.root / ".verified" / (platform.node() or "local") / name
+
+    def _stamps(self, folder: Path) -> dict[str, list[int]]:
+        """Size and time of change of the large files that this machine has read in full."""
+        with suppress(OSError, ValueError):
+            return json.loads(self._stamp_file(folder).read_text())
+        return {}
+
+    def _remember(self, folder: Path) -> None:
+        stamps = {path.relative_to(folder).as_posix(): _stamp(path) for path in _files(folder)}
+        large = {name: stamp for name, stamp in stamps.items() if stamp[0] > _LARGE_BYTES}
+        if not large or large == self._stamps(folder):
+            return
+        # A store that cannot be written is verified in full each time.
+        with suppress(OSError):
+            target = self._stamp_file(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fresh = target.with_name(f"{target.name}.{os.getpid()}")
+            fresh.write_text(json.dumps(large))
+            fresh.replace(target)
+
+
+def describe(component: Any) -> Any:
+    """JSON-able description of what a result depends on.
+
+    A dataclass becomes its class path and fields, without those declared with
+    `metadata={"key": False}`; tuples become lists, paths text, and whole floats integers
+    (a YAML's `1` and `1.0` are one value).
+
+    Raises:
+        TypeError: For any other type, which it names: it has no stable description.
+    """
+    match component:
+        case None | bool() | str() | int():
+            return component
+        case float() if component.is_integer():
+            return int(component)
+        case float():
+            return component
+        case Path():
+            return component.as_posix()
+        case list() | tuple():
+            return [describe(item) for item in component]
+        case Mapping():
+            if odd := [key for key in component if not isinstance(key, str)]:
+                raise TypeError(f"the key {odd[0]!r} of a mapping is not text")
+            return {key: describe(value) for key, value in component.items()}
+    if is_dataclass(component) and not isinstance(component, type):
+        kind = type(component)
+        values = {
+            each.name: describe(getattr(component, each.name))
+            for each in fields(component)
+            if each.metadata.get("key", True)
+        }
+        return {"class": f"{kind.__module__}.{kind.__qualname__}", **values}
+    kind = type(component)
+    raise TypeError(
+        f"{kind.__module__}.{kind.__qualname__} has no description for a key: make it a frozen "
+        "dataclass, or leave the field out by metadata={'key': False}"
+    )
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, or of the names and bytes of all files below a folder."""
+    if not path.is_dir():
+        return hash_file(path)
+    hashes = {file.relative_to(path).as_posix(): content_hash(file) for file in _files(path)}
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _write_manifest(
+    folder: Path, kind: type[StageOutput], key: str, spec: Mapping[str, Any], seconds: float
+) -> None:
+    manifest = {
+        "stage": kind.STAGE,
+        "version": kind.VERSION,
+        "key": key,
+        "spec": describe(spec),
+        "seconds": seconds,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "files": {
+            file.relative_to(folder).as_posix(): {
+                "sha256": hash_file(file),
+                "bytes": file.stat().st_size,
+            }
+            for file in _files(folder)
+        },
+    }
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2))
