@@ -1,0 +1,111 @@
+"""Predictions and baselines of the same test rows -> every number that a run reports.
+
+Pure. What is claimed of a run rests on the paired comparisons: the two predictions are scored on
+the same rows, and the interval is clustered by user.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+
+from persona_lab.evaluation.metrics import decoded, score
+from persona_lab.evaluation.predictors import Baselines
+from persona_lab.evaluation.uncertainty import interval, paired_interval
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """The numbers of a run, under the names that they have in a `Result`.
+
+    Attributes:
+        metrics: What `score` returns, without the counts.
+        intervals: `rmse`, `mae`, `rmse_expected`, `mae_expected` -> {value, low, high}; a metric
+            without rows is left out.
+        n_test: Test rows.
+        n_unrelated: Test rows whose response has no rating.
+        baselines: version -> name -> errors, as in `Baselines.metrics`.
+        comparisons: One record per baseline and kind of prediction: `version`, `baseline`,
+            `prediction` ("expected" or "decoded"), `n` rows, `rmse` and `mae`: {value, low, high}
+            of the run's error minus the baseline's; `check`: the same for all rows with the
+            user's mean in place of an unrelated response, None where there is none. A claim about
+            decoded ratings holds only if both agree (decision 13).
+        per_persona: `persona`, `n_users` and the scores of each persona's rows.
+    """
+
+    metrics: dict[str, Any]
+    intervals: dict[str, dict[str, float | None]]
+    n_test: int
+    n_unrelated: int
+    baselines: dict[str, dict[str, dict[str, Any]]]
+    comparisons: list[dict[str, Any]]
+    per_persona: list[dict[str, Any]]
+
+
+def assess(predictions: pd.DataFrame, found: Baselines, decode: str) -> Assessment:
+    """Score a run's predictions, by persona too, and compare them with the baselines.
+
+    Args:
+        predictions: user_id, item_id, rating, prediction (nullable), expected_rating, digit_mass
+            and persona of every test row, in any order.
+        found: The baselines of the same split.
+        decode: Name of the decoding: `paper`, `greedy` or `expected`.
+    """
+    keys = ["user_id", "item_id"]
+    rows = predictions.merge(
+        found.frame.drop(columns="rating"), on=keys, validate="one_to_one", how="inner"
+    )
+    assert len(rows) == len(predictions) == len(found.frame), "predictions are not the test rows"
+    metrics = score(rows, decode, found.user_means)
+    return Assessment(
+        n_test=metrics.pop("n_test"),
+        n_unrelated=metrics.pop("n_unrelated"),
+        metrics=metrics,
+        intervals=_intervals(rows, decode),
+        baselines=found.metrics,
+        comparisons=list(_comparisons(rows, found, decode)),
+        per_persona=[
+            {
+                "persona": persona,
+                "n_users": int(group["user_id"].nunique()),
+                **score(group, decode, found.user_means),
+            }
+            for persona, group in rows.groupby(rows["persona"].astype(int))
+        ],
+    )
+
+
+def _intervals(rows: pd.DataFrame, decode: str) -> dict[str, dict[str, float | None]]:
+    intervals = {}
+    answered = rows.assign(decoded=decoded(rows, decode)).dropna(subset="decoded")
+    for suffix, scored, column in (
+        ("", answered, "decoded"),
+        ("_expected", rows, "expected_rating"),
+    ):
+        if len(scored):
+            both = interval(scored["user_id"], scored["rating"], scored[column])
+            intervals |= {f"{name}{suffix}": asdict(ends) for name, ends in both.items()}
+    return intervals
+
+
+def _comparisons(rows: pd.DataFrame, found: Baselines, decode: str) -> Iterator[dict[str, Any]]:
+    prediction = decoded(rows, decode)
+    answered = prediction.notna()
+    filled = prediction.fillna(rows["user_id"].map(found.user_means))
+    for version, names in found.metrics.items():
+        for name in names:
+            baseline = rows[f"{version}/{name}"]
+            record = {"version": version, "baseline": name}
+            expected = _paired(rows, rows["expected_rating"], baseline)
+            yield record | {"prediction": "expected", "n": len(rows), "check": None} | expected
+            if decode != "expected" and answered.any():
+                on_both = _paired(rows[answered], prediction[answered], baseline[answered])
+                check = None if answered.all() else _paired(rows, filled, baseline)
+                n = int(answered.sum())
+                yield record | {"prediction": "decoded", "n": n, "check": check} | on_both
+
+
+def _paired(rows: pd.DataFrame, first: pd.Series, second: pd.Series) -> dict[str, Any]:
+    both = paired_interval(rows["user_id"], rows["rating"], first, second)
+    return {name: asdict(ends) for name, ends in both.items()}

@@ -1,0 +1,68 @@
+"""Predictions of a run -> RMSE, MAE and URR, pooled over rows.
+
+A response without a rating has no prediction: it is left out of RMSE and MAE and counted in URR,
+with variants beside them that give it one (decision 13). Pure.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+
+MIDPOINT = 3.0
+
+
+def decoded(frame: pd.DataFrame, decode: str) -> pd.Series:
+    """Return what each row counts as predicted, NaN where the response was unrelated.
+
+    Args:
+        frame: Predictions with columns prediction (nullable) and expected_rating.
+        decode: Name of the decoding; `expected` predicts the expected rating.
+    """
+    column = "expected_rating" if decode == "expected" else "prediction"
+    return frame[column].astype("Float64").astype(float)
+
+
+def score(frame: pd.DataFrame, decode: str, user_means: Mapping[int, float]) -> dict[str, Any]:
+    """Score predictions as decision 13 says.
+
+    Args:
+        frame: Predictions with columns user_id, rating, prediction (nullable), expected_rating
+            and digit_mass, of shape (n_test, ...).
+        decode: Name of the decoding: `paper`, `greedy` or `expected`.
+        user_means: Each user's mean training rating, for the `user_mean` variant.
+
+    Returns:
+        `rmse`, `mae` over the rows with a rating (None where there is none), `urr` the share of
+        unrelated responses in 0..1 (None under `expected`, which always answers), `n_test`,
+        `n_unrelated`; `rmse_expected`, `mae_expected` over all rows; `digit_mass`, the mean raw
+        probability of the five digits. Then over all rows, with an unrelated response counted as
+        the rating farthest from the truth (`*_worst`), as 3 (`*_midpoint`) or as the user's mean
+        training rating (`*_user_mean`).
+    """
+    rating = frame["rating"].astype(float)
+    prediction = decoded(frame, decode)
+    answered = prediction.notna()
+    worst = pd.Series(np.where(rating >= MIDPOINT, 1.0, 5.0), index=frame.index)
+    return {
+        **_errors("", rating[answered], prediction[answered]),
+        "urr": None if decode == "expected" else float((~answered).mean()),
+        "n_test": len(frame),
+        "n_unrelated": int((~answered).sum()),
+        **_errors("_expected", rating, frame["expected_rating"]),
+        "digit_mass": float(frame["digit_mass"].mean()),
+        **_errors("_worst", rating, prediction.fillna(worst)),
+        **_errors("_midpoint", rating, prediction.fillna(MIDPOINT)),
+        **_errors("_user_mean", rating, prediction.fillna(frame["user_id"].map(user_means))),
+    }
+
+
+def _errors(variant: str, rating: pd.Series, prediction: pd.Series) -> dict[str, float | None]:
+    if rating.empty:
+        return {f"rmse{variant}": None, f"mae{variant}": None}
+    return {
+        f"rmse{variant}": float(root_mean_squared_error(rating, prediction)),
+        f"mae{variant}": float(mean_absolute_error(rating, prediction)),
+    }

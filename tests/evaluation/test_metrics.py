@@ -1,0 +1,60 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from persona_lab.evaluation import score
+
+
+def frame(ratings, predictions, expected=None, users=None):
+    return pd.DataFrame(
+        {
+            "user_id": users or [1] * len(ratings),
+            "rating": ratings,
+            "prediction": pd.array(predictions, dtype="Float64"),
+            "expected_rating": expected or [3.0] * len(ratings),
+            "digit_mass": 0.5,
+        }
+    )
+
+
+def test_unrelated_rows_are_left_out_counted_and_shown_in_variants():
+    found = score(frame([5, 2, 3], [4, None, None], users=[1, 1, 2]), "paper", {1: 2.5, 2: 3.0})
+    assert (found["n_test"], found["n_unrelated"]) == (3, 2)
+    assert found["urr"] == pytest.approx(2 / 3)
+    assert (found["rmse"], found["mae"]) == (1, 1)
+    # The rating farthest from 2 is 5 (off by 3), from 3 it is 1 or 5 (off by 2).
+    assert found["mae_worst"] == pytest.approx((1 + 3 + 2) / 3)
+    assert found["mae_midpoint"] == pytest.approx((1 + 1 + 0) / 3)
+    assert found["rmse_user_mean"] == pytest.approx(np.sqrt((1 + 0.25 + 0) / 3))
+    assert found["digit_mass"] == 0.5
+
+
+def test_expected_decode_predicts_the_expected_rating_and_has_no_urr():
+    found = score(frame([5, 2], [None, None], expected=[4.5, 2.5]), "expected", {1: 3.0})
+    assert found["rmse"] == found["rmse_expected"] == pytest.approx(0.5)
+    assert found["urr"] is None
+    assert found["n_unrelated"] == 0
+
+
+def test_expected_errors_are_over_all_rows_whatever_the_decode():
+    found = score(frame([5, 1], [5, None], expected=[4.0, 4.0]), "greedy", {1: 3.0})
+    assert found["mae"] == 0
+    assert found["mae_expected"] == pytest.approx(2)
+
+
+def test_no_answer_at_all_has_no_error_but_a_full_urr():
+    found = score(frame([5, 1], [None, None]), "paper", {1: 3.0})
+    assert (found["rmse"], found["mae"], found["urr"]) == (None, None, 1.0)
+    assert found["mae_worst"] == 4
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5) | st.none()), min_size=1))
+def test_worst_bounds_every_other_way_to_count_an_unrelated_response(rows):
+    ratings, predictions = map(list, zip(*rows, strict=True))
+    found = score(frame(ratings, predictions), "paper", {1: 3.6})
+    for other in ("midpoint", "user_mean"):
+        assert found[f"rmse_{other}"] <= found["rmse_worst"] + 1e-12
+        assert found[f"mae_{other}"] <= found["mae_worst"] + 1e-12

