@@ -1,0 +1,35 @@
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(READY)  ## Make .venv with the pinned versions (PYTHON=... chooses another Python)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev,openai,tensorboard]'
+	touch $@
+
+.PHONY: quickstart
+quickstart: setup  ## From ratings to a table in minutes, on real data and a small model
+	$(BIN)/python -m persona_lab -m experiment=quickstart
+
+.PHONY: test
+test: setup  ## Run the tests
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: setup  ## Lint, format, types, and which room imports which
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+
+.PHONY: benchmark
+benchmark: setup  ## Time the shared-prefix engine
+	$(BIN)/python experiments/benchmark/run.py
