@@ -1,0 +1,104 @@
+"""Every option of every group composes, fits its class and builds, without disk or network."""
+
+import itertools
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+
+from persona_lab import configure
+
+
+def options(group: str) -> list[str]:
+    files = resources.files(configure.CONF).joinpath(group).iterdir()
+    names = sorted(file.name for file in files if file.name.endswith(".yaml"))
+    return [f"{group}={name.removesuffix('.yaml')}" for name in names]
+
+
+GROUPS = sorted(
+    group.name
+    for group in resources.files(configure.CONF).iterdir()
+    if group.is_dir() and group.name not in ("hydra", "__pycache__", "setup", "row", "experiment")
+)
+# The first option of every group, then the second of every group ...: each is met once.
+ROUNDS = [
+    [option for option in together if option]
+    for together in itertools.zip_longest(*(options(group) for group in GROUPS))
+]
+OVERLAYS = [[option] for option in options("experiment")]
+
+
+@pytest.fixture(autouse=True)
+def _hydra() -> Iterator[None]:
+    with initialize_config_module(configure.CONF, version_base="1.3"):
+        yield
+
+
+def node(cfg: DictConfig, *names: str) -> list[Any]:
+    return [cfg[name].name for name in names]
+
+
+@pytest.mark.parametrize("setup", options("setup"))
+@pytest.mark.parametrize("chosen", [*ROUNDS, *OVERLAYS], ids=",".join)
+def test_every_option_builds(setup: str, chosen: list[str], tmp_path: Path) -> None:
+    run = configure.build(compose("config", [setup, *chosen]), {}, tmp_path)
+    assert run.experiment.setup == setup.removeprefix("setup=")
+    assert not any(tmp_path.iterdir())
+
+
+def test_embedded_setup() -> None:
+    cfg = compose("config")
+    assert node(cfg, "model", "data", "embedder", "adapter", "memory", "protocol") == [
+        *("smollm2", "ml_100k", "minilm", "persona", "ms_ml", "strict")
+    ]
+    assert (cfg.data.n_users, cfg.adapter.max_rows, cfg.trainer.accelerator) == (40, None, "cpu")
+    assert (cfg.train.lr, cfg.train.epochs, cfg.peft.r) == (1e-3, 1, 256)
+
+
+def test_paper_setup() -> None:
+    cfg = compose("config", ["setup=paper"])
+    assert node(cfg, "model", "data") == ["phi3", "ml_1m"]
+    assert (cfg.data.n_users, cfg.data.test_rows_per_user) == (200, None)
+    assert (cfg.adapter.rows_per_user, cfg.adapter.max_rows) == (None, 5200)
+    assert (cfg.train.lr, cfg.train.epochs, cfg.train.batch_size) == (3e-4, 2, 32)
+    assert (cfg.trainer.accelerator, cfg.trainer.precision) == ("gpu", "bf16-mixed")
+
+
+@pytest.mark.parametrize(("setup", "llm", "slm"), [
+    ("embedded", "gemma3", "smollm2"), ("paper", "llama3", "phi3"),
+])  # fmt: skip
+def test_rows_are_table_1(setup: str, llm: str, slm: str) -> None:
+    rows = [compose("config", [f"setup={setup}", f"row=r{number}"]) for number in range(11)]
+    assert [node(row, "model", "adapter", "memory") for row in rows] == [
+        [llm, "none", "ms"],
+        [llm, "none", "ms_ml"],
+        [llm, "none", "ml"],
+        [slm, "none", "ms"],
+        [slm, "none", "ms_ml"],
+        [slm, "single_max", "ms"],
+        [slm, "single_min", "ms"],
+        [slm, "single_max", "ms_ml"],
+        [slm, "single_min", "ms_ml"],
+        [slm, "persona", "ms"],
+        [slm, "persona", "ms_ml"],
+    ]
+
+
+def test_later_wins() -> None:
+    # The setup's data loses to the experiment's, the row's adapter to the command line's.
+    cfg = compose("config", ["setup=paper", "row=r0", "experiment=smoke", "adapter=persona"])
+    assert node(cfg, "data", "model", "adapter", "memory") == [
+        *("synthetic", "tiny_llama", "persona", "ms")
+    ]
+    assert cfg.data.n_users == 8
+    assert compose("config", ["experiment=smoke", "data.n_users=7"]).data.n_users == 7
+
+
+def test_role_names_the_model() -> None:
+    assert node(compose("config", ["role=llm", "llm=phi3"]), "model") == ["phi3"]
+    assert node(compose("config", ["role=slm", "llm=phi3"]), "model") == ["smollm2"]
+    assert node(compose("config", ["role=llm", "model=tiny"]), "model") == ["tiny_llama"]

@@ -1,0 +1,191 @@
+"""The door as it is used: command lines in, run folders, one line and an exit code out."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persona_lab import configure
+from persona_lab.__main__ import main
+from persona_lab.evaluation import Result, Row
+from persona_lab.experiment import Experiment
+
+Door = Callable[..., str]
+
+
+def fake_run(self: Any, assets: Any, store: Any, folder: Path, rerun: bool) -> None:
+    if self.memory.name == "ml":
+        raise KeyError("broken")
+    names = {"distiller": "d", "embedder": "e", "personas": "p", "peft": "lora"}
+    row = Row(
+        id=None,
+        **{key: getattr(self, key) for key in ("setup", "role", "seed", "changed")},
+        **{
+            key: getattr(self, key).name
+            for key in ("model", "adapter", "memory", "data", "protocol", "decode")
+        },
+        **names,
+    )
+    metrics = {"rmse": 1.0, "mae": 0.8, "urr": 0.0, "rmse_expected": 1.0, "mae_expected": 0.8}
+    counts = {"n_test": 3, "n_unrelated": 0, "truncated": 0}
+    lists: dict[str, Any] = {"comparisons": [], "per_persona": []}
+    tables = ("intervals", "baselines", "timing", "cost", "versions", "keys")
+    tables = {name: {} for name in tables}
+    Result(row, "dev", metrics=metrics, **counts, **lists, **tables, reused=False).save(folder)
+
+
+@pytest.fixture
+def door(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Door]:
+    """Give a command line in a folder of its own; returns what it says when it ends."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Experiment, "run", fake_run)
+    root, package = logging.getLogger(), logging.getLogger("persona_lab")
+    kept = [*root.handlers], root.level, package.level
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["persona-lab", *arguments])
+        try:
+            main()
+        except SystemExit as end:
+            return str(end.code)
+        return "0"
+
+    yield run
+    for handler in set(root.handlers) - set(kept[0]):
+        handler.close()
+    root.handlers[:], root.level, package.level = kept
+
+
+def status(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "status.json").read_text())
+
+
+def jobs(tmp_path: Path) -> dict[str, Path]:
+    return {file.parent.name: file.parent for file in tmp_path.glob("multirun/*/*/*/status.json")}
+
+
+def test_run(door: Door, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert door("seed=3", "data.path=my/ratings.zip", "memory.top_k=2") == "0"
+    (folder,) = tmp_path.glob("outputs/*/*")
+    assert status(folder)["state"] == "completed"
+    assert status(folder)["overrides"] == ["seed=3", "data.path=my/ratings.zip", "memory.top_k=2"]
+    changed = {"data.path": "ratings.zip", "memory.top_k": 2}
+    assert Result.load(folder).row.changed == changed
+    assert "1.000" in capsys.readouterr().out
+    again = configure.load_run(folder)
+    assert (again.experiment.seed, again.experiment.changed) == (3, changed)
+    assert again.experiment.data.path == str(tmp_path / "my/ratings.zip")
+
+
+def test_sweep_goes_on_after_a_failure(door: Door, tmp_path: Path) -> None:
+    assert door("-m", "memory=ml,ms", "adapter=none") == "persona-lab: 1 of 2 jobs completed"
+    failed, completed = jobs(tmp_path).values()
+    if status(failed)["state"] == "completed":
+        failed, completed = completed, failed
+    assert (failed.name, completed.name) == (
+        *("00-memory=ml,adapter=none", "01-memory=ms,adapter=none"),
+    )
+    assert status(failed)["error"] == "KeyError: 'broken'"
+    assert status(failed)["row"]["memory"] == "ml"
+    assert "Traceback" in (failed / "persona_lab.log").read_text()
+    assert "Traceback" not in (completed / "persona_lab.log").read_text()
+    assert {"table1.md", "table1.csv", "report.html"} <= {
+        file.name for file in failed.parent.iterdir()
+    }
+
+
+def test_sweep_over_rows(door: Door, tmp_path: Path) -> None:
+    assert door("-m", "experiment=table1", "row=r3,r10") == "0"
+    assert sorted(jobs(tmp_path)) == ["00-r3", "01-r10"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["experiment=table1"], "experiment=table1 is a sweep over row (add -m)"),
+        (["-m", "experiment=table1", "model=phi3"], "(name them apart: slm=<model> llm=<model>)"),
+        (["-m", "row=glob(x*)"], "the sweep over row has no jobs"),
+        (["-m", "adapter=persona,persna"], "adapter 'persna' does not exist"),
+        (["adapter=persna"], "adapter 'persna' does not exist"),
+    ],
+)
+def test_refused_before_anything_is_written(
+    door: Door, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    end = door(*arguments)
+    assert said in end
+    assert len(end.splitlines()) == 1
+    assert not jobs(tmp_path)
+    assert not any(tmp_path.glob("outputs/*/*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["data.n_users=abc"], "data.n_users is 'abc' (it should be a valid integer)"),
+        (["+data.users=3"], "'data.users' does not exist (did you mean data.n_users?)"),
+        (["data.reader._target_=my.Reader"], "data.reader: my.Reader cannot be imported"),
+    ],
+)
+def test_refused_run_says_so_in_its_status(
+    door: Door, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    assert door(*arguments).startswith(f"persona-lab: {said}")
+    (folder,) = tmp_path.glob("outputs/*/*")
+    assert status(folder)["state"] == "failed"
+    assert status(folder)["error"].startswith(said)
+
+
+def test_many_devices_are_refused_in_a_sweep(door: Door, tmp_path: Path) -> None:
+    assert door("-m", "seed=1", "trainer=ddp").endswith("0 of 1 jobs completed")
+    (job,) = jobs(tmp_path).values()
+    assert status(job)["error"].startswith("a job of a sweep has one device")
+
+
+def test_multirun_gives_way_to_cfg(door: Door, capsys: pytest.CaptureFixture[str]) -> None:
+    assert door("-m", "experiment=table1", "slm=phi3", "--cfg", "job", "-p", "model") == "0"
+    assert "\nname: phi3\n" in capsys.readouterr().out
+
+
+OWN = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Reader:
+    columns: list[str]
+
+    def read(self, path, invalid):
+        raise NotImplementedError
+"""
+OWN_DATA = """
+_target_: persona_lab.data.Data
+name: own
+reader:
+  _target_: own_reader.Reader
+  columns: [user, item]
+n_users: 5
+test_rows_per_user: 2
+"""
+OWN_EXPERIMENT = """# @package _global_
+defaults:
+  - override /data: own
+  - override /adapter: none
+"""
+
+
+def test_own_folder_and_own_class(door: Door, tmp_path: Path) -> None:
+    (tmp_path / "own_reader.py").write_text(OWN)
+    for name, text in {"data/own": OWN_DATA, "experiment/mine": OWN_EXPERIMENT}.items():
+        file = tmp_path / f"conf/{name}.yaml"
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    assert door("--config-dir", "conf", "+experiment=mine") == "0"
+    (folder,) = tmp_path.glob("outputs/*/*")
+    row = Result.load(folder).row
+    assert (row.data, row.adapter, row.changed) == ("own", "none", {})
+    reader = configure.load_run(folder).experiment.data.reader
+    assert (type(reader).__name__, reader.columns) == ("Reader", ["user", "item"])
