@@ -1,0 +1,275 @@
+"""Profile, traits, recalled memories and a movie -> a prompt in titled sections.
+
+The words are the fields of `Template`, filled from conf/prompt/; their structure is that of the
+paper's Appendix C. Pure.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any, Literal
+
+import pandas as pd
+
+from persona_lab.errors import UserError
+
+Role = Literal["system", "user"]
+
+TRAITS = ("activity", "conformity", "diversity")
+
+_ORDERS = {
+    "paper": (
+        *("persona", "traits", "profile", "traits_explained"),
+        *("memories", "task", "movie", "rating"),
+    ),
+    "static_first": (
+        *("persona", "traits_explained", "task", "traits", "profile"),
+        *("memories", "movie", "rating"),
+    ),
+}
+_SHOWABLE = ("profile", "traits", "memories")
+_PLACEHOLDERS = {
+    "memories": {"mean_explained"},
+    "memory": {"movie", "summary", "text"},
+    "movie": {"title", "year", "genres", "mean"},
+    "year": {"year"},
+    "genres": {"genres"},
+    "mean": {"mean"},
+    "mean_unknown": {"mean"},
+    "summary": {"summary"},
+    "cast": {"cast"},
+}
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+@dataclass(frozen=True)
+class Section:
+    """One titled part of a prompt.
+
+    Args:
+        name: What it is: persona, traits, profile, memories, task, movie ...
+        role: Whose message it belongs to.
+        head: Its text, or what stands before its units.
+        units: What a budget may drop one by one: memories in order of similarity, a profile's
+            sentences from oldest to newest. None where the section is never shortened.
+        joint: What stands between the head and the units.
+        none: What stands in place of the units when there is none; the section vanishes if empty.
+    """
+
+    name: str
+    role: Role
+    head: str
+    units: tuple[str, ...] | None = None
+    joint: str = " "
+    none: str = ""
+
+    @property
+    def text(self) -> str:
+        """The section as the model reads it; empty where there is nothing to say."""
+        if self.units is None:
+            return self.head
+        units = self.units or ((self.none,) if self.none else ())
+        return self.joint.join((self.head, *units)) if units else ""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Sections in reading order, those of the system message first."""
+
+    sections: tuple[Section, ...]
+
+
+@dataclass(frozen=True)
+class Template:
+    """The words of a prompt (paper, Appendix C) and which of a user's parts it shows.
+
+    Texts may name the placeholders given in braces; line breaks of a text stay, other runs of
+    white space become one space.
+
+    Args:
+        persona: Introduction of the role play.
+        traits: Texts of activity, conformity and diversity, each for the tiers 0, 1 and 2.
+        traits_explained: What the three traits mean.
+        profile: What stands before the profile's sentences.
+        memories: What stands before the recalled memories; {mean_explained}.
+        mean_explained: What an average is; empty where movies are shown without it.
+        memory: One recalled memory: {movie}, {summary}, {text}.
+        no_memories: Stands in place of memories where none was recalled.
+        task: The question and the scale.
+        movie: {title}, then {year}, {genres} and {mean}: the four texts below, empty if unknown.
+        year: {year}.
+        genres: {genres}.
+        mean: {mean}, the historical average rating.
+        mean_unknown: {mean} of all movies, for a movie that nobody rated before.
+        summary: {summary}: the plot, then `cast`; left out where both are unknown.
+        cast: {cast}.
+        rating: Last words, after which the rating stands.
+        order: `paper` puts the task after the memories; `static_first` puts what is the same for
+            all rows before what varies (decision 29).
+        show: Which of profile, traits and memories a prompt may show.
+    """
+
+    persona: str
+    traits: Mapping[str, Sequence[str]]
+    traits_explained: str
+    profile: str
+    memories: str
+    mean_explained: str
+    memory: str
+    no_memories: str
+    task: str
+    movie: str
+    year: str
+    genres: str
+    mean: str
+    mean_unknown: str
+    summary: str
+    cast: str
+    rating: str
+    order: Literal["paper", "static_first"] = "paper"
+    show: Sequence[str] = _SHOWABLE
+
+    def __post_init__(self) -> None:
+        if self.order not in _ORDERS:
+            raise UserError(f"prompt.order is {self.order!r}", f"use one of {', '.join(_ORDERS)}")
+        if unknown := sorted(set(self.show) - set(_SHOWABLE)):
+            raise UserError(
+                f"prompt.show names {', '.join(unknown)}", f"it may name {', '.join(_SHOWABLE)}"
+            )
+        tiers = {trait: len(texts) for trait, texts in self.traits.items()}
+        if tiers != dict.fromkeys(TRAITS, 3):
+            raise UserError(
+                f"prompt.traits has the texts {tiers}", f"give three each for {', '.join(TRAITS)}"
+            )
+        for name, allowed in _PLACEHOLDERS.items():
+            _check_placeholders(name, getattr(self, name), allowed)
+
+    def render(
+        self,
+        *,
+        profile: str | None,
+        traits: tuple[int, int, int] | None,
+        memories: Sequence[tuple[Mapping[str, Any], str]] | None,
+        movie: Mapping[str, Any],
+    ) -> Prompt:
+        """Lay out one prompt.
+
+        Args:
+            profile: The user's profile; None where it is not to be shown.
+            traits: Tiers 0 to 2 of activity, conformity and diversity; None likewise.
+            memories: Pairs of a recalled movie and its enriched interaction, most similar first;
+                None where memories are not to be shown, empty where none was recalled.
+            movie: The movie to rate: title and, where known, year, genres ("Comedy|Crime"),
+                summary, cast, mean, mean_known.
+
+        Returns:
+            The prompt. Without profile and traits its system message is the task alone
+            (decision 25).
+        """
+        about_user = [*self._about_user(profile, traits)]
+        task_role = "user" if about_user and self.order == "paper" else "system"
+        movie_text = "\n".join(filter(None, (self._movie(movie), self._summary(movie))))
+        sections = [
+            *about_user,
+            *self._recalled(memories, mean_shown=bool(_field(movie, "mean"))),
+            Section("task", task_role, _tidy(self.task)),
+            Section("movie", "user", movie_text),
+            Section("rating", "user", _tidy(self.rating)),
+        ]
+        order = _ORDERS[self.order]
+        sections.sort(key=lambda section: (section.role == "user", order.index(section.name)))
+        return Prompt(tuple(sections))
+
+    def _about_user(
+        self, profile: str | None, traits: tuple[int, int, int] | None
+    ) -> Iterator[Section]:
+        if "profile" not in self.show:
+            profile = None
+        if "traits" not in self.show:
+            traits = None
+        if profile is not None or traits is not None:
+            yield Section("persona", "system", _tidy(self.persona))
+        if profile is not None:
+            yield Section("profile", "system", _tidy(self.profile), _sentences(profile))
+        if traits is not None:
+            texts = (self.traits[name][tier] for name, tier in zip(TRAITS, traits, strict=True))
+            yield Section("traits", "system", _tidy(" ".join(texts)))
+            yield Section("traits_explained", "system", _tidy(self.traits_explained))
+
+    def _recalled(
+        self, memories: Sequence[tuple[Mapping[str, Any], str]] | None, *, mean_shown: bool
+    ) -> Iterator[Section]:
+        if memories is not None and "memories" in self.show:
+            explained = self.mean_explained if mean_shown else ""
+            yield Section(
+                "memories",
+                "user",
+                _tidy(self.memories.format(mean_explained=explained)),
+                units=tuple(self._memory(movie, text) for movie, text in memories),
+                joint="\n",
+                none=_tidy(self.no_memories),
+            )
+
+    def _movie(self, movie: Mapping[str, Any]) -> str:
+        year, genres, mean = (_field(movie, name) for name in ("year", "genres", "mean"))
+        mean_text = self.mean if movie.get("mean_known", True) else self.mean_unknown
+        return _tidy(
+            self.movie.format(
+                title=_line(movie["title"]),
+                year=self.year.format(year=int(year)) if year else "",
+                genres=self.genres.format(genres=_listed(genres)) if genres else "",
+                mean=mean_text.format(mean=mean) if mean else "",
+            )
+        )
+
+    def _summary(self, movie: Mapping[str, Any]) -> str:
+        plot = self._plot(movie)
+        return _tidy(self.summary.format(summary=plot)) if plot else ""
+
+    def _plot(self, movie: Mapping[str, Any]) -> str:
+        cast = _listed(_field(movie, "cast"))
+        parts = (_line(_field(movie, "summary")), self.cast.format(cast=cast) if cast else "")
+        return " ".join(filter(None, parts))
+
+    def _memory(self, movie: Mapping[str, Any], text: str) -> str:
+        return _tidy(
+            self.memory.format(
+                movie=self._movie(movie), summary=self._plot(movie), text=_line(text)
+            )
+        )
+
+
+def _check_placeholders(name: str, text: str, allowed: set[str]) -> None:
+    try:
+        named = {field for _, field, _, _ in Formatter().parse(text) if field is not None}
+    except ValueError as error:
+        raise UserError(f"prompt.{name}: {error}", "write {{ or }} for a brace") from error
+    if unknown := sorted(named - allowed):
+        raise UserError(
+            f"prompt.{name} names {{{'}, {'.join(unknown)}}}",
+            f"it may name {{{'}, {'.join(sorted(allowed))}}}",
+        )
+
+
+def _field(movie: Mapping[str, Any], name: str) -> Any:
+    value = movie.get(name)
+    return "" if pd.isna(value) else value
+
+
+def _line(text: str) -> str:
+    # Foreign text stays on its line: a line break in it could pass for a section of the prompt.
+    return " ".join(text.split())
+
+
+def _listed(names: str) -> str:
+    return ", ".join(_line(name) for name in names.split("|"))
+
+
+def _tidy(text: str) -> str:
+    return "\n".join(_line(line) for line in text.strip().split("\n"))
+
+
+def _sentences(text: str) -> tuple[str, ...]:
+    line = _line(text)
+    return tuple(_SENTENCE_END.split(line)) if line else ()
