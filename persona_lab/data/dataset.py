@@ -1,0 +1,206 @@
+"""A data set's configuration in, its ratings and the split of one cohort out.
+
+Reads disk, and the network by way of the assets, in `ratings` and `fingerprint` only.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from persona_lab.assets import Assets, Source
+from persona_lab.data.movie_info import MovieInfo
+from persona_lab.data.protocol import Protocol
+from persona_lab.data.ratings import Invalid, Ratings, Reader
+from persona_lab.data.split import Split, draw_rows, in_time_order, item_means, training_rows
+from persona_lab.errors import UserError
+from persona_lab.store import content_hash, describe
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, the users taken from it, and how their histories are split.
+
+    Attributes:
+        name: What reports call it.
+        reader: Its format.
+        source: Where it is fetched from when no path is given.
+        path: Folder or zip of the user's own; wins over `source`.
+        invalid: Whether a bad line is an error ("error") or is left out and counted ("drop").
+        min_ratings: Users with fewer ratings are not eligible (decision 11).
+        max_ratings: Users with more ratings are not eligible.
+        n_users: Size of a cohort.
+        cohort: "reported", whose test rows are for results alone, or "dev", on which every choice
+            is made (decision 28). The two are disjoint for one and the same n_users and seed;
+            averages "outside_cohort" are over users in neither.
+        seed: Draws the cohorts and the test rows; the seed of training is another one.
+        train_fraction: Share of each history, the first in time, that is for training.
+        test_rows_per_user: How many test rows of each user are drawn, None for all.
+        validation_fraction: When above 0, the last share of the training rows takes the place of
+            the test rows.
+    """
+
+    name: str = field(metadata={"key": False})
+    reader: Reader
+    source: Source | None = field(default=None, metadata={"key": False})
+    path: str | None = field(default=None, metadata={"key": False})
+    invalid: Invalid = "error"
+    min_ratings: int = 100
+    max_ratings: int = 200
+    n_users: int = 200
+    cohort: Literal["reported", "dev"] = "reported"
+    seed: int = 0
+    train_fraction: float = 0.6
+    test_rows_per_user: int | None = None
+    validation_fraction: float = 0.0
+
+    def ratings(self, assets: Assets) -> Ratings:
+        """Read all ratings, fetching the files first where that is needed.
+
+        Raises:
+            UserError: A file is missing or has a bad line.
+        """
+        return self.reader.read(self._files(assets), self.invalid)
+
+    def fingerprint(self, assets: Assets) -> str:
+        """Hash of the reader and of the files' content."""
+        files = self._files(assets)
+        content = None if files is None else content_hash(files)
+        text = json.dumps({"reader": describe(self.reader), "content": content}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def split(self, ratings: Ratings, protocol: Protocol, movie_info: MovieInfo) -> Split:
+        """Select the cohort and split its histories in time.
+
+        Raises:
+            UserError: A field has a value that cannot be, users are too few, or no rating is left
+                to average over or to test on.
+        """
+        self._check()
+        protocol.check()
+        eligible = self._eligible(ratings.frame)
+        cohorts = self._cohorts(eligible)
+        selected = np.sort(cohorts[self.cohort])
+        in_cohort = ratings.frame["user_id"].isin(selected)
+        history = in_time_order(ratings.frame[in_cohort])
+        train, test = self._train_and_test(history)
+        averaged = _averaged(ratings.frame, train, np.concatenate([*cohorts.values()]), protocol)
+        movies = ratings.movies.merge(
+            movie_info.read(ratings.movies), on="item_id", how="left", validate="one_to_one"
+        ).sort_values("item_id", ignore_index=True)
+        return Split(
+            train=train.reset_index(drop=True),
+            test=test.reset_index(drop=True),
+            movies=movies.join(item_means(averaged, movies["item_id"])),
+            users=ratings.users.set_index("user_id").loc[selected].reset_index(),
+            cohort=self.cohort,
+            train_fraction=self.train_fraction,
+            validation_fraction=self.validation_fraction,
+            skipped=ratings.skipped,
+            counts={
+                "ratings": len(ratings.frame),
+                "users": ratings.frame["user_id"].nunique(),
+                "eligible_users": len(eligible),
+                "selected_users": len(selected),
+                "train": len(train),
+                "test": len(test),
+                "held_back": len(history) - len(train) - len(test),
+            },
+        )
+
+    def _files(self, assets: Assets) -> Path | None:
+        if self.path is not None:
+            path = Path(self.path).expanduser()
+            if not path.exists():
+                raise UserError(
+                    f"data.path {self.path} does not exist",
+                    "set data.path to a folder or zip with the data's files",
+                )
+            return path
+        return None if self.source is None else assets.fetch(self.source)
+
+    def _eligible(self, frame: pd.DataFrame) -> np.ndarray:
+        sizes = frame.groupby("user_id").size()
+        return sizes.index[sizes.between(self.min_ratings, self.max_ratings)].to_numpy()
+
+    def _cohorts(self, eligible: np.ndarray) -> dict[str, np.ndarray]:
+        """The user ids of both cohorts; "dev" is empty where users are too few for two."""
+        n, here = self.n_users, len(eligible)
+        found = f"{here} users have {self.min_ratings} to {self.max_ratings} ratings"
+        if n > here:
+            raise UserError(
+                f"{found}, and data.n_users is {n}",
+                f"set data.n_users to at most {here}, or widen data.min_ratings, data.max_ratings",
+            )
+        enough_for_two = 2 * n <= here
+        if self.cohort == "dev" and not enough_for_two:
+            raise UserError(
+                f"{found}: too few for a development cohort of {n} beside the reported one",
+                f"set data.n_users to at most {here // 2}, or take the last training rows of the "
+                "reported users: data.cohort=reported data.validation_fraction=0.1",
+            )
+        drawn = np.random.default_rng(self.seed).permutation(np.sort(eligible))
+        return {"reported": drawn[:n], "dev": drawn[here - n :] if enough_for_two else drawn[:0]}
+
+    def _train_and_test(self, history: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+        train = training_rows(history, self.train_fraction)
+        test = history.drop(train.index)
+        if self.validation_fraction > 0:
+            kept = training_rows(history, self.train_fraction, self.validation_fraction)
+            train, test = kept, train.drop(kept.index)
+        if test.empty:
+            raise UserError(
+                "no rows are left to test on",
+                "lower data.train_fraction or raise data.validation_fraction",
+            )
+        if self.test_rows_per_user is not None:
+            test = draw_rows(test, self.test_rows_per_user, self.seed)
+        return train, test
+
+    def _check(self) -> None:
+        drawn, kept_back = self.test_rows_per_user, self.validation_fraction
+        for name, valid, wanted in (
+            ("cohort", self.cohort in ("reported", "dev"), "reported or dev"),
+            ("seed", _whole(self.seed, 0), "a whole number from 0"),
+            ("n_users", _whole(self.n_users, 1), "a whole number from 1"),
+            ("min_ratings", _whole(self.min_ratings, 1), "a whole number from 1"),
+            ("max_ratings", _whole(self.max_ratings, 1), "a whole number from 1"),
+            ("test_rows_per_user", drawn is None or _whole(drawn, 1), "null, or from 1"),
+            ("train_fraction", _share(self.train_fraction), "above 0 and below 1"),
+            ("validation_fraction", kept_back == 0 or _share(kept_back), "from 0 and below 1"),
+        ):
+            if not valid:
+                raise UserError(f"data.{name} is {getattr(self, name)}", f"it must be {wanted}")
+
+
+def _averaged(
+    frame: pd.DataFrame, train: pd.DataFrame, in_cohorts: np.ndarray, protocol: Protocol
+) -> pd.DataFrame:
+    """The ratings that the movies' averages are made of (decision 1)."""
+    match protocol.item_mean:
+        case "outside_cohort":
+            averaged = frame[~frame["user_id"].isin(in_cohorts)]
+        case "all":
+            averaged = frame
+        case "training":
+            averaged = train
+        case "none":
+            return frame.head(0)
+    if averaged.empty:
+        raise UserError(
+            "no ratings are left for the movies' averages: every user is in a cohort",
+            "lower data.n_users, or set protocol.item_mean=training",
+        )
+    return averaged
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and value >= least
+
+
+def _share(value: object) -> bool:
+    return isinstance(value, float) and 0 < value < 1

@@ -1,0 +1,149 @@
+"""Movies in, what else is known of them out: summary, cast and director."""
+
+import csv
+import io
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+from persona_lab.errors import UserError
+from persona_lab.store import content_hash
+
+_log = logging.getLogger(__name__)
+
+_TEXTS = ["summary", "cast", "director"]
+
+
+class MovieInfo(Protocol):
+    """A source of texts about movies."""
+
+    def read(self, movies: pd.DataFrame) -> pd.DataFrame:
+        """Texts for the movies of a data set.
+
+        Args:
+            movies: One row per movie: item_id, title, year, genres.
+
+        Returns:
+            One row per movie, in the same order: item_id, summary, cast, director, "" where
+            unknown; several people are separated by ", ".
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """Hash of all that the texts depend on."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoMovieInfo:
+    """Title, year and genres are all that is known."""
+
+    def read(self, movies: pd.DataFrame) -> pd.DataFrame:
+        """Empty texts (see `MovieInfo`)."""
+        return movies[["item_id"]].assign(**dict.fromkeys(_TEXTS, ""))
+
+    def fingerprint(self) -> str:
+        """A constant."""
+        return "none"
+
+
+@dataclass(frozen=True)
+class CsvMovieInfo:
+    """A CSV file in UTF-8 with the columns movie_id, summary, cast and director.
+
+    Several people in a cell are separated by `|`. Where the file has a column `title`, it must be
+    that of the same data set: movie ids mean other movies in another one.
+
+    Attributes:
+        path: The file.
+    """
+
+    path: str | None = field(metadata={"key": False})
+
+    def read(self, movies: pd.DataFrame) -> pd.DataFrame:
+        """Texts from the file (see `MovieInfo`).
+
+        Raises:
+            UserError: The file is missing or not as expected, or is about other movies.
+        """
+        info = pd.DataFrame(_rows(self._file()), dtype="str")
+        info["item_id"] = info.pop("movie_id").astype("int64")
+        if "title" in info:
+            _check_titles(info, movies)
+        texts = info.set_index("item_id")[_TEXTS].reindex(movies["item_id"], fill_value="")
+        unused = len(info) - info["item_id"].isin(movies["item_id"]).sum()
+        _log.info(
+            "movie_info: %d of %d movies have a summary; %d rows are about no movie of the data",
+            *((texts["summary"] != "").sum(), len(movies), unused),
+        )
+        for column in ("cast", "director"):
+            texts[column] = texts[column].str.replace("|", ", ", regex=False)
+        return texts.reset_index()
+
+    def fingerprint(self) -> str:
+        """Hash of the file's content."""
+        return content_hash(self._file())
+
+    def _file(self) -> Path:
+        file = None if self.path is None else Path(self.path).expanduser()
+        if file is None or not file.is_file():
+            raise UserError(
+                f"movie_info.path is {self.path}, which is not a file",
+                "set movie_info.path to a CSV file with movie_id, summary, cast and director",
+            )
+        return file
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    """The rows as the file has them, each checked."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = file.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{file.name} line {line}: byte {error.object[error.start]:#x} is not UTF-8",
+            f"convert {file.name} to UTF-8",
+        ) from error
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", strict=True)
+    mend = "give a CSV file with the columns movie_id, summary, cast and director"
+    if missing := {"movie_id", *_TEXTS} - set(reader.fieldnames or ()):
+        raise UserError(f"{file.name} has no column {', '.join(sorted(missing))}", mend)
+    rows: dict[str, dict[str, str]] = {}
+    try:
+        for row in reader:
+            where = f"{file.name} line {reader.line_num}"
+            movie = row["movie_id"]
+            if "" in row or None in row.values():
+                raise UserError(f"{where}: not {len(reader.fieldnames or ())} fields", mend)
+            if not (movie.isascii() and movie.isdigit()):
+                raise UserError(f"{where}: movie_id {movie!r} is not a plain whole number", mend)
+            if movie in rows:
+                raise UserError(f"{where}: movie_id {movie} comes twice", "leave one of them out")
+            rows[movie] = row
+    except csv.Error as error:
+        raise UserError(f"{file.name} line {reader.line_num + 1}: {error}", mend) from error
+    if not rows:
+        raise UserError(f"{file.name} has no rows", mend)
+    return list(rows.values())
+
+
+def _check_titles(info: pd.DataFrame, movies: pd.DataFrame) -> None:
+    """Refuse a file about other movies; single titles may be written otherwise."""
+    pairs = info.loc[info["title"] != "", ["item_id", "title"]].merge(
+        movies, on="item_id", suffixes=("", "_here")
+    )
+    same = [
+        theirs.casefold().startswith(ours.casefold())
+        for theirs, ours in zip(pairs["title"], pairs["title_here"], strict=True)
+    ]
+    if sum(same) < len(same) / 2:
+        odd = pairs.iloc[same.index(False)]
+        raise UserError(
+            f"movie_info is about other movies: {len(same) - sum(same):,} of {len(same):,} titles "
+            f"differ (movie {odd['item_id']} is {odd['title']!r} there, {odd['title_here']!r} in "
+            "the data)",
+            "give the file that was made for this data set",
+        )

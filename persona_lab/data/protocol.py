@@ -1,0 +1,43 @@
+"""What of a user's ratings may reach a prompt, in one place for all rooms. Pure."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args, get_type_hints
+
+from persona_lab.errors import UserError
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The choices that differ between the paper's likely setting and one free of leaks.
+
+    Attributes:
+        name: What reports call it.
+        item_mean: Whose ratings make a movie's average: users outside both cohorts, everyone
+            (test rows too), the cohort's training rows, or no average at all (decision 1).
+        traits: Whether a user's traits are measured on the training rows or on all (decision 2).
+        profile_snapshot: Whether a training row sees the final profile or the one before its own
+            batch (decision 4).
+        title_check: Whether the texts are kept free of titles of the user's history that would
+            tell a rating (decisions 4 and 4b).
+        recall_time: Whether a training row recalls earlier memories only or any (decision 6).
+    """
+
+    name: str
+    item_mean: Literal["outside_cohort", "all", "training", "none"]
+    traits: Literal["training", "all"]
+    profile_snapshot: Literal["final", "causal"]
+    title_check: bool
+    recall_time: Literal["earlier", "any"]
+
+    def check(self) -> None:
+        """Refuse a value that is not one of the options.
+
+        Raises:
+            UserError: Names the field, the value and the options.
+        """
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            options = (True, False) if kind is bool else get_args(kind)
+            if options and value not in options:
+                choices = ", ".join(str(option).lower() for option in options)
+                raise UserError(f"protocol.{name} is {value}", f"choose one of {choices}")

@@ -1,0 +1,134 @@
+"""Ratings in time order; one cohort's training and test rows with all movies, as a stage's output.
+
+Pure, but for `Split.save` and `Split.load`.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import pandas as pd
+
+_TABLES = ("train", "test", "movies", "users")
+_FACTS = ("cohort", "train_fraction", "validation_fraction", "skipped", "counts")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """What the rest of the flow may know of the data.
+
+    Attributes:
+        train: The selected users' training rows: user_id, item_id, rating, timestamp and position
+            (index in the user's whole history), sorted by user_id and position.
+        test: Their test rows, in the same form.
+        movies: All movies of the data set: item_id, title, year, genres, summary, cast, director,
+            mean (average rating, NaN when the protocol gives none) and mean_known (False where
+            mean is only the global one), sorted by item_id.
+        users: The selected users with what is known of them, sorted by user_id.
+        cohort: Which cohort they are: "reported" or "dev".
+        train_fraction: Share of a history that is for training.
+        validation_fraction: Share of the training rows, the last in time, that `test` consists
+            of; 0 where it consists of real test rows.
+        skipped: Lines that the reader left out, by problem.
+        counts: ratings, users, eligible_users, selected_users; of the selected users' rows train,
+            test and held_back (test rows that are not used here).
+    """
+
+    STAGE: ClassVar[str] = "split"
+    VERSION: ClassVar[int] = 1
+
+    train: pd.DataFrame
+    test: pd.DataFrame
+    movies: pd.DataFrame
+    users: pd.DataFrame
+    cohort: str
+    train_fraction: float
+    validation_fraction: float
+    skipped: dict[str, int]
+    counts: dict[str, int]
+
+    def training_rows(self, ratings: pd.DataFrame) -> pd.DataFrame:
+        """Training rows, by this split's rule, of any users whose whole histories are given."""
+        return training_rows(in_time_order(ratings), self.train_fraction, self.validation_fraction)
+
+    def save(self, folder: Path) -> None:
+        """Write four Parquet tables and `split.json`."""
+        for name in _TABLES:
+            getattr(self, name).to_parquet(folder / f"{name}.parquet", index=False)
+        facts = {name: getattr(self, name) for name in _FACTS}
+        (folder / "split.json").write_text(json.dumps(facts, indent=2))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
+        return cls(**tables, **json.loads((folder / "split.json").read_text()))
+
+
+def in_time_order(ratings: pd.DataFrame) -> pd.DataFrame:
+    """Histories one after another, each by time, ties by item_id (decision 7).
+
+    Returns:
+        The rows sorted by user_id, with a column position: 0, 1, ... within each user.
+    """
+    ordered = ratings.sort_values(["user_id", "timestamp", "item_id"], ignore_index=True)
+    return ordered.assign(position=ordered.groupby("user_id").cumcount())
+
+
+def training_rows(
+    history: pd.DataFrame, train_fraction: float, validation_fraction: float = 0.0
+) -> pd.DataFrame:
+    """First rows of each user's history.
+
+    Of n rows ceil(train_fraction n) are for training (decision 10), and of these
+    ceil((1 - validation_fraction) ...) are left when the last ones are for validation.
+
+    Args:
+        history: As from `in_time_order`, whole histories.
+        train_fraction: Share for training.
+        validation_fraction: Share of the training rows that is kept back.
+    """
+    size = history.groupby("user_id")["position"].transform("size")
+    kept = _ceil(_ceil(size * train_fraction) * (1 - validation_fraction))
+    return history[history["position"] < kept]
+
+
+def draw_rows(rows: pd.DataFrame, per_user: int, seed: int) -> pd.DataFrame:
+    """At most `per_user` random rows of each user, in the order given.
+
+    Each user's draw depends on the seed and the user alone, and a larger draw contains a smaller.
+
+    Args:
+        rows: At least one, sorted by user_id.
+        per_user: How many.
+        seed: Seed, from 0.
+    """
+    users, sizes = np.unique(rows["user_id"], return_counts=True)
+    chosen = [
+        np.random.default_rng([seed, user]).permutation(size) < per_user
+        for user, size in zip(users, sizes, strict=True)
+    ]
+    return rows[np.concatenate(chosen)]
+
+
+def item_means(ratings: pd.DataFrame, items: pd.Series) -> pd.DataFrame:
+    """Average rating of each item, the global average where nobody rated it.
+
+    Args:
+        ratings: item_id and rating.
+        items: Item ids.
+
+    Returns:
+        mean (NaN where there are no ratings at all) and mean_known, indexed like `items`.
+    """
+    means = items.map(ratings.groupby("item_id")["rating"].mean()).astype("float64")
+    return pd.DataFrame(
+        {"mean": means.fillna(ratings["rating"].mean()), "mean_known": means.notna()}
+    )
+
+
+def _ceil(share: pd.Series) -> pd.Series:
+    # Rounded first: in floating point 0.55 x 20 is a little more than 11.
+    return -(-share.round(9) // 1)

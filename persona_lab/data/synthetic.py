@@ -1,0 +1,198 @@
+"""A few numbers in, MovieLens-shaped ratings with planted personas out. Pure.
+
+Made so that tests and studies can tell signal from none: what a persona likes is known.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from persona_lab.data.ratings import Invalid, Ratings
+from persona_lab.errors import UserError
+
+# Neighbours of a pair go together; a movie has one or both genres of one pair.
+_GENRE_PAIRS = (
+    ("Action", "Adventure"),
+    ("Sci-Fi", "Fantasy"),
+    ("Crime", "Thriller"),
+    ("Mystery", "Horror"),
+    ("Drama", "Romance"),
+    ("Musical", "Comedy"),
+    ("Animation", "Children's"),
+    ("Western", "War"),
+)
+_FIRST = (
+    "Amber Broken Copper Crimson Distant Electric Emerald Empty Endless Fallen Forgotten Frozen "
+    "Gentle Gilded Hollow Hidden Iron Ivory Last Lonely Midnight Northern Paper Quiet Restless "
+    "Rising Scarlet Second Silent Silver Stolen Sudden Velvet Wandering Winter Wooden"
+)
+_SECOND = (
+    "Anchor Arcade Avenue Bridge Caravan Carnival Cathedral Compass Courier Crossing Daughter "
+    "Detective Empire Engine Garden Harbor Horizon Hotel Island Kingdom Lantern Letter Lighthouse "
+    "Meadow Mirror Orchard Parade Passenger Promise River Station Summer Symphony Tailor Voyage"
+)
+_AGES = ("under 18", "18-24", "25-34", "35-44", "45-49", "50-55", "56 or over")
+_OCCUPATIONS = ("artist", "educator", "engineer", "lawyer", "nurse", "retired", "student", "writer")
+
+# Strengths in rating points: a taste moves a rating from 3 to 4.5 or 1.5.
+_TASTE, _QUALITY, _USER, _NOISE = 1.5, 0.4, 0.3, 0.4
+# Random keys drawn at once, so that memory stays small whatever the numbers of users and movies.
+_KEYS_AT_ONCE = 2**24
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Users of planted personas who rate made-up movies.
+
+    The pairs of genres and the personas lie evenly around a circle, and a persona likes the half
+    that faces it and dislikes the other: with two personas each likes what the other dislikes.
+    The persona is the column `planted` of the users ("0", "1", ...); age, gender and occupation
+    are drawn without regard to it. Users come to the personas in turn.
+
+    Attributes:
+        n_users: Number of users.
+        n_items: Number of movies.
+        n_personas: Number of planted personas.
+        ratings_per_user: Least and most ratings of a user; the number is drawn evenly.
+        opposition: Weight of the persona's own taste against the taste that all users share; at 1
+            personas differ as described, at 0 not at all.
+        seed: Draws everything.
+    """
+
+    n_users: int
+    n_items: int
+    n_personas: int
+    ratings_per_user: Sequence[int]
+    opposition: float
+    seed: int
+
+    def read(self, path: Path | None, invalid: Invalid) -> Ratings:
+        """Make the ratings (see `Reader`); each user's times increase strictly.
+
+        Raises:
+            UserError: A path was given, or a field has a value that cannot be.
+        """
+        self._check(path)
+        rng = np.random.default_rng(self.seed)
+        pair = np.arange(self.n_items) % len(_GENRE_PAIRS)
+        persona = np.arange(self.n_users) % self.n_personas
+        user, item, timestamp = self._interactions(rng)
+        own, shared = (
+            _taste(kind, pair[item], self.n_personas)
+            for kind in (persona[user], np.zeros_like(user))
+        )
+        liking = (
+            3.0
+            + _TASTE * (self.opposition * own + (1 - self.opposition) * shared)
+            + _QUALITY * rng.standard_normal(self.n_items)[item]
+            + _USER * rng.standard_normal(self.n_users)[user]
+            + _NOISE * rng.standard_normal(len(user))
+        )
+        frame = pd.DataFrame(
+            {
+                "user_id": user + 1,
+                "item_id": item + 1,
+                "rating": np.rint(liking).clip(1, 5).astype("int64"),
+                "timestamp": timestamp,
+            }
+        )
+        return Ratings(frame, _movies(pair, rng), _users(persona, rng), {})
+
+    def _interactions(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """User index, item index and time of every rating, by user and time."""
+        least, most = self.ratings_per_user
+        # Few movies have most of the ratings, as in MovieLens.
+        popularity = 1 / np.sqrt(1 + rng.permutation(self.n_items))
+        chunk = max(1, _KEYS_AT_ONCE // self.n_items)
+        parts = []
+        for start in range(0, self.n_users, chunk):
+            users = np.arange(start, min(start + chunk, self.n_users))
+            # The smallest of exponential keys with these rates are a weighted draw without
+            # replacement (Efraimidis and Spirakis, 2006).
+            keys = rng.standard_exponential((len(users), self.n_items), dtype=np.float32)
+            keys /= popularity.astype(np.float32)
+            items = np.argpartition(keys, most - 1, axis=1)[:, :most]
+            items = rng.permuted(items, axis=1)
+            times = rng.integers(946_684_800, 1_041_379_200, (len(users), 1))
+            times = times + rng.integers(1, 3600, items.shape).cumsum(axis=1)
+            rated = np.arange(most) < rng.integers(least, most + 1, (len(users), 1))
+            parts.append((users.repeat(rated.sum(axis=1)), items[rated], times[rated]))
+        user, item, timestamp = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return user, item, timestamp
+
+    def _check(self, path: Path | None) -> None:
+        if path is not None:
+            raise UserError(
+                f"synthetic data is made, not read, and data.path is {path}",
+                "leave data.path out, or choose data=ml_1m or data=ml_100k",
+            )
+        if len(self.ratings_per_user) != 2:
+            raise UserError(
+                f"data.reader.ratings_per_user is {self.ratings_per_user}",
+                "give two numbers, the least and the most ratings of a user",
+            )
+        least, most = self.ratings_per_user
+        for field, valid, wanted in (
+            ("n_users", self.n_users >= 1, "at least 1"),
+            ("n_items", self.n_items >= most, f"at least {most}, the most ratings of a user"),
+            ("n_personas", 1 <= self.n_personas <= self.n_users, "from 1 to the number of users"),
+            ("ratings_per_user", 1 <= least <= most, "two numbers from 1, the least first"),
+            ("opposition", 0 <= self.opposition <= 1, "from 0 to 1"),
+            ("seed", self.seed >= 0, "at least 0"),
+        ):
+            if not valid:
+                value = getattr(self, field)
+                raise UserError(f"data.reader.{field} is {value}", f"it must be {wanted}")
+
+
+def _taste(persona: np.ndarray, pair: np.ndarray, n_personas: int) -> np.ndarray:
+    """1 where a persona likes a pair of genres, -1 where it dislikes it."""
+    angle = 2 * np.pi * ((pair + 0.5) / len(_GENRE_PAIRS) - persona / n_personas)
+    # The tiny shift decides, one way for all, for a pair that lies exactly between the halves.
+    return np.where(np.cos(angle) > 1e-9, 1.0, -1.0)
+
+
+def _movies(pair: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+    names = list(product(_FIRST.split(), _SECOND.split()))
+    order = rng.permutation(len(names))
+    numbers = np.arange(len(pair))
+    titles = [
+        " ".join(names[order[number % len(names)]])
+        + (f" {number // len(names) + 1}" if number >= len(names) else "")
+        for number in numbers
+    ]
+    both = rng.integers(0, 3, len(pair))
+    genres = [
+        "|".join(_GENRE_PAIRS[which]) if how == 2 else _GENRE_PAIRS[which][how]
+        for which, how in zip(pair, both, strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            "item_id": numbers + 1,
+            "title": pd.array(titles, dtype="str"),
+            "year": pd.array(rng.integers(1930, 2001, len(pair)), dtype="Int64"),
+            "genres": pd.array(genres, dtype="str"),
+        }
+    )
+
+
+def _users(persona: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+    drawn = {
+        name: pd.array(rng.choice(options, len(persona)), dtype="str")
+        for name, options in (
+            ("age", _AGES),
+            ("gender", ("F", "M")),
+            ("occupation", _OCCUPATIONS),
+        )
+    }
+    return pd.DataFrame(
+        {
+            "user_id": np.arange(1, len(persona) + 1),
+            **drawn,
+            "planted": pd.array(persona.astype(str), dtype="str"),
+        }
+    )
