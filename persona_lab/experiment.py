@@ -1,0 +1,439 @@
+"""One configuration -> one row of the table: the paper's Figure 1 on one screen.
+
+`Experiment.run` is the flow. Each stage is computed once for all runs that share it, by the key of
+all that it depends on; what a component may see is what the flow hands it. Reads and writes only
+through the assets, the store and the run's own folder.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+
+from persona_lab.assets import Assets
+from persona_lab.data import Data, MovieInfo, Protocol, Ratings, Split
+from persona_lab.distill import Distiller, Memories, distil
+from persona_lab.evaluation import Baselines, Result, Row, assess, baselines, row_id
+from persona_lab.memory import Bank, Embedder, Memory, Vectors, embed
+from persona_lab.model import (
+    AdapterMode,
+    BaseModel,
+    Decode,
+    Peft,
+    Plan,
+    Response,
+    Train,
+    TrainedAdapter,
+    Trainer,
+    attach,
+    fit_adapter,
+    rate_examples,
+)
+from persona_lab.model.loggers import Logger
+from persona_lab.personas import Clustering, Personas
+from persona_lab.prompting import Codec, Example, Template, make_examples
+from persona_lab.store import Entry, Store
+
+_VERSIONS = ("torch", "transformers", "peft", "lightning", "scikit-learn", "persona-lab")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the user agents answered to the test rows.
+
+    Attributes:
+        frame: user_id, item_id, rating (the truth), response, prediction (NaN when unrelated),
+            expected_rating, p1..p5, digit_mass, persona.
+        facts: `cuts` (what was cut from prompts, by name), `truncated` (rows cut), `timing` and
+            `adapters` (each adapter's training summary).
+    """
+
+    STAGE: ClassVar[str] = "predictions"
+    VERSION: ClassVar[int] = 1
+
+    frame: pd.DataFrame
+    facts: dict[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write predictions.parquet and facts.json."""
+        self.frame.to_parquet(folder / "predictions.parquet", index=False)
+        (folder / "facts.json").write_text(json.dumps(self.facts, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        facts = json.loads((folder / "facts.json").read_text())
+        return cls(pd.read_parquet(folder / "predictions.parquet"), facts)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The stages that do not know the model: shared by every row of the table."""
+
+    split: Entry[Split]
+    memories: Entry[Memories]
+    vectors: Entry[Vectors]
+    personas: Entry[Personas]
+
+    def keys(self) -> dict[str, str]:
+        """Stage -> key in the store."""
+        return {entry.STAGE: getattr(self, entry.STAGE).key for entry in _PREPARED}
+
+    def timing(self) -> dict[str, dict[str, Any]]:
+        """Stage -> seconds of its first computation."""
+        return {name: {"seconds": getattr(self, name).seconds} for name in self.keys()}
+
+
+_PREPARED = (Split, Memories, Vectors, Personas)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A row of the table: one choice of every config group.
+
+    Attributes:
+        setup: Name of the composed setup, for the result.
+        role: Which of the paper's two models plays: `slm` or `llm`.
+        seed: Of clustering, row draws, training and sampling; who is selected is `data.seed`.
+        changed: Choices that differ from the setup's defaults, for the result.
+    """
+
+    setup: str
+    role: str
+    seed: int
+    changed: Mapping[str, Any]
+    data: Data
+    movie_info: MovieInfo
+    protocol: Protocol
+    distiller: Distiller
+    embedder: Embedder
+    memory: Memory
+    personas: Clustering
+    prompt: Template
+    model: BaseModel
+    peft: Peft
+    adapter: AdapterMode
+    train: Train
+    decode: Decode
+    trainer: Trainer
+    logger: Logger
+
+    def run(self, assets: Assets, store: Store, folder: Path, rerun: bool = False) -> Result:
+        """Distil, cluster, fine-tune, let every user agent rate its test rows, and assess.
+
+        Args:
+            assets: Public artefacts.
+            store: Results of stages that other runs share.
+            folder: Gets `result.json` and `predictions.parquet`.
+            rerun: Train and rate again although the store has this row.
+        """
+        prepared = self.prepare(assets, store)
+        plan = self.plan(prepared)
+        predictions = store.once(
+            Predictions,
+            self._predictions_spec(assets, store, prepared, plan),
+            lambda: self._rate(assets, store, folder, prepared, plan, rerun),
+            rerun=rerun,
+        )
+        found = store.once(
+            Baselines,
+            {"split": prepared.split.key},
+            lambda: baselines(prepared.split.value, self.data.ratings(assets).frame),
+        )
+        result = self._result(assets, store, prepared, plan, predictions, found)
+        predictions.value.frame.to_parquet(folder / "predictions.parquet", index=False)
+        result.save(folder)
+        return result
+
+    def prepare(self, assets: Assets, store: Store) -> Prepared:
+        """Ratings -> split -> memories -> vectors -> personas, each computed or reused."""
+        ratings: Callable[[], Ratings] = cache(lambda: self.data.ratings(assets))
+        split = store.once(
+            Split,
+            {
+                "data": self.data,
+                "content": self.data.fingerprint(assets),
+                "movie_info": [self.movie_info, self.movie_info.fingerprint()],
+                "item_mean": self.protocol.item_mean,
+            },
+            lambda: self.data.split(ratings(), self.protocol, self.movie_info),
+        )
+        # Memories depend on the data's seed only: several training seeds share what was paid for.
+        memories = store.once(
+            Memories,
+            {
+                "split": split.key,
+                "distiller": self.distiller,
+                "traits": self.protocol.traits,
+                "title_check": self.protocol.title_check,
+            },
+            lambda: distil(self.distiller, split.value, ratings(), self.protocol, self.data.seed),
+        )
+        enriched = self.memory.key != "item"
+        vectors = store.once(
+            Vectors,
+            {
+                "memories": memories.key,
+                "embedder": [self.embedder, self.embedder.fingerprint(assets)],
+                "enriched": enriched,
+            },
+            lambda: embed(
+                self.embedder.load(assets), memories.value, split.value, enriched=enriched
+            ),
+        )
+        personas = store.once(
+            Personas,
+            {"vectors": vectors.key, "clustering": self.personas, "seed": self.seed},
+            lambda: self.personas.fit(vectors.value.profiles, split.value.users, self.seed),
+        )
+        return Prepared(split, memories, vectors, personas)
+
+    def plan(self, prepared: Prepared) -> Plan:
+        """Which adapter trains on which rows and rates which users."""
+        return self.adapter.plan(prepared.split.value.train, prepared.personas.value, self.seed)
+
+    def examples(
+        self, prepared: Prepared, codec: Codec, rows: pd.DataFrame, *, training: bool
+    ) -> list[Example]:
+        """Rows -> prompts as token ids, under the protocol's rules for training or test rows."""
+        return make_examples(
+            rows,
+            bank=self.bank(prepared),
+            memories=prepared.memories.value,
+            split=prepared.split.value,
+            template=self.prompt,
+            codec=codec,
+            memory=self.memory,
+            protocol=self.protocol,
+            training=training,
+        )
+
+    def bank(self, prepared: Prepared) -> Bank | None:
+        """What users' agents recall from; None where the prompt shows no memories."""
+        if not self.memory.interactions:
+            return None
+        return Bank(
+            prepared.memories.value,
+            prepared.vectors.value,
+            self.memory,
+            self.protocol.recall_time,
+        )
+
+    def adapters(
+        self,
+        assets: Assets,
+        store: Store,
+        prepared: Prepared,
+        plan: Plan,
+        *,
+        folder: Path,
+        logger: Any = None,
+        rerun: bool = False,
+    ) -> dict[str, Entry[TrainedAdapter]]:
+        """Every adapter of the plan, trained or reused, by its name."""
+        codec = self.codec(assets)
+
+        def fit(name: str) -> TrainedAdapter:
+            return fit_adapter(
+                self.model.load(assets, self.trainer.dtype, self.trainer.device),
+                codec,
+                self.examples(prepared, codec, plan.rows[name], training=True),
+                self.train,
+                self.peft.config(self.model.lora_targets),
+                self.trainer,
+                folder=folder,
+                logger=logger,
+                seed=self.seed,
+                name=name,
+            )
+
+        return {
+            name: store.once(
+                TrainedAdapter,
+                self._adapter_spec(assets, prepared, name),
+                lambda name=name: fit(name),
+                rerun=rerun,
+            )
+            for name in plan.rows
+        }
+
+    def codec(self, assets: Assets) -> Codec:
+        """How the model reads prompts and writes ratings."""
+        return self.model.codec(assets, self.decode.max_new_tokens)
+
+    def _prompts_spec(self, assets: Assets, prepared: Prepared) -> dict[str, Any]:
+        return {
+            "model": [self.model, self.model.fingerprint(assets)],
+            "prompt": self.prompt,
+            "memory": self.memory,
+            "profile_snapshot": self.protocol.profile_snapshot,
+            "recall_time": self.protocol.recall_time,
+            "new_tokens": self.decode.max_new_tokens,
+            "precision": [self.trainer.precision, self.trainer.weights],
+            "seed": self.seed,
+            "memories": prepared.memories.key,
+            "vectors": prepared.vectors.key if self.memory.interactions else None,
+        }
+
+    def _adapter_spec(self, assets: Assets, prepared: Prepared, name: str) -> dict[str, Any]:
+        return self._prompts_spec(assets, prepared) | {
+            "peft": self.peft,
+            "train": self.train,
+            "adapter": self.adapter,
+            "name": name,
+            "personas": prepared.personas.key,
+        }
+
+    def _adapter_keys(
+        self, assets: Assets, store: Store, prepared: Prepared, plan: Plan
+    ) -> dict[str, str]:
+        return {
+            name: store.key(TrainedAdapter, self._adapter_spec(assets, prepared, name))
+            for name in plan.rows
+        }
+
+    def _predictions_spec(
+        self, assets: Assets, store: Store, prepared: Prepared, plan: Plan
+    ) -> dict[str, Any]:
+        return self._prompts_spec(assets, prepared) | {
+            "decode": self.decode,
+            "personas": prepared.personas.key,
+            "adapters": self._adapter_keys(assets, store, prepared, plan),
+        }
+
+    def _rate(
+        self,
+        assets: Assets,
+        store: Store,
+        folder: Path,
+        prepared: Prepared,
+        plan: Plan,
+        rerun: bool,
+    ) -> Predictions:
+        """Train what is missing, then let each user's adapter rate the user's test rows."""
+        name = row_id(self.role, self.adapter.name, self.memory.name) or "run"
+        config = {field.name: _name(getattr(self, field.name)) for field in fields(self)}
+        with self.logger.open(folder, name, config) as logger:
+            adapters = self.adapters(
+                assets, store, prepared, plan, folder=folder, logger=logger, rerun=rerun
+            )
+        codec = self.codec(assets)
+        base = self.model.load(assets, self.trainer.dtype, self.trainer.device)
+        start = time.perf_counter()
+        test = prepared.split.value.test
+        examples = self.examples(prepared, codec, test, training=False)
+        routed = pd.Series([plan.route[user] for user in test["user_id"]], dtype=object)
+        responses: dict[int, Response] = {}
+        for adapter in sorted(set(routed), key=str):
+            own = [int(i) for i in np.flatnonzero([each == adapter for each in routed])]
+            lent = nullcontext() if adapter is None else attach(base, adapters[adapter].value)
+            with lent as model:
+                if model is not None and self.decode.merge:
+                    model.merge_adapter()
+                answers = rate_examples(
+                    base,
+                    codec,
+                    [examples[i] for i in own],
+                    self.decode,
+                    self.trainer,
+                    folder=folder,
+                    seed=self.seed,
+                    name=adapter or "the frozen model",
+                )
+            responses |= dict(zip(own, answers, strict=True))
+        seconds = time.perf_counter() - start
+        n_trained = sum(map(len, plan.rows.values())) * self.train.epochs
+        trained = sum(entry.seconds for entry in adapters.values())
+        facts = {
+            "cuts": dict(sum((Counter(each.cut) for each in examples), Counter())),
+            "truncated": sum(bool(each.cut) for each in examples),
+            "timing": {
+                "adapters": _timing(trained, n_trained),
+                "predictions": _timing(seconds, len(test)),
+            },
+            "adapters": {name: entry.value.summary for name, entry in adapters.items()},
+        }
+        persona = prepared.personas.value.of
+        return Predictions(_frame(examples, responses, persona), facts)
+
+    def _result(
+        self,
+        assets: Assets,
+        store: Store,
+        prepared: Prepared,
+        plan: Plan,
+        predictions: Entry[Predictions],
+        found: Entry[Baselines],
+    ) -> Result:
+        facts = predictions.value.facts
+        assessed = assess(predictions.value.frame, found.value, self.decode.name)
+        adapters = self._adapter_keys(assets, store, prepared, plan)
+        row = Row(
+            id=row_id(self.role, self.adapter.name, self.memory.name),
+            setup=self.setup,
+            role=self.role,
+            model=self.model.name,
+            adapter=self.adapter.name,
+            memory=self.memory.name,
+            data=self.data.name,
+            distiller=_name(self.distiller),
+            embedder=self.embedder.name,
+            personas=_name(self.personas),
+            protocol=self.protocol.name,
+            decode=self.decode.name,
+            peft=self.peft.name,
+            seed=self.seed,
+            changed=dict(self.changed),
+        )
+        return Result(
+            row=row,
+            cohort=self.data.cohort,
+            **vars(assessed),
+            truncated=facts["truncated"],
+            cuts=facts["cuts"],
+            timing=prepared.timing() | facts["timing"],
+            cost={"tokens": 0, "money": 0.0},
+            versions={name: version(name) for name in _VERSIONS},
+            keys=prepared.keys()
+            | {
+                "adapters": "+".join(adapters.values()) or "none",
+                "predictions": predictions.key,
+                "baselines": found.key,
+            },
+            reused=predictions.reused,
+        )
+
+
+def _name(component: Any) -> Any:
+    return getattr(component, "name", component)
+
+
+def _timing(seconds: float, rows: int) -> dict[str, float | None]:
+    return {"seconds": seconds, "rows_per_second": rows / seconds if rows else None}
+
+
+def _frame(
+    examples: Sequence[Example], responses: Mapping[int, Response], persona: Callable[[int], int]
+) -> pd.DataFrame:
+    answers = [responses[i] for i in range(len(examples))]
+    table = {
+        "user_id": [each.user_id for each in examples],
+        "item_id": [each.item_id for each in examples],
+        "rating": [each.rating for each in examples],
+        "response": [each.text for each in answers],
+        "prediction": np.array([each.prediction for each in answers], dtype=float),
+        "expected_rating": [each.expected_rating for each in answers],
+        **{f"p{n}": [each.probabilities[n - 1] for each in answers] for n in range(1, 6)},
+        "digit_mass": [each.digit_mass for each in answers],
+        "persona": [persona(each.user_id) for each in examples],
+    }
+    return pd.DataFrame(table)

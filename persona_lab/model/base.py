@@ -1,0 +1,217 @@
+"""A configured base model -> its tokenizer and its frozen weights, ready for the engine.
+
+`load` reads (and, through the assets, fetches) weights; everything else is pure. A base model is
+loaded once per process and shared by all jobs: adapters are lent to it and taken back.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    Phi3Config,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from persona_lab.assets import Assets, Source, hash_file
+from persona_lab.errors import UserError
+from persona_lab.model.engine import ATTENTION
+from persona_lab.model.phi3 import split_projections
+from persona_lab.prompting import Codec
+
+_RANDOM = {"llama": LlamaConfig, "phi3": Phi3Config}
+# Weights of many gigabytes are told apart by their ends and size: reading them takes minutes.
+_WHOLE = 2**20
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A language model that plays the SLM or the LLM.
+
+    Attributes:
+        name: Name in results and reports.
+        source: Where weights and tokenizer come from; None for random weights.
+        path: A local folder in transformers' layout, taken instead of the source.
+        gguf: File inside the source that holds the weights; None: a folder in transformers' layout.
+        chat: `template` or `plain` (see `Codec`).
+        context: Tokens that a prompt and its answer may take.
+        lora_targets: Names of the projections that adapters adapt (decision 17).
+        sliding_window: `native` keeps the model's window, `off` lets it see its whole context
+            (decision 18).
+        random: Architecture (`llama` or `phi3`) and sizes of a model with random weights.
+    """
+
+    name: str
+    source: Source | None = field(metadata={"key": False})
+    path: str | None = field(metadata={"key": False})
+    gguf: str | None
+    chat: Literal["template", "plain"]
+    context: int
+    lora_targets: list[str]
+    sliding_window: Literal["off", "native"] = "off"
+    random: Mapping[str, Any] | None = None
+
+    def fingerprint(self, assets: Assets) -> Any:
+        """What identifies the weights in keys: the source's pins, or the hash of a local folder."""
+        if self.random is not None:
+            return dict(self.random)
+        if self.path is None:
+            return {"source": vars(self.source)}
+        digests = {}
+        for file in sorted(self._local_folder().iterdir()):
+            if file.suffix in {".json", ".safetensors", ".model", ".jinja"}:
+                size = file.stat().st_size
+                digests[file.name] = [size, hash_file(file) if size < _WHOLE else _ends(file)]
+        return digests
+
+    def codec(self, assets: Assets, new_tokens: int) -> Codec:
+        """How the model reads prompts; loads the tokenizer only."""
+        return Codec(
+            _load_tokenizer(self._folder(assets))
+            if self.random is None
+            else _tiny_tokenizer(self.random["vocab_size"]),
+            chat=self.chat,
+            context=self.context,
+            new_tokens=new_tokens,
+        )
+
+    def load(self, assets: Assets, dtype: torch.dtype, device: str) -> PreTrainedModel:
+        """Frozen weights in evaluation mode; the same object for every job of a process.
+
+        Raises:
+            UserError: There are no weights where `path` points.
+        """
+        folder = None if self.random is not None else self._folder(assets)
+        spec = json.dumps(dict(self.random) if self.random is not None else None)
+        return _load(folder, spec, self.sliding_window, dtype, device)
+
+    def _folder(self, assets: Assets) -> Path:
+        if self.path is not None:
+            return self._local_folder()
+        assert self.source is not None, "a base model needs source, path or random"
+        if self.gguf is None:
+            return assets.fetch(self.source)
+        spec = {"source": vars(self.source), "gguf": self.gguf}
+        return assets.derive(
+            self.name,
+            json.loads(json.dumps(spec, default=vars)),
+            lambda target: _dequantise(assets.fetch(self.source), str(self.gguf), target),  # pyright: ignore[reportArgumentType]
+        )
+
+    def _local_folder(self) -> Path:
+        folder = Path(str(self.path)).expanduser()
+        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+            raise UserError(
+                f"model.path {folder} has no config.json with *.safetensors beside it",
+                "point it to a folder saved by transformers' save_pretrained",
+            )
+        return folder
+
+
+def _ends(file: Path) -> str:
+    with file.open("rb") as stream:
+        begin = stream.read(_WHOLE)
+        stream.seek(-_WHOLE, 2)
+        return (begin + stream.read()).hex()[:64]
+
+
+def _dequantise(source: Path, gguf: str, target: Path) -> None:
+    """Write a GGUF file's weights and tokenizer as a folder that loads in under a second."""
+    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf, dtype=torch.float32)
+    del model.config.quantization_config
+    model.hf_quantizer = None  # else transformers refuses to save what is no longer quantised
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(source, gguf_file=gguf).save_pretrained(target)
+
+
+@lru_cache(maxsize=2)
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@lru_cache(maxsize=1)
+def _load(
+    folder: Path | None, random: str, window: str, dtype: torch.dtype, device: str
+) -> PreTrainedModel:
+    config = _tiny_config(json.loads(random)) if folder is None else _read_config(folder)
+    if window == "off" and getattr(config, "sliding_window", None) is not None:
+        config.sliding_window = None
+    if folder is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
+            model = model.to(dtype)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, attn_implementation=ATTENTION
+        )
+    split_projections(model)
+    return model.to(device).requires_grad_(False).eval()
+
+
+def _read_config(folder: Path) -> Any:
+    return AutoConfig.from_pretrained(folder)
+
+
+def _tiny_config(sizes: Mapping[str, Any]) -> Any:
+    try:
+        config = _RANDOM[sizes["architecture"]]
+    except KeyError:
+        raise UserError(
+            f"model.random.architecture {sizes.get('architecture')!r} does not exist",
+            f"choose {' or '.join(_RANDOM)}",
+        ) from None
+    return config(
+        vocab_size=sizes["vocab_size"],
+        hidden_size=sizes["hidden_size"],
+        intermediate_size=sizes["intermediate_size"],
+        num_hidden_layers=sizes["layers"],
+        num_attention_heads=sizes["heads"],
+        num_key_value_heads=sizes["kv_heads"],
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+
+
+_TINY_TEXT = (
+    "PERSONA: I rate movies from 1 to 5. The movie was released in the year of genre, Action, "
+    "Adventure, Animation, Children's, Comedy, Crime, Documentary, Drama, Fantasy, Film-Noir, "
+    "Horror, Musical, Mystery, Romance, Sci-Fi, Thriller, War, Western. TASK: MOVIE: RATING:"
+)
+_TINY_CHAT = (
+    "{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] + '<|end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
+)
+
+
+@lru_cache(maxsize=1)
+def _tiny_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer that is made in a moment: for models with random weights."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|start|>", "<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([_TINY_TEXT], trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|start|>", eos_token="<|end|>"
+    )
+    fast.chat_template = _TINY_CHAT
+    return fast

@@ -1,0 +1,178 @@
+"""Prompts' token ids and a model -> ratings: digit probabilities, sampled responses, parsed.
+
+The first answer position gives p1..p5, the softmax over the five digits' tokens, whatever the
+decoding; `paper` samples up to four tokens and searches them for a rating (decisions 14, 15).
+Randomness comes from a generator per row, so that batching cannot change a result.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from persona_lab.errors import UserError
+from persona_lab.model.engine import Group, Tree, TreeCache, run, step
+from persona_lab.prompting import Codec, Example
+
+PATTERN = r"(?<![\w.,/-])([1-5])(?!\w|[.,]\d|/(?!5(?!\d))\d|-\d)"
+"""The first stand-alone 1 to 5: not in "10", "4.5", "2024", "4/10" or "1-5"; "4/5" is 4."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model answered to one example.
+
+    Attributes:
+        text: The response; empty under `expected`, which reads probabilities alone.
+        prediction: The rating parsed or expected, None when there is none.
+        probabilities: p1..p5, of shape (5,), summing to 1.
+        digit_mass: The five digits' share of the whole vocabulary's probability.
+    """
+
+    text: str
+    prediction: float | None
+    probabilities: np.ndarray
+    digit_mass: float
+
+    @property
+    def expected_rating(self) -> float:
+        """Mean of the ratings 1 to 5 under the digits' probabilities."""
+        return float(self.probabilities @ np.arange(1, 6))
+
+
+@dataclass(frozen=True)
+class Decode:
+    """How a response is drawn and read.
+
+    Attributes:
+        name: `paper` samples, `greedy` takes the likeliest token, `expected` predicts the mean of
+            the digits' probabilities.
+        temperature: Of the softmax when sampling.
+        top_k: Tokens that sampling may draw.
+        max_new_tokens: Length of a response.
+        pattern: Regular expression whose first group is the rating.
+        merge: Merge adapters into the base before rating; must agree with unmerged.
+    """
+
+    name: Literal["paper", "greedy", "expected"] = "paper"
+    temperature: float = 0.3
+    top_k: int = 50
+    max_new_tokens: int = 4
+    pattern: str = PATTERN
+    merge: bool = False
+
+    def parse(self, text: str) -> int | None:
+        """The rating in a response, None when it is unrelated (decision 14)."""
+        found = self._regex.search(text)
+        return int(found.group(1)) if found else None
+
+    def settled(self, text: str) -> bool:
+        """Whether no further token can change the rating that the text holds."""
+        found = self._regex.search(text)
+        # "4." may go on as "4.5", "4" as "45"; after "4 " or "4\n" the rating stands.
+        return found is not None and text[found.end() : found.end() + 1].isspace()
+
+    @cached_property
+    def _regex(self) -> re.Pattern[str]:
+        try:
+            return re.compile(self.pattern)
+        except re.error as error:
+            raise UserError(
+                f"decode.pattern is no regular expression: {error}", "mend it, see its default"
+            ) from error
+
+
+def respond(
+    model: PreTrainedModel,
+    codec: Codec,
+    decode: Decode,
+    groups: Sequence[Group],
+    examples: Sequence[Example],
+    seed: int,
+) -> list[tuple[int, Response]]:
+    """Answer the rows of one batch.
+
+    Args:
+        model: A causal language model on the engine's attention, adapter attached.
+        codec: Its tokenizer, digits and ends.
+        decode: How to answer.
+        groups: The batch; `Group.rows` index `examples`.
+        examples: All examples.
+        seed: Of the rows' generators.
+
+    Returns:
+        (index in examples, response) per row of the batch.
+    """
+    tree = Tree(groups, model.device)
+    samples = decode.name != "expected"
+    cache = TreeCache(tree) if samples and decode.max_new_tokens > 1 else None
+    with torch.inference_mode():
+        logits = head(model, run(model, tree, cache)[tree.ends])
+        digits = logits[:, list(codec.digit_ids)].double()
+        probabilities = digits.softmax(-1).cpu().numpy()
+        mass = (digits.logsumexp(-1) - logits.double().logsumexp(-1)).exp().tolist()
+        rows = [examples[i] for i in tree.order]
+        texts = _generate(model, codec, decode, logits, cache, rows, seed) if samples else None
+    responses = []
+    for n, index in enumerate(tree.order):
+        p = probabilities[n] / probabilities[n].sum()
+        text = texts[n] if texts is not None else ""
+        predicted = decode.parse(text) if texts is not None else float(p @ np.arange(1, 6))
+        responses.append((index, Response(text, predicted, p, mass[n])))
+    return responses
+
+
+def _generate(
+    model: PreTrainedModel,
+    codec: Codec,
+    decode: Decode,
+    logits: Tensor,
+    cache: TreeCache | None,
+    rows: Sequence[Example],
+    seed: int,
+) -> list[str]:
+    draws = np.stack(
+        [
+            np.random.default_rng([seed, row.user_id, row.item_id]).random(decode.max_new_tokens)
+            for row in rows
+        ]
+    )
+    tokens: list[list[int]] = [[] for _ in rows]
+    texts = [""] * len(rows)
+    done = np.zeros(len(rows), dtype=bool)
+    for n in range(decode.max_new_tokens):
+        chosen = _choose(logits, decode, draws[:, n])
+        for i in np.flatnonzero(~done):
+            if chosen[i] in codec.stop_ids:
+                done[i] = True
+                continue
+            tokens[i].append(int(chosen[i]))
+            texts[i] = codec.tokenizer.decode(tokens[i], skip_special_tokens=True)
+            done[i] = decode.settled(texts[i])
+        if done.all() or n + 1 == decode.max_new_tokens:
+            break
+        assert cache is not None
+        logits = head(model, step(model, torch.from_numpy(chosen).to(model.device), cache, n))
+    return texts
+
+
+def _choose(logits: Tensor, decode: Decode, draws: np.ndarray) -> np.ndarray:
+    """Next token of every row: the likeliest, or drawn at the row's own random number."""
+    if decode.name == "greedy":
+        return logits.argmax(-1).cpu().numpy()
+    top, ids = logits.double().topk(min(decode.top_k, logits.shape[-1]), dim=-1)
+    cumulated = (top / decode.temperature).softmax(-1).cumsum(-1)
+    at = torch.from_numpy(draws).to(logits.device)[:, None] * cumulated[:, -1:]
+    place = torch.searchsorted(cumulated, at, right=True).clamp(max=ids.shape[-1] - 1)
+    return ids.gather(-1, place)[:, 0].cpu().numpy()
+
+
+def head(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits of shape (N, vocabulary), computed at the given positions only."""
+    return model.get_output_embeddings()(hidden)

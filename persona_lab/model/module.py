@@ -1,0 +1,294 @@
+"""Examples -> a trained adapter, or responses: the Lightning side of the flow.
+
+`UserAgentModule` trains and evaluates on the shared-prefix engine; `fit_adapter` and
+`rate_examples` drive it.
+Reads and writes nothing but what the logger and Lightning's checkpoints write.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.loggers import Logger
+from peft import PeftConfig
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from persona_lab.errors import UserError
+from persona_lab.model.adapters import TrainedAdapter, lend, weights_of
+from persona_lab.model.decode import Decode, Response, head, respond
+from persona_lab.model.engine import Group, Tree, pack, run
+from persona_lab.model.train import Answered, Train, answered, by_prefix
+from persona_lab.prompting import Codec, Example
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Where and how precisely a run computes.
+
+    Attributes:
+        accelerator: `cpu` or `gpu`.
+        devices: How many; more than one in single runs only.
+        strategy: Lightning's: `auto` or `ddp`.
+        precision: Lightning's: `32-true`, `bf16-mixed`, ...
+        weights: Precision in which the frozen base is held; adapters are always fp32.
+        tokens_per_batch: Tokens rated at once; bounds memory, changes no result.
+        progress: A bar (True), plain lines (False), or what the terminal can show (None).
+    """
+
+    accelerator: Literal["cpu", "gpu"] = "cpu"
+    devices: int | Literal["auto"] = field(default=1, metadata={"key": False})
+    strategy: str = field(default="auto", metadata={"key": False})
+    precision: Any = "32-true"
+    weights: Literal["float32", "bfloat16"] = "float32"
+    tokens_per_batch: int = field(default=4096, metadata={"key": False})
+    progress: bool | None = field(default=None, metadata={"key": False})
+
+    @property
+    def device(self) -> str:
+        """Where the base model is loaded.
+
+        Raises:
+            UserError: A GPU is asked for and there is none.
+        """
+        if self.accelerator == "gpu" and not torch.cuda.is_available():
+            raise UserError("trainer=gpu, and torch sees no GPU", "use trainer=cpu")
+        return "cuda" if self.accelerator == "gpu" else "cpu"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the frozen base."""
+        return getattr(torch, self.weights)
+
+    def lightning(
+        self, folder: Path, logger: Logger | None, doing: str, **options: Any
+    ) -> L.Trainer:
+        """Lightning's trainer for one adapter's training or one evaluation."""
+        bar = sys.stderr.isatty() if self.progress is None else self.progress
+        return L.Trainer(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            strategy=self.strategy,
+            precision=self.precision,
+            logger=logger or False,
+            default_root_dir=folder,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=bar,
+            callbacks=[RichProgressBar() if bar else Lines(doing)],
+            **options,
+        )
+
+
+class Lines(Callback):
+    """Progress as a line every half minute, for terminals and files without a bar."""
+
+    def __init__(self, doing: str, every: float = 30.0) -> None:
+        self.doing, self.every = doing, every
+        self.started = self.last = 0.0
+        self.rows = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self.started = self.last = time.monotonic()
+
+    on_predict_start = on_train_start
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Count a step's rows."""
+        module: UserAgentModule = args[0]
+        self._tell(len(args[2]), module.n_train_rows)
+
+    def on_predict_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Count a batch's rows."""
+        module: UserAgentModule = args[0]
+        self._tell(sum(len(each.rows) for each in args[2]), len(module.examples))
+
+    def _tell(self, rows: int, total: int) -> None:
+        self.rows += rows
+        now = time.monotonic()
+        if now - self.last < self.every:
+            return
+        self.last = now
+        rate = self.rows / (now - self.started)
+        _log.info(
+            "%s: %d of %d rows, %.1f rows/s, %.0f s left",
+            *(self.doing, self.rows, total, rate, (total - self.rows) / rate),
+        )
+
+
+class UserAgentModule(L.LightningModule):
+    """A base model with an adapter attached: learns to answer with the user's rating, and answers.
+
+    Attributes:
+        examples: The rows to learn from, or to rate.
+        losses: Mean loss of every optimiser step so far.
+        unique_tokens: Tokens computed in training so far.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        codec: Codec,
+        examples: Sequence[Example],
+        recipe: Train | Decode,
+        seed: int,
+        name: str = "",
+        tokens_per_batch: int = 4096,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.codec, self.examples, self.recipe, self.seed = codec, examples, recipe, seed
+        self.tokens_per_batch = tokens_per_batch
+        self.metric = f"{name}/loss" if name else "loss"
+        # A step is gathered from micro-batches, each of its own backward pass.
+        self.automatic_optimization = False
+        self.losses: list[float] = []
+        self.unique_tokens = 0
+
+    @property
+    def training_recipe(self) -> Train:
+        """The recipe of a module that trains."""
+        assert isinstance(self.recipe, Train)
+        return self.recipe
+
+    @property
+    def n_train_rows(self) -> int:
+        """Rows of all epochs."""
+        return len(self.examples) * self.training_recipe.epochs
+
+    def train_dataloader(self) -> DataLoader:
+        """The steps of the current epoch: lists of indices of examples."""
+        steps = self.training_recipe.steps(self.examples, self.seed, self.current_epoch)
+        return DataLoader(steps, batch_size=None, collate_fn=_as_is)  # pyright: ignore[reportArgumentType]
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over the adapter's parameters, with its schedule."""
+        recipe = self.training_recipe
+        n_steps = recipe.epochs * len(recipe.steps(self.examples, self.seed, 0))
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        optimiser, schedule = recipe.optimiser(trainable, n_steps)
+        return [optimiser], [schedule]
+
+    def training_step(self, batch: list[int]) -> None:
+        """One optimiser step: mean cross-entropy over the answers' tokens of the batch."""
+        rows = answered([self.examples[i] for i in batch], self.codec)
+        n_targets = sum(map(len, rows.answers))
+        optimiser: Any = self.optimizers()
+        optimiser.zero_grad()
+        total = 0.0
+        for part in pack(rows.groups, self.training_recipe.tokens_per_microbatch):
+            loss = answer_loss(self.model, part, rows) / n_targets
+            self.manual_backward(loss)
+            total += loss.item()
+            self.unique_tokens += sum(each.n_tokens for each in part)
+        optimiser.step()
+        schedule: Any = self.lr_schedulers()
+        schedule.step()
+        self.losses.append(total)
+        self.log(self.metric, total, batch_size=len(batch))
+
+    def predict_dataloader(self) -> DataLoader:
+        """Batches of groups of rows, users in order."""
+        groups = by_prefix([e.ids for e in self.examples], [e.user_id for e in self.examples])
+        batches = list(pack(list(groups), self.tokens_per_batch))
+        return DataLoader(batches, batch_size=None, collate_fn=_as_is)  # pyright: ignore[reportArgumentType]
+
+    def predict_step(self, batch: list[Group]) -> list[tuple[int, Response]]:
+        """Answer a batch of groups."""
+        assert isinstance(self.recipe, Decode)
+        return respond(self.model, self.codec, self.recipe, batch, self.examples, self.seed)
+
+
+def fit_adapter(
+    base: PreTrainedModel,
+    codec: Codec,
+    examples: Sequence[Example],
+    recipe: Train,
+    config: PeftConfig,
+    trainer: Trainer,
+    *,
+    folder: Path,
+    logger: Logger | None,
+    seed: int,
+    name: str,
+) -> TrainedAdapter:
+    """Train a fresh adapter on examples; the base is unchanged afterwards.
+
+    Args:
+        base: Shared frozen base model.
+        codec: Its way of reading and answering.
+        examples: Training rows.
+        recipe: How to train.
+        config: PEFT's configuration.
+        trainer: Where to train.
+        folder: For what Lightning may write.
+        logger: Of the loss, as `<name>/loss`.
+        seed: Of the initial weights, the dropout and the order of the rows.
+        name: The adapter's name.
+    """
+    with lend(base, config, seed) as lent:
+        lent.train()
+        module = UserAgentModule(base, codec, examples, recipe, seed, name)
+        lightning = trainer.lightning(
+            folder,
+            logger,
+            f"training {name}",
+            max_epochs=recipe.epochs,
+            reload_dataloaders_every_n_epochs=1,
+            log_every_n_steps=1,
+        )
+        lightning.fit(module)
+        last = module.losses[-len(module.losses) // recipe.epochs :]
+        summary = {
+            "n_rows": len(examples),
+            "n_steps": len(module.losses),
+            "loss": sum(last) / len(last),
+            "unique_tokens": module.unique_tokens,
+        }
+        return TrainedAdapter(config, weights_of(lent), summary)
+
+
+def rate_examples(
+    model: PreTrainedModel,
+    codec: Codec,
+    examples: Sequence[Example],
+    decode: Decode,
+    trainer: Trainer,
+    *,
+    folder: Path,
+    seed: int,
+    name: str,
+) -> list[Response]:
+    """Answer examples, in their order, by a model with its adapter attached (or by the base)."""
+    module = UserAgentModule(
+        model, codec, examples, decode, seed, tokens_per_batch=trainer.tokens_per_batch
+    )
+    batches = trainer.lightning(folder, None, f"rating by {name}").predict(module)
+    assert batches is not None
+    answers = dict(pair for batch in batches for pair in batch)
+    return [answers[i] for i in range(len(examples))]
+
+
+def answer_loss(model: PreTrainedModel, groups: Sequence[Group], rows: Answered) -> torch.Tensor:
+    """Sum of the cross-entropies of the answers' tokens; the head is applied there only."""
+    tree = Tree(groups, model.device)
+    answers = torch.tensor([rows.answers[row] for row in tree.order], device=model.device)
+    offsets = torch.arange(answers.shape[1], device=model.device) - (answers.shape[1] - 1)
+    at = (tree.ends[:, None] + offsets).flatten()
+    logits = head(model, run(model, tree)[at])
+    return cross_entropy(logits.float(), answers.flatten(), reduction="sum")
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

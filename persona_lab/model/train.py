@@ -1,0 +1,94 @@
+"""Examples and a training recipe -> optimiser steps that mix users and share their prefixes.
+
+A step holds several users, and of each several rows: few enough that the step is not one user,
+many enough that the users' long prefixes are computed once for several rows. Pure.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Literal
+
+import numpy as np
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_scheduler
+
+from persona_lab.model.engine import Group, group
+from persona_lab.prompting import Codec, Example
+
+
+@dataclass(frozen=True)
+class Train:
+    """How an adapter is trained (decision 20).
+
+    Attributes:
+        lr: Peak learning rate of AdamW.
+        epochs: Passes over the rows.
+        batch_size: Rows per optimiser step.
+        rows_per_prefix: Rows of one user in a step, at most: they share the user's prefix.
+        weight_decay: AdamW's.
+        warmup: Share of the steps in which the rate rises, rounded down.
+        schedule: Name of a transformers schedule.
+        tokens_per_microbatch: Tokens computed at once; bounds memory, changes no result.
+    """
+
+    lr: float = 3e-4
+    epochs: int = 2
+    batch_size: int = 32
+    rows_per_prefix: int = 8
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    tokens_per_microbatch: int = field(default=4096, metadata={"key": False})
+
+    def steps(self, examples: Sequence[Example], seed: int, epoch: int) -> list[list[int]]:
+        """Indices of the examples of every optimiser step of an epoch; each example once."""
+        rng = np.random.default_rng([seed, epoch])
+        by_user: dict[int, list[int]] = {}
+        for i in rng.permutation(len(examples)):
+            by_user.setdefault(examples[i].user_id, []).append(int(i))
+        chunks = [
+            chunk.tolist()
+            for user in sorted(by_user)
+            for chunk in np.array_split(
+                by_user[user], -(-len(by_user[user]) // self.rows_per_prefix)
+            )
+        ]
+        flat = [i for chunk in rng.permutation(len(chunks)) for i in chunks[chunk]]
+        n_steps = max(1, round(len(flat) / self.batch_size))
+        return [part.tolist() for part in np.array_split(flat, n_steps)]
+
+    def optimiser(self, parameters: Sequence, n_steps: int) -> tuple[Optimizer, LRScheduler]:
+        """AdamW and the schedule over `n_steps` optimiser steps."""
+        optimiser = AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        schedule = get_scheduler(self.schedule, optimiser, int(self.warmup * n_steps), n_steps)
+        return optimiser, schedule
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The rows of a step, with their answers: what the loss is taken over.
+
+    Attributes:
+        groups: Rows by shared prefix; a row is its prompt and all of its answer but the last token.
+        answers: Per row, by its index in the step, the answer's tokens.
+    """
+
+    groups: list[Group]
+    answers: list[list[int]]
+
+
+def answered(examples: Sequence[Example], codec: Codec) -> Answered:
+    """Join prompts with their answers, grouped by user; the loss is on answers only (decision 21)."""
+    answers = [codec.answer(example.rating) for example in examples]
+    rows = [example.ids + answer[:-1] for example, answer in zip(examples, answers, strict=True)]
+    return Answered(list(by_prefix(rows, [e.user_id for e in examples])), answers)
+
+
+def by_prefix(rows: Sequence[Sequence[int]], users: Sequence[int]) -> Iterator[Group]:
+    """Group rows of token ids by user; `Group.rows` index `rows`."""
+    order = sorted(range(len(rows)), key=lambda i: users[i])
+    for _, members in groupby(order, key=lambda i: users[i]):
+        indices = list(members)
+        yield group([rows[i] for i in indices], indices)
