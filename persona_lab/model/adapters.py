@@ -166,12 +166,10 @@ def persona_rows(
     The order of a user's rows depends on the seed and the user alone, so that a smaller draw is
     always the beginning of a larger one.
     """
-    drawn = [
-        part.sample(frac=1, random_state=np.random.default_rng([seed, int(user)])).head(
-            rows_per_user if rows_per_user is not None else len(part)
-        )
-        for user, part in rows.groupby("user_id", sort=True)  # pyright: ignore[reportArgumentType]
-    ]
+    drawn = []
+    for user, part in rows.groupby("user_id", sort=True):
+        order = np.random.default_rng([seed, int(str(user))]).permutation(len(part))
+        drawn.append(part.iloc[order[:rows_per_user]])
     shuffled = pd.concat(drawn) if drawn else rows
     assignment = personas.assignment
     of_user = dict(zip(assignment["user_id"], assignment["persona"], strict=True))
@@ -186,11 +184,11 @@ def take_share(rows: pd.DataFrame, n: int) -> pd.DataFrame:
     """The first rows of every user, the same share of each, `n` in all (largest remainder)."""
     counts = rows.groupby("user_id", sort=True).size()
     exact = counts * n / max(len(rows), 1)
-    quota = np.floor(exact).astype(int)
+    quota = exact.floordiv(1).astype(int)
     # Stable, so that users with equal remainders come in the order of their ids.
     by_remainder = (exact - quota).sort_values(ascending=False, kind="stable").index
     quota[by_remainder[: n - int(quota.sum())]] += 1
-    taken = rows.groupby("user_id").cumcount() < rows["user_id"].map(quota)
+    taken = rows.groupby("user_id").cumcount() < rows["user_id"].map(quota.to_dict())
     return rows[taken]
 
 

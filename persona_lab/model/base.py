@@ -127,9 +127,11 @@ def _ends(file: Path) -> str:
 
 def _dequantise(source: Path, gguf: str, target: Path) -> None:
     """Write a GGUF file's weights and tokenizer as a folder that loads in under a second."""
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf, dtype=torch.float32)
+    loading: Any = AutoModelForCausalLM.from_pretrained
+    model = loading(source, gguf_file=gguf, dtype=torch.float32)
+    # transformers marks the model as quantised and refuses to save what no longer is.
     del model.config.quantization_config
-    model.hf_quantizer = None  # else transformers refuses to save what is no longer quantised
+    model.hf_quantizer = None
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(source, gguf_file=gguf).save_pretrained(target)
 
@@ -143,7 +145,9 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def _load(
     folder: Path | None, random: str, window: str, dtype: torch.dtype, device: str
 ) -> PreTrainedModel:
-    config = _tiny_config(json.loads(random)) if folder is None else _read_config(folder)
+    config = (
+        _tiny_config(json.loads(random)) if folder is None else AutoConfig.from_pretrained(folder)
+    )
     if window == "off" and getattr(config, "sliding_window", None) is not None:
         config.sliding_window = None
     if folder is None:
@@ -152,15 +156,10 @@ def _load(
             model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
             model = model.to(dtype)
     else:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, attn_implementation=ATTENTION
-        )
+        loading: Any = AutoModelForCausalLM.from_pretrained
+        model = loading(folder, config=config, dtype=dtype, attn_implementation=ATTENTION)
     split_projections(model)
     return model.to(device).requires_grad_(False).eval()
-
-
-def _read_config(folder: Path) -> Any:
-    return AutoConfig.from_pretrained(folder)
 
 
 def _tiny_config(sizes: Mapping[str, Any]) -> Any:

@@ -153,7 +153,7 @@ def _generate(
                 done[i] = True
                 continue
             tokens[i].append(int(chosen[i]))
-            texts[i] = codec.tokenizer.decode(tokens[i], skip_special_tokens=True)
+            texts[i] = str(codec.tokenizer.decode(tokens[i], skip_special_tokens=True))
             done[i] = decode.settled(texts[i])
         if done.all() or n + 1 == decode.max_new_tokens:
             break
@@ -175,4 +175,6 @@ def _choose(logits: Tensor, decode: Decode, draws: np.ndarray) -> np.ndarray:
 
 def head(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """Logits of shape (N, vocabulary), computed at the given positions only."""
-    return model.get_output_embeddings()(hidden)
+    to_vocabulary = model.get_output_embeddings()
+    assert to_vocabulary is not None
+    return to_vocabulary(hidden)

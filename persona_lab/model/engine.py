@@ -44,7 +44,7 @@ class Group:
         return len(self.prefix) + sum(map(len, self.suffixes))
 
 
-def group(rows: Sequence[Sequence[int]], indices: Sequence[int]) -> Group:
+def group(rows: Sequence[list[int]], indices: Sequence[int]) -> Group:
     """Split rows into their longest common prefix and their suffixes of at least one token.
 
     Args:
@@ -249,7 +249,7 @@ def _attend(
     windowed = sliding_window is not None and sliding_window < tree.span
     if windowed or query.device.type != "cpu":
         mask = tree.mask
-        if windowed:
+        if sliding_window is not None:
             distance = tree.positions[0][:, None] - tree.positions[0][None, :]
             mask = mask & (distance < sliding_window)
         out = nn.functional.scaled_dot_product_attention(

@@ -104,15 +104,30 @@ class Lines(Callback):
 
     on_predict_start = on_train_start
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         """Count a step's rows."""
-        module: UserAgentModule = args[0]
-        self._tell(len(args[2]), module.n_train_rows)
+        assert isinstance(pl_module, UserAgentModule)
+        self._tell(len(batch), pl_module.n_train_rows)
 
-    def on_predict_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         """Count a batch's rows."""
-        module: UserAgentModule = args[0]
-        self._tell(sum(len(each.rows) for each in args[2]), len(module.examples))
+        assert isinstance(pl_module, UserAgentModule)
+        self._tell(sum(len(each.rows) for each in batch), len(pl_module.examples))
 
     def _tell(self, rows: int, total: int) -> None:
         self.rows += rows

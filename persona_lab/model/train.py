@@ -80,13 +80,13 @@ class Answered:
 
 
 def answered(examples: Sequence[Example], codec: Codec) -> Answered:
-    """Join prompts with their answers, grouped by user; the loss is on answers only (decision 21)."""
+    """Join prompts with answers, grouped by user; the loss is on answers only (decision 21)."""
     answers = [codec.answer(example.rating) for example in examples]
     rows = [example.ids + answer[:-1] for example, answer in zip(examples, answers, strict=True)]
     return Answered(list(by_prefix(rows, [e.user_id for e in examples])), answers)
 
 
-def by_prefix(rows: Sequence[Sequence[int]], users: Sequence[int]) -> Iterator[Group]:
+def by_prefix(rows: Sequence[list[int]], users: Sequence[int]) -> Iterator[Group]:
     """Group rows of token ids by user; `Group.rows` index `rows`."""
     order = sorted(range(len(rows)), key=lambda i: users[i])
     for _, members in groupby(order, key=lambda i: users[i]):
