@@ -51,8 +51,8 @@ _NAMED += ["decode", "peft"]
 # Choices that cannot change a result, or whose effect another field of the row names.
 _UNNAMED = {"setup", "role", "slm", "llm", "row", "experiment", "logger", *_NAMED}
 _NEUTRAL = re.compile(
-    r"(setup|role|seed|plan|rerun|verify|cache|logger\..*|trainer\.(?!precision).*"
-    r"|train\.tokens_per_microbatch)$"
+    r"(setup|role|seed|plan|rerun|verify|cache|logger\..*|train\.tokens_per_microbatch"
+    r"|trainer\.(accelerator|devices|strategy|tokens_per_batch|progress))$"
 )
 
 
@@ -268,6 +268,10 @@ def run_job(cfg: DictConfig) -> None:
             raise UserError(
                 "a job of a sweep has one device: more would start the whole sweep again",
                 "take trainer=cpu or trainer=gpu; a launcher spreads jobs over devices",
+            )
+        if cfg.plan:
+            raise UserError(
+                "plan=true has nothing to say: no stage here costs money", "leave it out"
             )
         run = build(cfg, status["row"]["changed"], Path(context.runtime.cwd))
         with _warnings_in_log():
