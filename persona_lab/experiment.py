@@ -9,7 +9,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import version
@@ -310,6 +309,36 @@ class Experiment:
             "adapters": self._adapter_keys(assets, store, prepared, plan),
         }
 
+    def answer(
+        self,
+        assets: Assets,
+        plan: Plan,
+        adapters: Mapping[str, Entry[TrainedAdapter]],
+        examples: Sequence[Example],
+        folder: Path,
+    ) -> list[Response]:
+        """Let every example be answered by the adapter of its own user, in their order."""
+        codec = self.codec(assets)
+        base = self.model.load(assets, self.trainer.dtype, self.trainer.device)
+        routes = [plan.route[example.user_id] for example in examples]
+        responses: dict[int, Response] = {}
+        for name in dict.fromkeys(routes):
+            own = [i for i, route in enumerate(routes) if route == name]
+            adapter = None if name is None else adapters[name].value
+            with attach(base, adapter, merge=self.decode.merge):
+                answers = rate_examples(
+                    base,
+                    codec,
+                    [examples[i] for i in own],
+                    self.decode,
+                    self.trainer,
+                    folder=folder,
+                    seed=self.seed,
+                    name=name or "the frozen model",
+                )
+            responses |= dict(zip(own, answers, strict=True))
+        return [responses[i] for i in range(len(examples))]
+
     def _rate(
         self,
         assets: Assets,
@@ -326,30 +355,10 @@ class Experiment:
             adapters = self.adapters(
                 assets, store, prepared, plan, folder=folder, logger=logger, rerun=rerun
             )
-        codec = self.codec(assets)
-        base = self.model.load(assets, self.trainer.dtype, self.trainer.device)
         start = time.perf_counter()
         test = prepared.split.value.test
-        examples = self.examples(prepared, codec, test, training=False)
-        routed = pd.Series([plan.route[user] for user in test["user_id"]], dtype=object)
-        responses: dict[int, Response] = {}
-        for adapter in sorted(set(routed), key=str):
-            own = [int(i) for i in np.flatnonzero([each == adapter for each in routed])]
-            lent = nullcontext() if adapter is None else attach(base, adapters[adapter].value)
-            with lent as model:
-                if model is not None and self.decode.merge:
-                    model.merge_adapter()
-                answers = rate_examples(
-                    base,
-                    codec,
-                    [examples[i] for i in own],
-                    self.decode,
-                    self.trainer,
-                    folder=folder,
-                    seed=self.seed,
-                    name=adapter or "the frozen model",
-                )
-            responses |= dict(zip(own, answers, strict=True))
+        examples = self.examples(prepared, self.codec(assets), test, training=False)
+        responses = self.answer(assets, plan, adapters, examples, folder)
         seconds = time.perf_counter() - start
         n_trained = sum(map(len, plan.rows.values())) * self.train.epochs
         trained = sum(entry.seconds for entry in adapters.values())
@@ -362,8 +371,7 @@ class Experiment:
             },
             "adapters": {name: entry.value.summary for name, entry in adapters.items()},
         }
-        persona = prepared.personas.value.of
-        return Predictions(_frame(examples, responses, persona), facts)
+        return Predictions(_frame(examples, responses, prepared.personas.value.of), facts)
 
     def _result(
         self,
@@ -422,9 +430,8 @@ def _timing(seconds: float, rows: int) -> dict[str, float | None]:
 
 
 def _frame(
-    examples: Sequence[Example], responses: Mapping[int, Response], persona: Callable[[int], int]
+    examples: Sequence[Example], answers: Sequence[Response], persona: Callable[[int], int]
 ) -> pd.DataFrame:
-    answers = [responses[i] for i in range(len(examples))]
     table = {
         "user_id": [each.user_id for each in examples],
         "item_id": [each.item_id for each in examples],

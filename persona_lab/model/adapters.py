@@ -21,6 +21,7 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -276,13 +277,16 @@ class TrainedAdapter:
 
 
 @contextmanager
-def lend(base: PreTrainedModel, config: PeftConfig, seed: int) -> Iterator[PeftModel]:
+def lend(
+    base: PreTrainedModel, config: PeftConfig, seed: int, **options: Any
+) -> Iterator[PeftModel]:
     """Attach a fresh adapter to a shared base model and take it back at the end.
 
     After it the base gives bit-identical outputs to before.
     """
     torch.manual_seed(seed)
-    lent = get_peft_model(base, config)
+    lent = get_peft_model(base, config, **options)
+    assert isinstance(lent, PeftModel)
     try:
         yield lent
     finally:
@@ -294,12 +298,36 @@ def lend(base: PreTrainedModel, config: PeftConfig, seed: int) -> Iterator[PeftM
 
 
 @contextmanager
-def attach(base: PreTrainedModel, adapter: TrainedAdapter) -> Iterator[PeftModel]:
-    """Attach a trained adapter to a shared base model and take it back at the end."""
-    with lend(base, adapter.config, seed=0) as lent:
-        set_peft_model_state_dict(lent, dict(adapter.weights))
+def attach(
+    base: PreTrainedModel, adapter: TrainedAdapter | None, *, merge: bool = False
+) -> Iterator[None]:
+    """Attach a trained adapter to a shared base model and take it back; None: the base as it is.
+
+    Args:
+        base: The shared frozen base model.
+        adapter: The adapter.
+        merge: Add it to a copy of the weights it adapts instead of computing it beside them
+            (decision 22); they are restored bit by bit.
+    """
+    if adapter is None:
+        yield
+        return
+    # Made without initial weights: they would be drawn only to be overwritten.
+    with lend(base, adapter.config, seed=0, low_cpu_mem_usage=True) as lent:
+        set_peft_model_state_dict(lent, dict(adapter.weights), low_cpu_mem_usage=True)
         lent.eval()
-        yield lent
+        if not merge:
+            yield
+            return
+        adapted = [m for m in lent.modules() if isinstance(m, BaseTunerLayer)]
+        originals = [m.get_base_layer().weight.detach().clone() for m in adapted]
+        lent.merge_adapter()
+        try:
+            yield
+        finally:
+            for module, original in zip(adapted, originals, strict=True):
+                module.merged_adapters.clear()
+                module.get_base_layer().weight.data.copy_(original)
 
 
 def weights_of(lent: PeftModel) -> dict[str, Tensor]:

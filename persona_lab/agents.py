@@ -1,0 +1,144 @@
+"""A run folder -> its user agents, which recall, are prompted and rate (the paper's third stage).
+
+All agents live on one loaded base model; each user's ratings come from the user's own persona's
+adapter. For a run's test rows they give the run's predictions. Reads the store; needs no network
+once the run's assets are in the cache.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from persona_lab.configure import load_run
+from persona_lab.errors import UserError
+from persona_lab.experiment import Prepared
+from persona_lab.memory import Index, Recalled
+
+Movie = int | str
+"""An item_id, or a title as the data set spells it."""
+
+# Position of a movie that comes after all of a history.
+_LAST = 2**31
+
+
+def load_agents(folder: str | Path) -> "Agents":
+    """The user agents of a run.
+
+    Args:
+        folder: A run's folder, as below outputs/ or multirun/.
+
+    Raises:
+        UserError: It is no run's folder, or what the run made is no longer in the store.
+    """
+    return Agents(Path(folder))
+
+
+class Agents(Mapping[int, "UserAgent"]):
+    """A run's user agents by user_id."""
+
+    def __init__(self, folder: Path) -> None:
+        run = load_run(folder)
+        self.experiment, self.assets, self.store = run.experiment, run.assets, run.store
+        self.folder = folder
+        self.prepared: Prepared = self.experiment.prepare(self.assets, self.store)
+        self.plan = self.experiment.plan(self.prepared)
+        self.adapters = self.experiment.adapters(
+            self.assets, self.store, self.prepared, self.plan, folder=folder
+        )
+        self.codec = self.experiment.codec(self.assets)
+
+    def __getitem__(self, user_id: int) -> "UserAgent":
+        if user_id not in self.plan.route:
+            raise KeyError(f"user {user_id} is not one of the run's {len(self)} users")
+        return UserAgent(self, user_id)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.plan.route)
+
+    def __len__(self) -> int:
+        return len(self.plan.route)
+
+    def rate(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Ratings of many users' movies: the rows with rating, expected_rating and response.
+
+        Args:
+            rows: user_id and item_id; as unseen movies, after all of the users' history.
+
+        Returns:
+            The same rows; `rating` is None where the response has none.
+        """
+        asked = rows.assign(rating=0, position=_LAST).reset_index(drop=True)
+        examples = self.experiment.examples(self.prepared, self.codec, asked, training=False)
+        answers = self.experiment.answer(
+            self.assets, self.plan, self.adapters, examples, self.folder
+        )
+        return rows.assign(
+            rating=[answer.prediction for answer in answers],
+            expected_rating=[answer.expected_rating for answer in answers],
+            response=[answer.text for answer in answers],
+        )
+
+    def item_id(self, movie: Movie) -> int:
+        """The id of a movie given by id or title.
+
+        Raises:
+            UserError: There is no such movie, or several have the title.
+        """
+        movies = self.prepared.split.value.movies
+        column = "title" if isinstance(movie, str) else "item_id"
+        found = movies.loc[movies[column] == movie, "item_id"]
+        if len(found) != 1:
+            raise UserError(
+                f"{len(found)} movies have the {column} {movie!r}",
+                "name one by its item_id in the data set",
+            )
+        return int(found.iloc[0])
+
+    @cached_property
+    def index(self) -> Index:
+        """The table of all memories, built in the cache at first use."""
+        return Index.open(
+            self.assets,
+            self.prepared.memories.value,
+            self.prepared.vectors.value,
+            self.experiment.memory,
+            self.experiment.protocol.recall_time,
+        )
+
+
+@dataclass(frozen=True)
+class UserAgent:
+    """One user's agent."""
+
+    agents: Agents
+    user_id: int
+
+    @property
+    def profile(self) -> str:
+        """The user's short-term memory, in the first person."""
+        profiles = self.agents.prepared.memories.value.profiles
+        return str(profiles.set_index("user_id").loc[self.user_id, "profile"])
+
+    @property
+    def persona(self) -> int:
+        """The user's persona, 0 the largest."""
+        return self.agents.prepared.personas.value.of(self.user_id)
+
+    def recall(self, movie: Movie) -> list[Recalled]:
+        """What of the user's long-term memory comes to mind at a movie, most similar first."""
+        return self.agents.index.recall(self.user_id, self.agents.item_id(movie))
+
+    def rate(self, movies: Sequence[Movie]) -> pd.DataFrame:
+        """How the user would rate movies.
+
+        Args:
+            movies: Item ids or titles.
+
+        Returns:
+            user_id, item_id, rating (None where the response has none), expected_rating, response.
+        """
+        ids = [self.agents.item_id(movie) for movie in movies]
+        return self.agents.rate(pd.DataFrame({"user_id": self.user_id, "item_id": ids}))
