@@ -35,7 +35,7 @@ class Assessment:
     """
 
     metrics: dict[str, Any]
-    intervals: dict[str, dict[str, float | None]]
+    intervals: dict[str, dict[str, Any]]
     n_test: int
     n_unrelated: int
     baselines: dict[str, dict[str, dict[str, Any]]]
@@ -76,7 +76,7 @@ def assess(predictions: pd.DataFrame, found: Baselines, decode: str) -> Assessme
     )
 
 
-def _intervals(rows: pd.DataFrame, decode: str) -> dict[str, dict[str, float | None]]:
+def _intervals(rows: pd.DataFrame, decode: str) -> dict[str, dict[str, Any]]:
     intervals = {}
     answered = rows.assign(decoded=decoded(rows, decode)).dropna(subset="decoded")
     for suffix, scored, column in (

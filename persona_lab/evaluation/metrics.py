@@ -45,24 +45,32 @@ def score(frame: pd.DataFrame, decode: str, user_means: Mapping[int, float]) -> 
     rating = frame["rating"].astype(float)
     prediction = decoded(frame, decode)
     answered = prediction.notna()
-    worst = pd.Series(np.where(rating >= MIDPOINT, 1.0, 5.0), index=frame.index)
+    farthest = pd.Series(np.where(rating >= MIDPOINT, 1.0, 5.0), index=frame.index)
+    over_all_rows = {
+        "expected": frame["expected_rating"],
+        "worst": prediction.fillna(farthest),
+        "midpoint": prediction.fillna(MIDPOINT),
+        "user_mean": prediction.fillna(frame["user_id"].map(user_means)),
+    }
     return {
-        **_errors("", rating[answered], prediction[answered]),
+        **errors(rating[answered], prediction[answered]),
         "urr": None if decode == "expected" else float((~answered).mean()),
         "n_test": len(frame),
         "n_unrelated": int((~answered).sum()),
-        **_errors("_expected", rating, frame["expected_rating"]),
         "digit_mass": float(frame["digit_mass"].mean()),
-        **_errors("_worst", rating, prediction.fillna(worst)),
-        **_errors("_midpoint", rating, prediction.fillna(MIDPOINT)),
-        **_errors("_user_mean", rating, prediction.fillna(frame["user_id"].map(user_means))),
+        **{
+            f"{metric}_{variant}": error
+            for variant, filled in over_all_rows.items()
+            for metric, error in errors(rating, filled).items()
+        },
     }
 
 
-def _errors(variant: str, rating: pd.Series, prediction: pd.Series) -> dict[str, float | None]:
+def errors(rating: pd.Series, prediction: pd.Series) -> dict[str, float | None]:
+    """Return `rmse` and `mae` in stars, None without rows."""
     if rating.empty:
-        return {f"rmse{variant}": None, f"mae{variant}": None}
+        return {"rmse": None, "mae": None}
     return {
-        f"rmse{variant}": float(root_mean_squared_error(rating, prediction)),
-        f"mae{variant}": float(mean_absolute_error(rating, prediction)),
+        "rmse": float(root_mean_squared_error(rating, prediction)),
+        "mae": float(mean_absolute_error(rating, prediction)),
     }

@@ -8,14 +8,13 @@ Each predictor stands in two versions: `cohort`, fitted on the training rows of 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
-if TYPE_CHECKING:
-    from persona_lab.data import Split
+from persona_lab.data import Split
+from persona_lab.evaluation.metrics import errors
 
 DAMPING = 5.0
 """Imaginary ratings at the mean that every user and item starts with, so that one rating of a rare
@@ -25,7 +24,7 @@ movie does not count as its mean. Of 0, 5 and 10, 5 has the least error on Movie
 ALWAYS = 4.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Baselines:
     """Predictions of the simple predictors.
 
@@ -62,7 +61,7 @@ class Baselines:
         )
 
 
-def baselines(split: "Split", ratings: pd.DataFrame, *, shown_mean: bool = True) -> Baselines:
+def baselines(split: Split, ratings: pd.DataFrame, *, shown_mean: bool = True) -> Baselines:
     """Predict the split's test rows by constant, always 4, user mean, item mean and bias.
 
     Args:
@@ -141,10 +140,5 @@ def _damped(residual: pd.Series, by: pd.Series) -> pd.Series:
 
 def _errors(rating: pd.Series, prediction: pd.Series, fallback: int) -> dict[str, Any]:
     rounded = np.clip(np.floor(prediction + 0.5), 1, 5)
-    return {
-        "rmse": float(root_mean_squared_error(rating, prediction)),
-        "mae": float(mean_absolute_error(rating, prediction)),
-        "rmse_rounded": float(root_mean_squared_error(rating, rounded)),
-        "mae_rounded": float(mean_absolute_error(rating, rounded)),
-        "fallback": fallback,
-    }
+    of_digits = {f"{metric}_rounded": error for metric, error in errors(rating, rounded).items()}
+    return {**errors(rating, prediction), **of_digits, "fallback": fallback}

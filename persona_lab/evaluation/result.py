@@ -100,14 +100,14 @@ class Result:
     row: Row
     cohort: str
     metrics: dict[str, Any]
-    intervals: dict[str, dict[str, float | None]]
+    intervals: dict[str, dict[str, Any]]
     n_test: int
     n_unrelated: int
     truncated: int
     baselines: dict[str, dict[str, dict[str, Any]]]
     comparisons: list[dict[str, Any]]
     per_persona: list[dict[str, Any]]
-    timing: dict[str, dict[str, float | None]]
+    timing: dict[str, dict[str, Any]]
     cost: dict[str, float]
     versions: dict[str, str]
     keys: dict[str, str]

@@ -1,0 +1,32 @@
+"""`python -m persona_lab.report <folder>...`: print the table and write it again."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from persona_lab.errors import UserError
+from persona_lab.report import build, print_table, write
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Report on run folders and return the exit code: 1 after a user's error."""
+    parser = argparse.ArgumentParser(prog="python -m persona_lab.report", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="sweeps' or runs' folders")
+    parser.add_argument("--into", type=Path, help="where to write (default: the folder itself)")
+    given = parser.parse_args(arguments)
+    try:
+        if given.into is None and len(given.folders) > 1:
+            raise UserError("several folders were given", "add --into <folder for the report>")
+        report = build(*given.folders)
+        print_table(report)
+        for path in write(report, given.into or given.folders[0]):
+            print(path)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

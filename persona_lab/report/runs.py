@@ -1,0 +1,152 @@
+"""Run folders -> what a report is made of: results, predictions, failures.
+
+Reads `status.json`, `result.json` and `predictions.parquet` of each run and nothing else.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from persona_lab.errors import UserError
+from persona_lab.evaluation import Result, Row
+from persona_lab.report import paper
+
+MEMORIES = {"ms": "M_s", "ml": "M_l", "ms_ml": "M_s + M_l"}
+DEPTH = 2  # a sweep's folder holds runs; a day's folder holds sweeps
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run.
+
+    Attributes:
+        name: The run's folder, relative to the one asked for where that is one. Names a run.
+        result: Its numbers.
+        label: What tells it from the report's other runs in one short line.
+        predictions: user_id, item_id, rating and expected_rating of its test rows; None where the
+            folder has no readable predictions.
+    """
+
+    name: str
+    label: str
+    result: Result
+    predictions: pd.DataFrame | None
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether its model is another than the one that the paper used in this role."""
+        row = self.result.row
+        papers = row.model.lower().startswith(paper.MODELS.get(row.role, "\0"))
+        return row.setup != "paper" or not papers
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run without a result: it failed, is still running, was killed, or left damaged files."""
+
+    name: str
+    state: str
+    error: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Finished runs, r0 to r10 before others, and failures, by name."""
+
+    runs: tuple[Run, ...]
+    failures: tuple[Failure, ...]
+
+
+def build(*folders: Path) -> Report:
+    """Read every run in these folders: a run's own folder, a sweep's, or one above sweeps.
+
+    Raises:
+        UserError: A folder is missing or no run is found in any of them.
+    """
+    found: list[Run | Failure] = []
+    for root in folders:
+        if not root.is_dir():
+            raise UserError(f"{root} is not a folder", "give a sweep's or a run's folder")
+        for folder in _run_folders(root, DEPTH):
+            inside = folder.name if folder == root else folder.relative_to(root).as_posix()
+            found.append(_read(folder, inside if len(folders) == 1 else folder.as_posix()))
+    if not found:
+        named = ", ".join(str(folder) for folder in folders)
+        mend = "give a folder that holds runs, each with a status.json or result.json"
+        raise UserError(f"no runs in {named}", mend)
+    runs = [run for run in found if isinstance(run, Run)]
+    failures = [failure for failure in found if isinstance(failure, Failure)]
+    return Report(
+        tuple(_told_apart(sorted(runs, key=_order))),
+        tuple(sorted(failures, key=lambda failure: failure.name)),
+    )
+
+
+def _order(run: Run) -> tuple[int, str, int]:
+    row, rows = run.result.row, list(paper.TABLE_1)
+    number = rows.index(row.id) if row.id in rows else len(rows)
+    return number, "" if number < len(rows) else run.name, row.seed
+
+
+def _told_apart(runs: list[Run]) -> Iterator[Run]:
+    """Add the folder's name to labels that several runs share, as runs of several seeds do."""
+    seen = Counter(run.label for run in runs)
+    for run in runs:
+        yield replace(run, label=f"{run.label} · {run.name}") if seen[run.label] > 1 else run
+
+
+def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
+    if (folder / "status.json").exists() or (folder / "result.json").exists():
+        yield folder
+    elif depth:
+        for inner in sorted(folder.iterdir()):
+            if inner.is_dir() and not inner.name.startswith("."):
+                yield from _run_folders(inner, depth - 1)
+
+
+def _read(folder: Path, name: str) -> Run | Failure:
+    status = _status(folder)
+    overrides = tuple(str(override) for override in status.get("overrides") or ())
+    state = str(status.get("state", "unknown"))
+    if state != "completed":
+        error = status.get("error") or ("not finished, or killed" if state == "running" else "")
+        return Failure(name, state, str(error), overrides)
+    try:
+        result = Result.load(folder)
+        return Run(name, _label(result.row, name), result, _predictions(folder))
+    except UserError as error:
+        return Failure(name, "damaged", str(error), overrides)
+
+
+def _label(row: Row, name: str) -> str:
+    adapter = "no adapter" if row.adapter == "none" else row.adapter
+    return f"{row.id or name} · {adapter} · {MEMORIES.get(row.memory, row.memory)}"
+
+
+def _status(folder: Path) -> dict[str, Any]:
+    """Read status.json; a result without one was written by hand or copied, and counts as done."""
+    path = folder / "status.json"
+    if not path.exists():
+        return {"state": "completed"}
+    try:
+        status = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return {"state": "damaged", "error": f"status.json: {error}"}
+    return status if isinstance(status, dict) else {"state": "damaged", "error": "status.json"}
+
+
+def _predictions(folder: Path) -> pd.DataFrame | None:
+    path = folder / "predictions.parquet"
+    columns = ["user_id", "item_id", "rating", "expected_rating"]
+    try:
+        return pd.read_parquet(path, columns=columns)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged: {error}", "run it again") from error

@@ -1,0 +1,404 @@
+"""Report -> tables and notes of plain text, which every output format shows alike. Pure.
+
+All text from run folders passes through `plain`, so that no later step meets a control character.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from persona_lab.report import paper
+from persona_lab.report.compare import (
+    NAMES,
+    Group,
+    against_baseline,
+    against_run,
+    findings,
+    groups,
+    verdict,
+)
+from persona_lab.report.runs import MEMORIES, Report, Run
+
+QUESTION = "Do persona adapters make a small language model rate as its users do?"
+NONE = "–"
+CHOICES = ("setup", "data", "distiller", "embedder", "personas", "protocol", "decode", "peft")
+FEW_USERS = 30
+
+T = TypeVar("T")
+
+
+class Column(NamedTuple):
+    """A column's head and whether it holds numbers."""
+
+    head: str
+    numeric: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+        title: Its heading.
+        columns: Heads.
+        rows: Cells, one tuple per row.
+        strong: Indices of the rows to set off.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    strong: frozenset[int] = frozenset()
+
+
+Cells = dict[Column, Callable[[T], str]]
+
+
+def _table(title: str, cells: Cells[T], items: Iterable[T], strong: Iterable[int] = ()) -> Table:
+    columns = tuple(Column(plain(head), numeric) for head, numeric in cells)
+    rows = tuple(tuple(plain(cell(item)) for cell in cells.values()) for item in items)
+    return Table(plain(title), columns, rows, frozenset(strong))
+
+
+def plain(text: object) -> str:
+    """Return text on one line without control characters (terminals obey them)."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def number(value: float | None, sign: str = "") -> str:
+    """Return a number with three decimals and a true minus, a dash for None."""
+    return NONE if value is None else f"{value:{sign}.3f}".replace("-", "−")
+
+
+def with_interval(interval: dict[str, Any] | None, sign: str = "") -> str:
+    """Return `value [low, high]`, the value alone where there are no ends."""
+    if interval is None:
+        return NONE
+    if interval["low"] is None:
+        return number(interval["value"], sign)
+    ends = f"[{number(interval['low'], sign)}, {number(interval['high'], sign)}]"
+    return f"{number(interval['value'], sign)} {ends}"
+
+
+def model(run: Run) -> str:
+    """Return a run's model, marked where it stands in for the paper's."""
+    return f"{run.result.row.model} (stand-in)" if run.stands_in else run.result.row.model
+
+
+def main_table(report: Report) -> Table:
+    """Return the paper's Table 1 with our numbers: a row per run."""
+    found = groups(report)
+    name_of = {run.name: group.name for group in found for run in group.runs}
+    cells: Cells[Run] = {
+        Column("row"): lambda run: run.result.row.id or NONE,
+        Column("model"): model,
+        Column("adapter"): lambda run: _dash(run.result.row.adapter),
+        Column("memory"): lambda run: MEMORIES.get(run.result.row.memory, run.result.row.memory),
+    }
+    for choice in (*CHOICES, "seed"):
+        if len({getattr(run.result.row, choice) for run in report.runs}) > 1:
+            cells[Column(choice)] = lambda run, choice=choice: str(getattr(run.result.row, choice))
+    if len({run.result.cohort for run in report.runs}) > 1:
+        cells[Column("cohort")] = lambda run: run.result.cohort
+    if len(found) > 1:
+        cells[Column("test rows")] = lambda run: name_of[run.name]
+    if len({tuple(cell(run) for cell in cells.values()) for run in report.runs}) < len(report.runs):
+        cells[Column("changed")] = _changed
+    cells |= {
+        Column("RMSE [95%]", True): lambda run: with_interval(run.result.intervals.get("rmse")),
+        Column("MAE", True): lambda run: number(run.result.metrics["mae"]),
+        Column("URR", True): lambda run: _percent(run.result.metrics["urr"]),
+        Column("n", True): _answered,
+        Column("RMSE expected [95%]", True): lambda run: with_interval(
+            run.result.intervals.get("rmse_expected")
+        ),
+        Column(f"{paper.HEAD}: RMSE / MAE / URR", True): _papers,
+    }
+    return _table("Table 1", cells, report.runs)
+
+
+def _dash(adapter: str) -> str:
+    return NONE if adapter == "none" else adapter
+
+
+def _percent(share: float | None) -> str:
+    return NONE if share is None else f"{100 * share:.2f}%"
+
+
+def _answered(run: Run) -> str:
+    """The rows behind RMSE and MAE, and out of how many where some had no rating."""
+    n, unrelated = run.result.n_test, run.result.n_unrelated
+    return f"{n - unrelated:,} of {n:,}" if unrelated else f"{n:,}"
+
+
+def _papers(run: Run) -> str:
+    numbers = paper.TABLE_1.get(run.result.row.id or "")
+    if numbers is None:
+        return NONE
+    return f"{numbers.rmse:.3f} / {numbers.mae:.3f} / {numbers.urr_percent:.2f}%"
+
+
+def _changed(run: Run) -> str:
+    changed = run.result.row.changed
+    return ", ".join(f"{name}={_value(changed[name])}" for name in sorted(changed)) or NONE
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def baseline_table(group: Group) -> Table:
+    """Return the simple predictors on a group's test rows, and its best run minus each."""
+    best = group.best
+
+    def compared(prediction: str) -> Callable[[tuple[str, str]], str]:
+        def cell(key: tuple[str, str]) -> str:
+            record = against_baseline(best, *key, prediction)
+            if record is None:
+                return NONE
+            check = record["check"] and record["check"]["rmse"]
+            return f"{with_interval(record['rmse'], '+')} {verdict(record['rmse'], check)}"
+
+        return cell
+
+    def errors(*metrics: str) -> Callable[[tuple[str, str]], str]:
+        return lambda key: " / ".join(number(group.baselines[key].get(m)) for m in metrics)
+
+    best_id = best.result.row.id or best.name
+    cells: Cells[tuple[str, str]] = {
+        Column("predictor"): lambda key: NAMES.get(key[1], key[1]),
+        Column("fitted on"): lambda key: key[0],
+        Column("RMSE / MAE", True): errors("rmse", "mae"),
+        Column(f"{best_id} expected minus this [95%]", True): compared("expected"),
+    }
+    if best.result.row.decode != "expected":
+        head = f"{best_id} {best.result.row.decode} minus this [95%]"
+        cells[Column(head, True)] = compared("decoded")
+    cells |= {
+        Column("rounded: RMSE / MAE", True): errors("rmse_rounded", "mae_rounded"),
+        Column("unseen rows", True): lambda key: f"{group.baselines[key].get('fallback', 0):,}",
+    }
+    strong = [i for i, (version, _) in enumerate(group.baselines) if version == "prompt"]
+    title = f"Simple predictors on the same test rows{_where(group)}"
+    return _table(title, cells, group.baselines, strong)
+
+
+def _where(group: Group) -> str:
+    return f", test rows {group.name}" if group.name else ""
+
+
+def between_rows(group: Group) -> Table:
+    """Return each run of a group minus its best run."""
+    best = group.best
+    others = [run for run in group.runs if run is not best]
+    found = {run.name: against_run(run, best) for run in others}
+    cells: Cells[Run] = {
+        Column("run"): lambda run: run.label,
+        Column("RMSE expected", True): lambda run: number(run.result.metrics["rmse_expected"]),
+        Column(f"minus {best.label} [95%]", True): lambda run: with_interval(found[run.name], "+"),
+        Column("difference"): lambda run: verdict(found[run.name]),
+    }
+    return _table(f"Runs against the best run{_where(group)}", cells, others)
+
+
+def persona_table(report: Report) -> Table:
+    """Return every run's scores by persona."""
+    pairs = [(run, scores) for run in report.runs for scores in run.result.per_persona]
+
+    def score(metric: str) -> Callable[[tuple[Run, dict[str, Any]]], str]:
+        return lambda pair: number(pair[1].get(metric))
+
+    cells: Cells[tuple[Run, dict[str, Any]]] = {
+        Column("run"): lambda pair: pair[0].label,
+        Column("persona", True): lambda pair: str(pair[1]["persona"]),
+        Column("users", True): lambda pair: f"{pair[1]['n_users']:,}",
+        Column("rows", True): lambda pair: f"{pair[1]['n_test']:,}",
+        Column("RMSE", True): score("rmse"),
+        Column("MAE", True): score("mae"),
+        Column("URR", True): lambda pair: _percent(pair[1].get("urr")),
+        Column("RMSE expected", True): score("rmse_expected"),
+    }
+    return _table("By persona", cells, pairs)
+
+
+def unrelated_table(report: Report) -> Table:
+    """Return what RMSE and MAE would be if unrelated responses counted (decision 13)."""
+    cells: Cells[Run] = {
+        Column("run"): lambda run: run.label,
+        Column("without a rating", True): lambda run: f"{run.result.n_unrelated:,}",
+    }
+    for variant, head in (
+        ("", "left out"),
+        ("_user_mean", "as the user's mean"),
+        ("_midpoint", "as 3"),
+        ("_worst", "as the farthest rating"),
+    ):
+        cells[Column(f"{head}: RMSE / MAE", True)] = lambda run, v=variant: " / ".join(
+            number(run.result.metrics.get(f"{metric}{v}")) for metric in ("rmse", "mae")
+        )
+    runs = [run for run in report.runs if run.result.n_unrelated]
+    return _table("Responses without a rating", cells, runs)
+
+
+def time_table(report: Report) -> Table:
+    """Return seconds and rows per second of each stage, and what each run cost."""
+    stages = list(dict.fromkeys(stage for run in report.runs for stage in run.result.timing))
+    costs = list(dict.fromkeys(name for run in report.runs for name in run.result.cost))
+
+    def seconds(stage: str) -> Callable[[Run], str]:
+        def cell(run: Run) -> str:
+            timing = run.result.timing.get(stage)
+            if timing is None:
+                return NONE
+            rate = timing.get("rows_per_second")
+            took = f"{timing['seconds']:,.1f} s"
+            return took if rate is None else f"{took} ({rate:,.1f} rows/s)"
+
+        return cell
+
+    cells: Cells[Run] = {Column("run"): lambda run: run.label}
+    cells |= {Column(stage, True): seconds(stage) for stage in stages}
+    cells[Column("all", True)] = lambda run: (
+        f"{sum(t['seconds'] or 0 for t in run.result.timing.values()):,.1f} s"
+    )
+    for name in costs:
+        cells[Column(name, True)] = lambda run, name=name: f"{run.result.cost.get(name, 0):,}"
+    cells[Column("row reused")] = lambda run: "yes" if run.result.reused else "no"
+    return _table("Time and cost", cells, report.runs)
+
+
+def settings_table(report: Report) -> Table:
+    """Return every run's choices and what it changed from the defaults."""
+    cells: Cells[Run] = {
+        Column("folder"): lambda run: run.name,
+        Column("run"): lambda run: run.label,
+    }
+    for choice in ("role", "model", *CHOICES, "seed"):
+        cells[Column(choice)] = lambda run, choice=choice: str(getattr(run.result.row, choice))
+    cells[Column("cohort")] = lambda run: run.result.cohort
+    cells[Column("changed from the defaults")] = _changed
+    return _table("Settings", cells, report.runs)
+
+
+def provenance_table(report: Report, title: str, field: str) -> Table:
+    """Return `versions` or `keys`: one row per distinct value, with the runs that have it."""
+    values: dict[tuple[str, str], list[str]] = {}
+    for run in report.runs:
+        for name, value in getattr(run.result, field).items():
+            values.setdefault((name, str(value)), []).append(run.name)
+    cells: Cells[tuple[tuple[str, str], list[str]]] = {
+        Column("name"): lambda item: item[0][0],
+        Column("value"): lambda item: item[0][1],
+        Column("runs"): lambda item: (
+            "all" if len(item[1]) == len(report.runs) else ", ".join(item[1])
+        ),
+    }
+    return _table(title, cells, sorted(values.items(), key=lambda item: item[0][0]))
+
+
+def failure_table(report: Report) -> Table:
+    """Return the runs without a result."""
+    cells: Cells[Any] = {
+        Column("run"): lambda failure: failure.name,
+        Column("state"): lambda failure: failure.state,
+        Column("error"): lambda failure: failure.error or NONE,
+        Column("overrides"): lambda failure: " ".join(failure.overrides) or NONE,
+    }
+    total = len(report.runs) + len(report.failures)
+    title = f"{len(report.failures)} of {total} runs failed or did not finish"
+    return _table(title, cells, report.failures)
+
+
+def headlines(report: Report) -> tuple[str, ...]:
+    """Return what the table shows, in sentences: the best run of each group against baselines."""
+    said = []
+    for group in groups(report):
+        best = group.best
+        rmse = with_interval(best.result.intervals["rmse_expected"])
+        which = "Best RMSE expected" if len(group.runs) > 1 else "RMSE expected"
+        said.append(f"{which}{_where(group)}: {rmse}, {best.label} on {model(best)}.")
+        record = against_baseline(best, "prompt", "prompt_mean", "expected")
+        if record:
+            said.append(
+                "Its error minus that of the item mean that its prompt shows: "
+                f"{with_interval(record['rmse'], '+')}, {verdict(record['rmse'])}."
+            )
+        said.extend(findings(group))
+    return tuple(plain(sentence) for sentence in said)
+
+
+def notes(report: Report) -> tuple[str, ...]:
+    """Return how to read the numbers: conditions, and what they cannot show."""
+    return tuple(plain(note) for note in _notes(report))
+
+
+def _notes(report: Report) -> Iterator[str]:
+    runs = report.runs
+    if not runs:
+        return
+    yield (
+        f"Protocol: {_all(run.result.row.protocol for run in runs)}. "
+        f"Users: the {_all(run.result.cohort for run in runs)} cohort of "
+        f"{_all(run.result.row.data for run in runs)}. "
+        f"Decode: {_all(run.result.row.decode for run in runs)}."
+    )
+    yield (
+        "Brackets are 95% intervals over users (users drawn again 2,000 times); they do not cover "
+        "another training seed. Rows without a rating in the response are left out of RMSE and "
+        "MAE and counted in URR; n counts what is left. RMSE expected scores the mean of the "
+        "model's probabilities of 1 to 5, which every row has."
+    )
+    users = max(sum(p["n_users"] for p in run.result.per_persona) for run in runs)
+    if 0 < users < FEW_USERS:
+        yield f"Only {users} users were tested: the intervals are rough."
+    if any(len(group.runs) > 1 for group in groups(report)):
+        yield (
+            "The best of several runs is chosen on the same test rows, so its numbers are "
+            "slightly flattered."
+        )
+    if any(run.stands_in for run in runs):
+        yield (
+            "Stand-ins draw no conclusion about LLaMA-3 or Phi-3. "
+            "The paper's numbers come from other test rows, which are not known."
+        )
+    if len(groups(report)) > 1:
+        yield (
+            f"The runs come from {len(groups(report))} splits (other users, test rows or item "
+            "means), named by letter: compare runs only within one, each with its own baselines."
+        )
+    yield from _cautions(runs)
+
+
+def _cautions(runs: Sequence[Run]) -> Iterator[str]:
+    if any(run.result.row.protocol == "paper" for run in runs):
+        yield (
+            "Under protocol=paper the item mean in the prompt is over all ratings, the test rows' "
+            "own among them: its error here is lower than it could be for new ratings."
+        )
+    cut = [f"{run.label}: {run.result.truncated:,}" for run in runs if run.result.truncated]
+    if cut:
+        yield f"Test prompts cut to fit the model's context: {'; '.join(cut)}."
+    if any(run.result.cohort == "dev" for run in runs):
+        yield "Development users are for choosing settings; their numbers are not results."
+
+
+def _all(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(values))
+
+
+def all_tables(report: Report) -> tuple[Table, ...]:
+    """Return every table of a report, the main one first, without the empty ones."""
+    tables = [main_table(report)]
+    for group in groups(report):
+        tables += [baseline_table(group), between_rows(group)]
+    tables += [
+        failure_table(report),
+        unrelated_table(report),
+        persona_table(report),
+        time_table(report),
+        settings_table(report),
+        provenance_table(report, "Versions", "versions"),
+        provenance_table(report, "Keys in the store", "keys"),
+    ]
+    return tuple(table for table in tables if table.rows)

@@ -1,0 +1,166 @@
+"""Report -> Markdown, CSV and a terminal's table. Pure, but for `print_table`."""
+
+import csv
+import html
+import io
+import re
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from persona_lab.report import paper
+from persona_lab.report.compare import groups
+from persona_lab.report.runs import Report, Run
+from persona_lab.report.tables import (
+    QUESTION,
+    Table,
+    all_tables,
+    baseline_table,
+    failure_table,
+    headlines,
+    main_table,
+    notes,
+    plain,
+)
+
+PIPED_WIDTH = 180  # a log has no width: rather long lines than cells broken up
+NARROW = 130  # columns of a terminal that has no room for intervals; the files have them
+LONGEST_WORD = 15  # longer ones may be broken where a terminal is narrow
+
+
+def markdown(report: Report) -> str:
+    """Return the report as Markdown."""
+    parts = [f"# {QUESTION}"]
+    for i, table in enumerate(all_tables(report)):
+        parts += [f"## {_escaped(table.title)}", _markdown_table(table)]
+        if i == 0:
+            parts.append("\n".join(f"- {_escaped(said)}" for said in headlines(report)))
+            parts.append("\n".join(f"- {_escaped(note)}" for note in notes(report)))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [[column.head for column in table.columns]]
+    lines += [
+        [f"**{cell}**" if i in table.strong and j == 0 else cell for j, cell in enumerate(row)]
+        for i, row in enumerate(table.rows)
+    ]
+    rule = ["---:" if column.numeric else "---" for column in table.columns]
+    drawn = ["| " + " | ".join(map(_escaped, line)) + " |" for line in lines]
+    return "\n".join([drawn[0], "| " + " | ".join(rule) + " |", *drawn[1:]])
+
+
+def _escaped(text: str) -> str:
+    """Keep text from becoming a table's border, a tag or a link."""
+    safe = html.escape(text, quote=False)
+    for mark in ("\\", "|", "[", "]", "`"):
+        safe = safe.replace(mark, f"\\{mark}")
+    return safe
+
+
+def csv_text(report: Report) -> str:
+    """Return the table as CSV in full precision: a line per run and per baseline."""
+    lines = [
+        line
+        for group in groups(report)
+        for line in (
+            *(_run_line(run, group.name) for run in group.runs),
+            *(
+                {"kind": "baseline", "test_rows": group.name, "model": name, "fitted_on": version}
+                | {key: errors.get(key) for key in ("rmse", "mae")}
+                for (version, name), errors in group.baselines.items()
+            ),
+        )
+    ]
+    lines += [
+        {"kind": failure.state, "folder": failure.name, "error": plain(failure.error)}
+        for failure in report.failures
+    ]
+    heads = list(dict.fromkeys(key for line in lines for key in line))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, heads, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _inert(value) for key, value in line.items()} for line in lines)
+    return out.getvalue()
+
+
+def _run_line(run: Run, group: str) -> dict[str, Any]:
+    row, result = run.result.row, run.result
+    names = ("id", "role", "model", "adapter", "memory", "setup", "data", "protocol", "decode")
+    line: dict[str, Any] = {"kind": "run", "test_rows": group}
+    line |= {name: getattr(row, name) for name in (*names, "seed")}
+    line |= {"stand_in": run.stands_in, "cohort": result.cohort, "fitted_on": None}
+    for metric in ("rmse", "mae", "rmse_expected", "mae_expected"):
+        interval = result.intervals.get(metric, {})
+        line |= {metric: result.metrics[metric]}
+        line |= {f"{metric}_{end}": interval.get(end) for end in ("low", "high")}
+    line |= {"urr": result.metrics["urr"], "n_test": result.n_test}
+    line |= {"n_unrelated": result.n_unrelated}
+    numbers = paper.TABLE_1.get(row.id or "")
+    line |= {f"paper_{key}": value for key, value in (numbers._asdict() if numbers else {}).items()}
+    return line | {"folder": run.name}
+
+
+def _inert(value: object) -> object:
+    """Keep a spreadsheet from running a cell's text as a formula."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return value
+
+
+def print_table(report: Report, console: Console | None = None) -> None:
+    """Print the table, what it shows the simple predictors and the failures."""
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, PIPED_WIDTH)
+    if report.runs:
+        console.print(_drawn(main_table(report), console.width), "")
+    for sentence in headlines(report):
+        console.print(Text(f"• {sentence}"))
+    for note in notes(report):
+        console.print(Text(f"• {note}", style="dim"))
+    for group in groups(report):
+        console.print("", _drawn(baseline_table(group), console.width))
+    if report.failures:
+        console.print("", _drawn(failure_table(report), console.width))
+
+
+def _drawn(table: Table, width: int) -> RichTable:
+    def text(cell: str) -> Text:
+        return Text(re.sub(r" \[[^]]*\]", "", cell) if width < NARROW else cell)
+
+    heads = tuple(column.head for column in table.columns)
+    lines = [[text(cell) for cell in line] for line in (heads, *table.rows)]
+    padding = 1 if width >= NARROW else 0
+    widths = _widths(lines, width - len(heads) * (1 + padding))
+    drawn = RichTable(
+        title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,
+        padding=(0, padding, 0, 0),
+    )  # fmt: skip
+    for column, head, wide in zip(table.columns, lines[0], widths, strict=True):
+        side = "right" if column.numeric else "left"
+        drawn.add_column(head, justify=side, overflow="fold", width=wide)
+    for i, line in enumerate(lines[1:]):
+        drawn.add_row(*line, style="bold" if i in table.strong else "")
+    return drawn
+
+
+def _widths(lines: list[list[Text]], room: int) -> list[int | None]:
+    """Give each column its longest word, then the spare room from left to right.
+
+    Left to itself, rich breaks words in narrow columns while wide ones have room; where words do
+    not fit anyway, it decides (None).
+    """
+    columns = list(zip(*lines, strict=True))
+    words = [max(len(word) for cell in column for word in cell.plain.split()) for column in columns]
+    widths = [min(longest, LONGEST_WORD) for longest in words]
+    spare = room - sum(widths)
+    if spare < 0:
+        return [None] * len(columns)
+    for i, column in enumerate(columns):
+        more = min(max(len(cell.plain) for cell in column) - widths[i], spare)
+        widths[i], spare = widths[i] + more, spare - more
+    return [*widths]

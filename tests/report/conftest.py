@@ -1,0 +1,105 @@
+"""A sweep's folder with made-up predictions, scored by the real evaluation."""
+
+import json
+from dataclasses import replace
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from persona_lab.evaluation import Result, Row, assess, baselines
+from persona_lab.evaluation.result import TABLE_1
+
+ROW = Row(
+    id=None, setup="embedded", role="slm", model="smollm2", adapter="none", memory="ms",
+    data="ml_100k", distiller="statistical", embedder="minilm", personas="kmeans",
+    protocol="strict", decode="paper", peft="lora", seed=0,
+)  # fmt: skip
+
+
+def ratings_of(n_users: int, n_items: int, rng: np.random.Generator) -> pd.DataFrame:
+    user, item = np.divmod(np.arange(n_users * n_items), n_items)
+    liked = rng.normal(3.5, 0.5, n_users)[user] + rng.normal(0, 0.6, n_items)[item]
+    rating = np.clip(np.rint(liked + rng.normal(0, 0.8, user.size)), 1, 5).astype(int)
+    return pd.DataFrame({"user_id": user, "item_id": item, "rating": rating})
+
+
+@cache
+def split_of(seed: int, n_users: int):
+    """40 selected users of 60, the first `n_users` of them tested, and the split's baselines."""
+    ratings = ratings_of(60, 40, np.random.default_rng(seed))
+    rows = ratings[ratings["user_id"] < 40]
+    means = ratings[ratings["user_id"] >= 40].groupby("item_id")["rating"].mean()
+    test = rows[(rows["item_id"] >= 24) & (rows["user_id"] < n_users)]
+    train, movies = rows[rows["item_id"] < 24], means.rename("mean").reset_index()
+    split = SimpleNamespace(train=train, test=test, movies=movies)
+    return split, baselines(split, ratings)
+
+
+class Sweep:
+    """Writes run folders; every run of one `seed` has the same test rows."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def add(
+        self, name: str, *, split_seed=0, noise=0.9, unrelated=0, cohort="reported", n_users=40,
+        **fields,
+    ) -> Result:  # fmt: skip
+        split, found = split_of(split_seed, n_users)
+        row = replace(ROW, **fields)
+        rng = np.random.default_rng(sum(map(ord, name)))
+        expected = np.clip(split.test["rating"] + rng.normal(0, noise, len(split.test)), 1, 5)
+        predictions = split.test.assign(
+            response="4",
+            prediction=pd.array(np.rint(expected), dtype="Float64"),
+            expected_rating=expected,
+            digit_mass=0.9,
+            persona=split.test["user_id"] % 4,
+        ).reset_index(drop=True)
+        predictions.loc[predictions.index[:unrelated], "prediction"] = pd.NA
+        assessment = assess(predictions, found, row.decode)
+        result = Result(
+            row=row, cohort=cohort, truncated=0, reused=False,
+            timing={"split": {"seconds": 0.4, "rows_per_second": None},
+                    "predictions": {"seconds": 61.5, "rows_per_second": 10.4}},
+            cost={"tokens": 123456, "money": 0.0}, versions={"torch": "2.13.0"},
+            keys={"split": f"split{split_seed}", "predictions": name}, **vars(assessment),
+        )  # fmt: skip
+        self.write(name, {"state": "completed", "error": None}, result, predictions)
+        return result
+
+    def write(self, name, status, result=None, predictions=None):
+        folder = self.folder / name
+        folder.mkdir(parents=True)
+        (folder / "status.json").write_text(json.dumps(status))
+        if result is not None:
+            result.save(folder)
+        if predictions is not None:
+            predictions.to_parquet(folder / "predictions.parquet")
+
+    def fail(self, name, error="ValueError: no", state="failed", overrides=("adapter=persona",)):
+        self.write(name, {"state": state, "error": error, "overrides": list(overrides)})
+
+    def table_1(self):
+        for i, ((role, adapter, memory), row) in enumerate(TABLE_1.items()):
+            model = {"llm": "gemma3", "slm": "smollm2"}[role]
+            self.add(
+                f"row={row}", id=row, role=role, adapter=adapter, memory=memory, model=model,
+                noise=1.3 - 0.06 * i, unrelated=12 if row == "r3" else 0,
+            )  # fmt: skip
+
+
+@pytest.fixture
+def sweep(tmp_path) -> Sweep:
+    return Sweep(tmp_path / "sweep")
+
+
+@pytest.fixture(scope="session")
+def table_1(tmp_path_factory) -> Sweep:
+    made = Sweep(tmp_path_factory.mktemp("reports") / "table1")
+    made.table_1()
+    made.fail("row=r11")
+    return made

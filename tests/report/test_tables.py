@@ -1,0 +1,151 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from persona_lab.report import build
+from persona_lab.report.compare import groups
+from persona_lab.report.tables import (
+    NONE,
+    all_tables,
+    baseline_table,
+    between_rows,
+    failure_table,
+    headlines,
+    main_table,
+    notes,
+    number,
+    plain,
+    unrelated_table,
+    with_interval,
+)
+
+
+def cells(table, column):
+    i = [c.head for c in table.columns].index(column)
+    return [row[i] for row in table.rows]
+
+
+def test_table_1_has_eleven_rows_with_ours_beside_the_papers(table_1):
+    report = build(table_1.folder)
+    table = main_table(report)
+    assert cells(table, "row") == [f"r{i}" for i in range(11)]
+    assert cells(table, "model")[0] == "gemma3 (stand-in)"
+    assert cells(table, "adapter")[4:6] == [NONE, "single_max"]
+    assert cells(table, "memory")[:3] == ["M_s", "M_s + M_l", "M_l"]
+    papers = cells(table, "paper (ML-1M, LLaMA-3/Phi-3): RMSE / MAE / URR")
+    assert papers[3] == "1.203 / 0.863 / 4.23%"
+    assert papers[10] == "1.171 / 0.881 / 1.77%"
+    rmse = report.runs[3].result.metrics["rmse"]
+    assert cells(table, "RMSE [95%]")[3].startswith(f"{rmse:.3f} [")
+    assert cells(table, "n")[3] == "628 of 640"
+    assert cells(table, "URR")[3] == "1.88%"
+    assert not {"seed", "decode", "test rows", "changed"} & {c.head for c in table.columns}
+
+
+def test_only_what_differs_between_rows_gets_a_column(sweep):
+    sweep.add("a", id="r9", seed=0)
+    sweep.add("b", id="r9", seed=1)
+    assert cells(main_table(build(sweep.folder)), "seed") == ["0", "1"]
+
+
+def test_rows_that_look_the_same_show_what_they_changed(sweep):
+    sweep.add("a", changed={})
+    sweep.add("b", changed={"personas.n_personas": 8})
+    report = build(sweep.folder)
+    assert cells(main_table(report), "changed") == [NONE, "personas.n_personas=8"]
+
+
+def test_expected_decode_shows_no_urr(sweep):
+    sweep.add("a", decode="expected")
+    assert cells(main_table(build(sweep.folder)), "URR") == [NONE]
+
+
+def test_a_row_outside_table_1_has_no_numbers_of_the_paper(sweep):
+    sweep.add("mine", adapter="per_user")
+    assert main_table(build(sweep.folder)).rows[0][-1] == NONE
+
+
+def test_the_prompts_mean_stands_first_and_set_off(table_1):
+    (group,) = groups(build(table_1.folder))
+    table = baseline_table(group)
+    assert table.rows[0][:2] == ("item mean that the prompt shows", "prompt")
+    assert table.strong == {0}
+    assert cells(table, "fitted on") == ["prompt", *["all"] * 5, *["cohort"] * 5]
+    assert all(cell.split()[-1] == "lower" for cell in cells(table, table.columns[3].head))
+
+
+def test_other_runs_are_compared_with_the_best(table_1):
+    (group,) = groups(build(table_1.folder))
+    table = between_rows(group)
+    assert len(table.rows) == 10
+    assert cells(table, "difference")[0] == "higher"
+
+
+def test_unrelated_responses_are_shown_in_every_reading(table_1):
+    table = unrelated_table(build(table_1.folder))
+    assert len(table.rows) == 1
+    assert table.rows[0][1] == "12"
+
+
+def test_headlines_lead_with_the_best_run_and_the_prompts_mean(table_1):
+    first, second, *_ = headlines(build(table_1.folder))
+    assert "r10 · persona · M_s + M_l on smollm2 (stand-in)" in first
+    assert "item mean that its prompt shows" in second
+    assert second.endswith("lower.")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"cohort": "dev"}, "Development users"),
+        ({"protocol": "paper"}, "test rows' own among them"),
+        ({"n_users": 5}, "Only 5 users"),
+        ({"model": "smollm2"}, "no conclusion about LLaMA-3 or Phi-3"),
+    ],
+)
+def test_notes_say_what_the_numbers_cannot_show(sweep, fields, said):
+    sweep.add("run", **fields)
+    assert any(said in note for note in notes(build(sweep.folder)))
+
+
+def test_notes_of_a_plain_run_claim_nothing_more(sweep):
+    sweep.add("run", setup="paper", model="phi3")
+    found = " ".join(notes(build(sweep.folder)))
+    assert "Protocol: strict. Users: the reported cohort of ml_100k. Decode: paper." in found
+    for said in ("Development", "stand-in", "Only", "splits", "flattered", "cut"):
+        assert said not in found
+
+
+def test_cut_prompts_and_several_splits_are_said(sweep):
+    sweep.add("a")
+    sweep.add("b", split_seed=1)
+    report = build(sweep.folder)
+    cut = replace(report.runs[0], result=replace(report.runs[0].result, truncated=1200))
+    found = notes(replace(report, runs=(cut, report.runs[1])))
+    assert any("cut to fit" in note and "1,200" in note for note in found)
+    assert any("2 splits" in note for note in found)
+    assert cells(main_table(report), "test rows") == ["A", "B"]
+
+
+def test_failures_alone_make_a_report(sweep):
+    sweep.fail("a", error="ValueError: two\nlines\x1b[31m")
+    report = build(sweep.folder)
+    assert headlines(report) == notes(report) == ()
+    (table,) = all_tables(report)
+    assert table == failure_table(report)
+    assert table.rows == (("a", "failed", "ValueError: two lines [31m", "adapter=persona"),)
+
+
+def test_numbers():
+    assert number(-0.0123, "+") == "−0.012"
+    assert number(None) == NONE
+    assert with_interval({"value": 1.0, "low": -0.5, "high": 2.0}) == "1.000 [−0.500, 2.000]"
+    assert with_interval({"value": 1.0, "low": None, "high": None}) == "1.000"
+
+
+@given(st.text())
+def test_plain_text_is_one_printable_line(text):
+    assert plain(text).isprintable()
+    assert plain(plain(text)) == plain(text)

@@ -1,0 +1,88 @@
+import csv
+import io
+
+import pytest
+from rich.console import Console
+
+from persona_lab.report import build, print_table
+from persona_lab.report.text import csv_text, markdown
+
+HOSTILE = '=cmd|"/c calc"!A1 <script>alert(1)</script> [x](http://bad) `y`'
+
+
+def test_markdown_tables_keep_their_shape_whatever_the_text(sweep):
+    sweep.add("fine", id="r9")
+    sweep.add("hostile", adapter=HOSTILE)
+    sweep.fail("broken", error=HOSTILE)
+    lines = markdown(build(sweep.folder)).splitlines()
+    table, widths = [], set()
+    for line in [*lines, ""]:
+        if line.startswith("|"):
+            table.append(line.replace("\\|", "").count("|"))
+        elif table:
+            widths.add(len(set(table)))
+            table = []
+    assert widths == {1}
+    text = "\n".join(lines)
+    assert "<script" not in text
+    assert "\\[x\\](http://bad)" in text
+    assert "**item mean that the prompt shows**" in text
+
+
+def test_csv_has_full_precision_and_no_formula(sweep):
+    result = sweep.add("run", id="r10", adapter=HOSTILE)
+    sweep.fail("broken", error="-1+1")
+    rows = list(csv.DictReader(io.StringIO(csv_text(build(sweep.folder)))))
+    run = rows[0]
+    assert float(run["rmse"]) == result.metrics["rmse"]
+    assert float(run["rmse_expected_low"]) == result.intervals["rmse_expected"]["low"]
+    assert (run["paper_rmse"], run["stand_in"]) == ("1.171", "True")
+    assert run["adapter"] == f"'{HOSTILE}"
+    assert next(row["model"] for row in rows if row["kind"] == "baseline") == "prompt_mean"
+    assert rows[-1]["error"] == "'-1+1"
+    negative = [cell for row in rows for cell in row.values() if cell and cell[0] in "=+@-"]
+    assert all(float(cell) < 0 for cell in negative)
+
+
+def printed(report, width, terminal=True) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=terminal, color_system=None)
+    print_table(report, console)
+    return out.getvalue()
+
+
+def test_a_wide_terminal_shows_intervals_baselines_and_failures(table_1):
+    report = build(table_1.folder)
+    text = printed(report, 180)
+    rmse = report.runs[10].result.intervals["rmse"]
+    assert f"{rmse['value']:.3f} [{rmse['low']:.3f}, {rmse['high']:.3f}]" in text
+    for said in (
+        "1.171 / 0.881 / 1.77%",
+        "user + item bias",
+        "1 of 12 runs failed",
+        "stand-in",
+    ):
+        assert said in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_narrow_terminal_loses_no_column(table_1, width):
+    lines = printed(build(table_1.folder), width).splitlines()
+    assert max(map(len, lines)) <= width
+    squeezed = "".join("".join(lines).split())
+    assert "…" not in squeezed
+    for said in ("URR", "4.23%", "628"):
+        assert said in squeezed
+
+
+def test_a_log_gets_whole_lines(table_1):
+    text = printed(build(table_1.folder), 80, terminal=False)
+    assert "1.171 / 0.881 / 1.77%" in text
+
+
+def test_no_text_of_a_run_is_markup_or_a_control_sequence(sweep):
+    sweep.fail("a", error="[bold]x[/bold] \x1b]0;title\x07 [/oops]")
+    text = printed(build(sweep.folder), 180)
+    assert "[bold]x[/bold]" in text
+    assert "\x07" not in text
+    assert "\x1b]" not in text
