@@ -33,7 +33,7 @@ _CACHED_PIECES = 50_000
 class Encoded:
     """A prompt as token ids.
 
-    Args:
+    Attributes:
         ids: The whole prompt, up to the place of the digit.
         cut: How many units the budget dropped: `memories`, `profile_sentences`; empty if none.
     """
@@ -67,7 +67,7 @@ class _Ending:
 class Codec:
     """How one model reads prompts and writes ratings.
 
-    Args:
+    Attributes:
         tokenizer: The model's tokenizer.
         chat: `template` uses the tokenizer's chat template; `plain`, for models that have none,
             joins the same sections as paragraphs that end in the place of the rating.
@@ -137,14 +137,14 @@ class Codec:
     def _encode_sections(self, sections: Sequence[Section]) -> list[tuple[int, ...]]:
         pieces = []
         for slot in self._slots:
-            texts = [s.text for role in slot.roles for s in sections if s.role == role and s.text]
+            texts = [s.text for role in slot.roles for s in sections if s.role == role]
+            # Line by line: many rows share them. A break stands at the end of its line, where it
+            # is tokenised as in the running text.
+            *lines, last = "\n".join(filter(None, texts)).split("\n")
             pieces.append(slot.before)
-            # The break ends its section: there it is tokenised as in the running text, and rows
-            # that share their first sections share these sections' tokens.
-            broken = [*(text + "\n" for text in texts[:-1]), *texts[-1:]]
             pieces += (
-                self._content_ids(text, slot.follows_text if i == 0 else True)
-                for i, text in enumerate(broken)
+                self._content_ids(line, slot.follows_text or i > 0)
+                for i, line in enumerate([*(f"{line}\n" for line in lines), last])
             )
         return [*pieces, self._ending.before]
 

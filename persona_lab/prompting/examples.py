@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Example:
     """A training or test row as the model sees it.
 
-    Args:
+    Attributes:
         user_id: Who rates.
         item_id: What is rated.
         rating: The truth, 1 to 5; not in `ids`.

@@ -7,11 +7,13 @@ paper's Appendix C. Pure.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from string import Formatter
 from typing import Any, Literal
 
 import pandas as pd
 
+from persona_lab.distill.english import split_genres
 from persona_lab.errors import UserError
 
 Role = Literal["system", "user"]
@@ -40,6 +42,7 @@ _PLACEHOLDERS = {
     "summary": {"summary"},
     "cast": {"cast"},
 }
+_CACHED = 20_000
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -47,7 +50,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 class Section:
     """One titled part of a prompt.
 
-    Args:
+    Attributes:
         name: What it is: persona, traits, profile, memories, task, movie ...
         role: Whose message it belongs to.
         head: Its text, or what stands before its units.
@@ -87,7 +90,7 @@ class Template:
     Texts may name the placeholders given in braces; line breaks of a text stay, other runs of
     white space become one space.
 
-    Args:
+    Attributes:
         persona: Introduction of the role play.
         traits: Texts of activity, conformity and diversity, each for the tiers 0, 1 and 2.
         traits_explained: What the three traits mean.
@@ -212,13 +215,14 @@ class Template:
             )
 
     def _movie(self, movie: Mapping[str, Any]) -> str:
-        year, genres, mean = (_field(movie, name) for name in ("year", "genres", "mean"))
+        year, mean = _field(movie, "year"), _field(movie, "mean")
+        genres = [_line(genre) for genre in split_genres(_field(movie, "genres"))]
         mean_text = self.mean if movie.get("mean_known", True) else self.mean_unknown
         return _tidy(
             self.movie.format(
                 title=_line(movie["title"]),
                 year=self.year.format(year=int(year)) if year else "",
-                genres=self.genres.format(genres=_listed(genres)) if genres else "",
+                genres=self.genres.format(genres=", ".join(genres)) if genres else "",
                 mean=mean_text.format(mean=mean) if mean else "",
             )
         )
@@ -228,7 +232,7 @@ class Template:
         return _tidy(self.summary.format(summary=plot)) if plot else ""
 
     def _plot(self, movie: Mapping[str, Any]) -> str:
-        cast = _listed(_field(movie, "cast"))
+        cast = _line(_field(movie, "cast").replace("|", ", "))
         parts = (_line(_field(movie, "summary")), self.cast.format(cast=cast) if cast else "")
         return " ".join(filter(None, parts))
 
@@ -262,14 +266,12 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _listed(names: str) -> str:
-    return ", ".join(_line(name) for name in names.split("|"))
-
-
+@lru_cache(maxsize=_CACHED)
 def _tidy(text: str) -> str:
     return "\n".join(_line(line) for line in text.strip().split("\n"))
 
 
+@lru_cache(maxsize=_CACHED)
 def _sentences(text: str) -> tuple[str, ...]:
     line = _line(text)
     return tuple(_SENTENCE_END.split(line)) if line else ()

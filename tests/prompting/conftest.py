@@ -84,11 +84,14 @@ def _sentencepiece(*, prepend: bool) -> Tokenizer:
     tokenizer.normalizer = norm.Sequence([norm.Prepend("▁"), *steps] if prepend else steps)
     tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     tokenizer.train_from_iterator(
-        _corpus(), BpeTrainer(vocab_size=400, special_tokens=["<unk>"], show_progress=False)
+        [line for text in _corpus() for line in text.split("\n")],
+        BpeTrainer(vocab_size=400, special_tokens=["<unk>"], show_progress=False),
     )
     parts = json.loads(tokenizer.to_str())
     vocab, parts["pre_tokenizer"] = parts["model"]["vocab"], None
-    for token in (*"0123456789\n▁<>|_/", *(f"<0x{byte:02X}>" for byte in range(256))):
+    # LLaMA-2 and Phi-3 write a line break as a byte, Gemma as a token of its own.
+    breaks = () if prepend else ("\n",)
+    for token in (*breaks, *"0123456789▁<>|_/", *(f"<0x{byte:02X}>" for byte in range(256))):
         vocab.setdefault(token, len(vocab))
     tokenizer = Tokenizer.from_str(json.dumps(parts))
     strip = [decoders.Strip(" ", 1, 0)] if prepend else []
