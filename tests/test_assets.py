@@ -108,6 +108,19 @@ def test_a_failure_names_the_asset_what_was_tried_and_the_ways_out(supply: Path,
     assert "toy==1.0" in log.read_text()
 
 
+@pytest.mark.usefixtures("supply")
+def test_what_the_folder_of_wheels_lacks_comes_from_the_index(
+    cache: Assets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    page = tmp_path / "index" / "toy"
+    page.mkdir(parents=True)
+    wheel = Wheel("toy", [make_wheel(page)], ["toy/data/"])
+    (page / "index.html").write_text('<a href="toy-1.0-py3-none-any.whl">toy</a>')
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", page.parent.as_uri())
+    assert "ratings.csv" in contents(cache.fetch(wheel))
+
+
 def test_without_the_folder_of_wheels_pip_looks_where_the_user_told_pip(
     supply: Path, cache: Assets, monkeypatch: pytest.MonkeyPatch
 ):
@@ -236,7 +249,11 @@ def test_two_processes_fetch_once(supply: Path, cache: Assets):
     for job in jobs:
         assert job.stdout
         assert job.stdout.readline() == "ready\n"
-    answers = [job.communicate("go\n", timeout=60) for job in jobs]
+    for job in jobs:
+        assert job.stdin
+        job.stdin.write("go\n")
+        job.stdin.flush()
+    answers = [job.communicate(timeout=60) for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], answers
     folders = {out.strip() for out, _ in answers}
     assert len(folders) == 1

@@ -239,6 +239,8 @@ def test_damage_is_seen_and_mended(
     assert name in caplog.text
     assert (store.root / "toy" / f"{entry.key}.damaged").is_dir()
     assert store.once(Toy, {}, never).reused
+    damage(entry.folder / name)
+    assert store.once(Toy, {}, lambda: Toy("third")).value == Toy("THIRD")
 
 
 def test_an_entry_under_another_key_is_damaged(store: Store, caplog: pytest.LogCaptureFixture):
