@@ -403,11 +403,12 @@ def _refuse_one_model_for_both_roles(jobs: Mapping[str, Sequence[str]]) -> None:
     single = [key for key in jobs if re.fullmatch(r"model(\.(name|source|path|gguf))?", key)]
     if not single:
         return
-    overrides = (
-        [f"{k}={v}" for k, v in zip(jobs, job, strict=True)]
+    composed = (
+        _compose(f"{key}={value}" for key, value in zip(jobs, job, strict=True))
         for job in itertools.product(*jobs.values())
     )
-    if len({_compose(job).role for job in overrides}) > 1:
+    first = next(composed).role
+    if any(job.role != first for job in composed):
         _refuse(
             UserError(
                 f"{single[0]}= would be the model of both roles in this sweep",
@@ -431,7 +432,8 @@ def _tabulate(folder: Path, *, write: bool) -> "Report":
         if write:
             _log.info("report: %s", report.write(built, folder)[0])
     except Exception as error:
-        _log.debug("traceback", exc_info=True)
+        if not isinstance(error, UserError):
+            _log.exception("a table failed")
         raise SystemExit(f"persona-lab: no table of {folder}: {_first_line(error)}") from error
     return built
 

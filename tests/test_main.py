@@ -31,11 +31,12 @@ def fake_run(self: Any, assets: Any, store: Any, folder: Path, rerun: bool) -> N
         **names,
     )
     metrics = {"rmse": 1.0, "mae": 0.8, "urr": 0.0, "rmse_expected": 1.0, "mae_expected": 0.8}
+    intervals = {name: {"value": 1.0, "low": 0.9, "high": 1.1} for name in metrics}
     counts = {"n_test": 3, "n_unrelated": 0, "truncated": 0}
     lists: dict[str, Any] = {"comparisons": [], "per_persona": []}
-    tables = ("intervals", "baselines", "timing", "cost", "versions", "keys")
-    tables = {name: {} for name in tables}
-    Result(row, "dev", metrics=metrics, **counts, **lists, **tables, reused=False).save(folder)
+    tables = {name: {} for name in ("baselines", "timing", "cost", "versions", "keys")}
+    whole = {"cohort": "dev", "metrics": metrics, "intervals": intervals, "reused": False}
+    Result(row, **whole, **counts, **lists, **tables).save(folder)
 
 
 @pytest.fixture
