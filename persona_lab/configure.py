@@ -16,7 +16,7 @@ import pkgutil
 import re
 import sys
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import resources
@@ -98,7 +98,7 @@ def accept(arguments: Sequence[str]) -> list[str]:
     return [re.sub(rf"^\+(?=({ours})=)", "", argument) for argument in given]
 
 
-def _let_play(models: typing.Iterable[str]) -> None:
+def _let_play(models: Iterable[str]) -> None:
     """Make models options of `slm` and `llm`, so that one file in model/ adds a base model."""
     for model in models:
         for role in ("slm", "llm"):
@@ -284,6 +284,8 @@ def run_job(cfg: DictConfig) -> None:
             return
         if isinstance(error, UserError):
             _refuse(error)
+        if isinstance(error, Exception):
+            _refuse(UserError(_first_line(error), f"the traceback is in the log in {folder}"))
         raise
     _publish(status | {"state": "completed", "ended": _now()}, folder)
     if not in_sweep:
@@ -334,7 +336,7 @@ def _changed(cfg: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _compose(overrides: typing.Iterable[str]) -> DictConfig:
+def _compose(overrides: Iterable[str]) -> DictConfig:
     loader = GlobalHydra.instance().config_loader()
     return loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN)
 
@@ -460,7 +462,7 @@ def explain(error: Exception) -> UserError:
     return UserError(_first_line(error), "HYDRA_FULL_ERROR=1 shows all")
 
 
-def _unknown(where: str, key: str, fields: typing.Iterable[str]) -> UserError:
+def _unknown(where: str, key: str, fields: Iterable[str]) -> UserError:
     place = where.removesuffix(key)
     known = [field for field in fields if not field.startswith("_")]
     known += [] if place else ["row", "experiment"]

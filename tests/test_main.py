@@ -11,6 +11,7 @@ import pytest
 
 from persona_lab import configure
 from persona_lab.__main__ import main
+from persona_lab.errors import UserError
 from persona_lab.evaluation import Result, Row
 from persona_lab.experiment import Experiment
 
@@ -129,16 +130,25 @@ def test_refused_before_anything_is_written(
     [
         (["data.n_users=abc"], "data.n_users is 'abc' (it should be a valid integer)"),
         (["+data.users=3"], "'data.users' does not exist (did you mean data.n_users?)"),
+        (["plan=true"], "plan=true has nothing to say"),
+        (["memory=ml"], "KeyError: 'broken'"),
         (["data.reader._target_=my.Reader"], "data.reader: my.Reader cannot be imported"),
     ],
 )
-def test_refused_run_says_so_in_its_status(
+def test_failed_run_says_so_in_its_status(
     door: Door, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
-    assert door(*arguments).startswith(f"persona-lab: {said}")
+    end = door(*arguments)
+    assert end.startswith(f"persona-lab: {said}")
+    assert len(end.splitlines()) == 1
     (folder,) = tmp_path.glob("outputs/*/*")
     assert status(folder)["state"] == "failed"
     assert status(folder)["error"].startswith(said)
+
+
+def test_load_run_wants_a_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not the folder of a run"):
+        configure.load_run(tmp_path)
 
 
 def test_many_devices_are_refused_in_a_sweep(door: Door, tmp_path: Path) -> None:
