@@ -4,6 +4,8 @@ Adapter modes of the paper's Table 1 (decision 12) and the adapters themselves: 
 a shared base model for as long as they are needed. Pure but for `TrainedAdapter.save` and `load`.
 """
 
+import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -257,12 +259,13 @@ class TrainedAdapter:
     summary: dict[str, Any]
 
     def save(self, folder: Path) -> None:
-        """Write adapter_config.json (with the summary in it) and adapter_model.safetensors."""
+        """Write adapter_config.json and adapter_model.safetensors, the summary in its head."""
+        facts = {name: json.dumps(value) for name, value in self.summary.items()}
         self.config.save_pretrained(str(folder))
         save_file(
             {name: t.detach().cpu().contiguous() for name, t in self.weights.items()},
             folder / _WEIGHTS,
-            metadata={name: str(value) for name, value in self.summary.items()},
+            metadata={"format": "pt", **facts},
         )
 
     @classmethod
@@ -272,7 +275,7 @@ class TrainedAdapter:
 
         with safe_open(folder / _WEIGHTS, framework="pt") as stream:
             found = stream.metadata() or {}
-        summary = {name: float(value) for name, value in found.items() if name != "format"}
+        summary = {name: json.loads(text) for name, text in found.items() if name != "format"}
         return cls(PeftConfig.from_pretrained(str(folder)), load_file(folder / _WEIGHTS), summary)
 
 
@@ -285,7 +288,10 @@ def lend(
     After it the base gives bit-identical outputs to before.
     """
     torch.manual_seed(seed)
-    lent = get_peft_model(base, config, **options)
+    with warnings.catch_warnings():
+        # PEFT asks transformers for a property by its former name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        lent = get_peft_model(base, config, **options)
     assert isinstance(lent, PeftModel)
     try:
         yield lent
@@ -319,7 +325,7 @@ def attach(
         if not merge:
             yield
             return
-        adapted = [m for m in lent.modules() if isinstance(m, BaseTunerLayer)]
+        adapted: list[Any] = [m for m in lent.modules() if isinstance(m, BaseTunerLayer)]
         originals = [m.get_base_layer().weight.detach().clone() for m in adapted]
         lent.merge_adapter()
         try:

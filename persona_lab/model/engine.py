@@ -44,15 +44,17 @@ class Group:
         return len(self.prefix) + sum(map(len, self.suffixes))
 
 
-def group(rows: Sequence[list[int]], indices: Sequence[int]) -> Group:
-    """Split rows into their longest common prefix and their suffixes of at least one token.
+def group(rows: Sequence[list[int]], indices: Sequence[int], shortest: int = 1) -> Group:
+    """Split rows into their longest common prefix and their suffixes.
 
     Args:
-        rows: Token ids of each row, at least one token each.
+        rows: Token ids of each row.
         indices: The rows' indices in the caller's list.
+        shortest: Tokens that every row has, at least, and every suffix keeps: as many hidden
+            states are a row's own.
     """
     first, last = min(rows), max(rows)
-    limit = min(map(len, rows)) - 1
+    limit = min(map(len, rows)) - shortest
     n = next((i for i in range(limit) if first[i] != last[i]), limit)
     return Group(prefix=rows[0][:n], suffixes=[row[n:] for row in rows], rows=indices)
 
@@ -294,7 +296,8 @@ def _attend_step(
         seen = tree.positions[0, span.prefix][None] > reach[span.rows]
         own = torch.einsum("kgnd,nksd->kgns", q, own_key[span.rows])
         seen = torch.cat([seen, own_seen[span.rows]], 1)
-        scores = torch.cat([prefix, own], -1).float() * scaling
+        scores = torch.cat([prefix, own], -1)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scaling
         weights = scores.masked_fill(~seen, float("-inf")).softmax(-1).to(query.dtype)
         to_prefix, to_own = weights.split([prefix.shape[-1], own.shape[-1]], -1)
         out = torch.einsum("kgnp,kpd->kgnd", to_prefix, packed_value[:, span.prefix])

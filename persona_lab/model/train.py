@@ -83,12 +83,16 @@ def answered(examples: Sequence[Example], codec: Codec) -> Answered:
     """Join prompts with answers, grouped by user; the loss is on answers only (decision 21)."""
     answers = [codec.answer(example.rating) for example in examples]
     rows = [example.ids + answer[:-1] for example, answer in zip(examples, answers, strict=True)]
-    return Answered(list(by_prefix(rows, [e.user_id for e in examples])), answers)
+    # Two prompts may be equal (movies of one title): what predicts an answer is still a row's own.
+    shortest = len(answers[0]) if answers else 1
+    return Answered(list(by_prefix(rows, [e.user_id for e in examples], shortest)), answers)
 
 
-def by_prefix(rows: Sequence[list[int]], users: Sequence[int]) -> Iterator[Group]:
-    """Group rows of token ids by user; `Group.rows` index `rows`."""
+def by_prefix(
+    rows: Sequence[list[int]], users: Sequence[int], shortest: int = 1
+) -> Iterator[Group]:
+    """Group rows of token ids by user; `Group.rows` index `rows`, `shortest` as in `group`."""
     order = sorted(range(len(rows)), key=lambda i: users[i])
     for _, members in groupby(order, key=lambda i: users[i]):
         indices = list(members)
-        yield group([rows[i] for i in indices], indices)
+        yield group([rows[i] for i in indices], indices, shortest)
