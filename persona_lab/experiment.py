@@ -9,7 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -284,7 +284,9 @@ class Experiment:
         }
 
     def _adapter_spec(self, assets: Assets, prepared: Prepared, name: str) -> dict[str, Any]:
+        # What only test prompts show does not touch an adapter.
         return self._prompts_spec(assets, prepared) | {
+            "memory": replace(self.memory, test_profile="own"),
             "peft": self.peft,
             "train": self.train,
             "adapter": self.adapter,
@@ -350,7 +352,7 @@ class Experiment:
     ) -> Predictions:
         """Train what is missing, then let each user's adapter rate the user's test rows."""
         name = row_id(self.role, self.adapter.name, self.memory.name) or "run"
-        config = {field.name: _name(getattr(self, field.name)) for field in fields(self)}
+        config = {each.name: _name(getattr(self, each.name)) for each in fields(self)}
         with self.logger.open(folder, name, config) as logger:
             adapters = self.adapters(
                 assets, store, prepared, plan, folder=folder, logger=logger, rerun=rerun
@@ -393,9 +395,9 @@ class Experiment:
             adapter=self.adapter.name,
             memory=self.memory.name,
             data=self.data.name,
-            distiller=_name(self.distiller),
+            distiller=self.distiller.name,
             embedder=self.embedder.name,
-            personas=_name(self.personas),
+            personas=self.personas.name,
             protocol=self.protocol.name,
             decode=self.decode.name,
             peft=self.peft.name,

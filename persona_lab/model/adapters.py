@@ -153,6 +153,21 @@ class SingleMin:
         return _single(take_share(largest, min(sizes)), personas)
 
 
+@dataclass(frozen=True)
+class SingleFull:
+    """One adapter for all users on all their rows: beyond the paper, which equalises sizes."""
+
+    name: str = "single_full"
+    rows_per_user: int | None = None
+    max_rows: int | None = None
+    on_empty: Literal["error", "base"] = "error"
+
+    def plan(self, rows: pd.DataFrame, personas: Personas, seed: int) -> Plan:
+        """The rows of all personas, each capped as elsewhere."""
+        sets = persona_rows(rows, personas, self.rows_per_user, self.max_rows, seed)
+        return _single(pd.concat(sets.values()), personas)
+
+
 def _single(rows: pd.DataFrame, personas: Personas) -> Plan:
     return Plan({"single": rows}, dict.fromkeys(personas.assignment["user_id"], "single"))
 

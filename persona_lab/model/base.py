@@ -75,15 +75,10 @@ class BaseModel:
         return digests
 
     def codec(self, assets: Assets, new_tokens: int) -> Codec:
-        """How the model reads prompts; loads the tokenizer only."""
-        return Codec(
-            _load_tokenizer(self._folder(assets))
-            if self.random is None
-            else _tiny_tokenizer(self.random["vocab_size"]),
-            chat=self.chat,
-            context=self.context,
-            new_tokens=new_tokens,
-        )
+        """How the model reads prompts; loads the tokenizer only, once per process."""
+        folder = None if self.random is not None else self._folder(assets)
+        vocab_size = 0 if self.random is None else int(self.random["vocab_size"])
+        return _codec(folder, vocab_size, self.chat, self.context, new_tokens)
 
     def load(self, assets: Assets, dtype: torch.dtype, device: str) -> PreTrainedModel:
         """Frozen weights in evaluation mode; the same object for every job of a process.
@@ -137,8 +132,17 @@ def _dequantise(source: Path, gguf: str, target: Path) -> None:
 
 
 @lru_cache(maxsize=2)
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    return AutoTokenizer.from_pretrained(folder)
+def _codec(
+    folder: Path | None,
+    vocab_size: int,
+    chat: Literal["template", "plain"],
+    context: int,
+    new_tokens: int,
+) -> Codec:
+    tokenizer = (
+        _tiny_tokenizer(vocab_size) if folder is None else AutoTokenizer.from_pretrained(folder)
+    )
+    return Codec(tokenizer, chat, context, new_tokens)
 
 
 @lru_cache(maxsize=1)
@@ -194,7 +198,6 @@ _TINY_CHAT = (
 )
 
 
-@lru_cache(maxsize=1)
 def _tiny_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer that is made in a moment: for models with random weights."""
     tokenizer = Tokenizer(models.BPE())

@@ -95,7 +95,7 @@ def respond(
     groups: Sequence[Group],
     examples: Sequence[Example],
     seed: int,
-) -> list[tuple[int, Response]]:
+) -> dict[int, Response]:
     """Answer the rows of one batch.
 
     Args:
@@ -107,7 +107,7 @@ def respond(
         seed: Of the rows' generators.
 
     Returns:
-        (index in examples, response) per row of the batch.
+        Responses of the batch's rows by their index in `examples`.
     """
     tree = Tree(groups, model.device)
     samples = decode.name != "expected"
@@ -119,12 +119,12 @@ def respond(
         mass = (digits.logsumexp(-1) - logits.double().logsumexp(-1)).exp().tolist()
         rows = [examples[i] for i in tree.order]
         texts = _generate(model, codec, decode, logits, cache, rows, seed) if samples else None
-    responses = []
+    responses = {}
     for n, index in enumerate(tree.order):
         p = probabilities[n] / probabilities[n].sum()
         text = texts[n] if texts is not None else ""
         predicted = decode.parse(text) if texts is not None else float(p @ np.arange(1, 6))
-        responses.append((index, Response(text, predicted, p, mass[n])))
+        responses[index] = Response(text, predicted, p, mass[n])
     return responses
 
 
@@ -153,7 +153,7 @@ def _generate(
                 done[i] = True
                 continue
             tokens[i].append(int(chosen[i]))
-            texts[i] = str(codec.tokenizer.decode(tokens[i], skip_special_tokens=True))
+            texts[i] = _text(codec, tokens[i])
             done[i] = decode.settled(texts[i])
         if done.all() or n + 1 == decode.max_new_tokens:
             break
@@ -162,10 +162,18 @@ def _generate(
     return texts
 
 
+def _text(codec: Codec, tokens: list[int]) -> str:
+    # As written: a clean-up would make "4 .5" of a settled "4 " into "4.5".
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    return str(codec.tokenizer.decode(tokens, **options))
+
+
 def _choose(logits: Tensor, decode: Decode, draws: np.ndarray) -> np.ndarray:
     """Next token of every row: the likeliest, or drawn at the row's own random number."""
     if decode.name == "greedy":
         return logits.argmax(-1).cpu().numpy()
+    if decode.temperature <= 0:
+        raise UserError(f"decode.temperature is {decode.temperature}", "use decode=greedy")
     top, ids = logits.double().topk(min(decode.top_k, logits.shape[-1]), dim=-1)
     cumulated = (top / decode.temperature).softmax(-1).cumsum(-1)
     at = torch.from_numpy(draws).to(logits.device)[:, None] * cumulated[:, -1:]

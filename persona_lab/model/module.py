@@ -148,6 +148,7 @@ class UserAgentModule(L.LightningModule):
     Attributes:
         examples: The rows to learn from, or to rate.
         losses: Mean loss of every optimiser step so far.
+        responses: What was answered so far, by index in `examples`.
         unique_tokens: Tokens computed in training so far.
     """
 
@@ -169,6 +170,7 @@ class UserAgentModule(L.LightningModule):
         # A step is gathered from micro-batches, each of its own backward pass.
         self.automatic_optimization = False
         self.losses: list[float] = []
+        self.responses: dict[int, Response] = {}
         self.unique_tokens = 0
 
     @property
@@ -219,10 +221,18 @@ class UserAgentModule(L.LightningModule):
         batches = list(pack(list(groups), self.tokens_per_batch))
         return DataLoader(batches, batch_size=None, collate_fn=_as_is)  # pyright: ignore[reportArgumentType]
 
-    def predict_step(self, batch: list[Group]) -> list[tuple[int, Response]]:
-        """Answer a batch of groups."""
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Leave indices and groups as they are: a `Tree` is made on the model's device."""
+        return batch
+
+    def predict_step(self, batch: list[Group]) -> None:
+        """Answer a batch of groups into `responses`."""
         assert isinstance(self.recipe, Decode)
-        return respond(self.model, self.codec, self.recipe, batch, self.examples, self.seed)
+        self.responses |= respond(
+            self.model, self.codec, self.recipe, batch, self.examples, self.seed
+        )
 
 
 def fit_adapter(
@@ -289,10 +299,9 @@ def rate_examples(
     module = UserAgentModule(
         model, codec, examples, decode, seed, tokens_per_batch=trainer.tokens_per_batch
     )
-    batches = trainer.lightning(folder, None, f"rating by {name}").predict(module)
-    assert batches is not None
-    answers = dict(pair for batch in batches for pair in batch)
-    return [answers[i] for i in range(len(examples))]
+    lightning = trainer.lightning(folder, None, f"rating by {name}")
+    lightning.predict(module, return_predictions=False)
+    return [module.responses[i] for i in range(len(examples))]
 
 
 def answer_loss(model: PreTrainedModel, groups: Sequence[Group], rows: Answered) -> torch.Tensor:
@@ -302,7 +311,8 @@ def answer_loss(model: PreTrainedModel, groups: Sequence[Group], rows: Answered)
     offsets = torch.arange(answers.shape[1], device=model.device) - (answers.shape[1] - 1)
     at = (tree.ends[:, None] + offsets).flatten()
     logits = head(model, run(model, tree)[at])
-    return cross_entropy(logits.float(), answers.flatten(), reduction="sum")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return cross_entropy(logits, answers.flatten(), reduction="sum")
 
 
 def _as_is(batch: Any) -> Any:

@@ -7,9 +7,10 @@ the profile that a training row sees, by `protocol.profile_snapshot` (decision 4
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from persona_lab.prompting.codec import Codec
@@ -74,6 +75,8 @@ def make_examples(
     """
     movies = catalogue(split.movies)
     recalled = _recall(rows, bank, memory)
+    if memory.test_profile == "another" and not training:
+        memories = _exchanged(memories)
     profiles = _profiles(rows, memories, causal=training and protocol.profile_snapshot == "causal")
     user_traits = {
         user_id: (activity, conformity, diversity)
@@ -146,6 +149,14 @@ def _recall(rows: pd.DataFrame, bank: Bank | None, memory: Memory) -> Sequence[S
         return [[] for _ in range(len(rows))]
     assert bank is not None, "a bank is needed to show memories"
     return bank.recall_rows(rows)
+
+
+def _exchanged(memories: Memories) -> Memories:
+    """Give every user the next one's profile and traits, the last user the first one's."""
+    profiles = memories.profiles
+    return replace(
+        memories, profiles=profiles.assign(user_id=np.roll(profiles["user_id"].to_numpy(), 1))
+    )
 
 
 def _profiles(rows: pd.DataFrame, memories: Memories, *, causal: bool) -> list[str]:

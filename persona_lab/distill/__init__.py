@@ -1,0 +1,21 @@
+"""Histories in, memories out: profiles, traits and enriched interactions.
+
+A distiller writes the texts; the flow around it hands it the histories and checks what it wrote.
+"""
+
+from persona_lab.distill.histories import Distiller, History, UserMemories
+from persona_lab.distill.memories import Memories, distil
+from persona_lab.distill.statistical import Statistical
+from persona_lab.distill.titles import Titles
+from persona_lab.distill.traits import traits
+
+__all__ = [
+    "Distiller",
+    "History",
+    "Memories",
+    "Statistical",
+    "Titles",
+    "UserMemories",
+    "distil",
+    "traits",
+]

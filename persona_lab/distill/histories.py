@@ -1,0 +1,104 @@
+"""A split in, each user's history out; what a distiller must do. Pure."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args
+
+import pandas as pd
+
+from persona_lab.data import Ratings, Split
+from persona_lab.data.split import in_time_order
+from persona_lab.errors import UserError
+
+Scope = Literal["training", "all"]
+
+_ROW = ["item_id", "rating", "timestamp", "position"]
+_MOVIE = ["title", "year", "genres", "summary", "cast", "director", "mean"]
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """What a distiller may know of one user.
+
+    Attributes:
+        user_id: The user.
+        rows: One row per rating, in time order: item_id, rating, timestamp, position, and the
+            movie's title, year, genres, summary, cast, director and mean (NaN where the protocol
+            shows none or the movie has none of its own).
+    """
+
+    user_id: int
+    rows: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class UserMemories:
+    """What a distiller makes of one history.
+
+    Attributes:
+        user_id: The user.
+        profile: First-person description of the user's taste (M_s), from all rows.
+        snapshots: The profile as it stood after each batch of rows.
+        interactions: For each row, why the user rated it so (M_l).
+        counts: What happened on the way, by name (texts asked again, texts kept, ...).
+    """
+
+    user_id: int
+    profile: str
+    snapshots: list[str]
+    interactions: list[str]
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class Distiller(Protocol):
+    """Turns histories into memories, batch by batch (paper, section 3.2)."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per batch (paper, appendix A: at most 10)."""
+        ...
+
+    @property
+    def scope(self) -> Scope:
+        """Which ratings it is given: "all" adds the test rows, to show the leak (decision 3)."""
+        ...
+
+    def distill(self, histories: Iterable[History], seed: int) -> Iterator[UserMemories]:
+        """Distil each history, in any order.
+
+        A batch's interaction texts and snapshot may use rows up to and including the batch.
+        """
+        ...
+
+
+def history_rows(split: Split, ratings: Ratings, scope: Scope) -> pd.DataFrame:
+    """The rows of all histories: user_id and the columns of `History.rows`.
+
+    Args:
+        split: Knows the users, their training rows and the movies.
+        ratings: All ratings; used by scope "all" only.
+        scope: Which rows of a user are given.
+
+    Returns:
+        Rows sorted by user_id and position.
+
+    Raises:
+        UserError: The scope is not one of the options.
+    """
+    if scope not in get_args(Scope):
+        raise UserError(
+            f"distiller.scope is {scope}", f"choose one of {', '.join(get_args(Scope))}"
+        )
+    rows = split.train
+    if scope == "all":
+        selected = ratings.frame["user_id"].isin(split.users["user_id"])
+        rows = in_time_order(ratings.frame[selected])
+    movies = split.movies.assign(mean=split.movies["mean"].where(split.movies["mean_known"]))
+    joined = rows.merge(movies, on="item_id", how="left", validate="many_to_one")
+    return joined[["user_id", *_ROW, *_MOVIE]]
+
+
+def histories(rows: pd.DataFrame) -> Iterator[History]:
+    """One history after another, from what `history_rows` gave."""
+    for user_id, history in rows.groupby("user_id"):
+        yield History(int(str(user_id)), history.drop(columns="user_id"))

@@ -1,0 +1,189 @@
+"""A distiller and a split in, the memories of all users out, as a stage's output.
+
+Pure, but for `Memories.save` and `Memories.load`.
+"""
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+import pandas as pd
+
+from persona_lab.data import Protocol, Ratings, Split
+from persona_lab.distill.histories import Distiller, UserMemories, histories, history_rows
+from persona_lab.distill.reasons import verdict
+from persona_lab.distill.titles import Titles
+from persona_lab.distill.traits import traits
+
+_TABLES = ("profiles", "snapshots", "interactions")
+
+
+@dataclass(frozen=True, eq=False)
+class Memories:
+    """What the users' agents remember.
+
+    Attributes:
+        profiles: One row per user, sorted by user_id: user_id, profile, and the traits activity,
+            conformity and diversity (0 to 2).
+        snapshots: The profile after each batch of a user's rows: user_id, batch (0, 1, ...),
+            profile.
+        interactions: One row per training row, in its order: user_id, item_id, rating, timestamp,
+            position, batch and text, which says why.
+        counts: Numbers of users and rows; of words of the profiles and of the interactions, on
+            average and at most; of sentences that the title check dropped, and of texts of which
+            it left too little, so that a plain sentence stands for them; and what the distiller
+            counted.
+    """
+
+    STAGE: ClassVar[str] = "memories"
+    VERSION: ClassVar[int] = 1
+
+    profiles: pd.DataFrame
+    snapshots: pd.DataFrame
+    interactions: pd.DataFrame
+    counts: dict[str, float]
+
+    def save(self, folder: Path) -> None:
+        """Write three Parquet tables and `memories.json`."""
+        for name in _TABLES:
+            getattr(self, name).to_parquet(folder / f"{name}.parquet", index=False)
+        (folder / "memories.json").write_text(json.dumps(self.counts, indent=2))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
+        return cls(**tables, counts=json.loads((folder / "memories.json").read_text()))
+
+
+def distil(
+    distiller: Distiller, split: Split, ratings: Ratings, protocol: Protocol, seed: int
+) -> Memories:
+    """Turn every selected user's history into memories (paper, section 3.2).
+
+    Args:
+        distiller: Writes the texts; it is given nothing but the histories.
+        split: Knows the users, their training rows and the movies.
+        ratings: All ratings: the percentiles of traits are over all users.
+        protocol: `traits` and `title_check` (decisions 2, 4 and 4b).
+        seed: Handed to the distiller.
+
+    Raises:
+        UserError: A field of the distiller has a value that cannot be.
+        ValueError: The distiller did not return what its protocol asks for.
+    """
+    rows = history_rows(split, ratings, distiller.scope)
+    counts: Counter[str] = Counter()
+    users: dict[int, UserMemories] = {}
+    for user in distiller.distill(histories(rows), seed):
+        counts.update(user.counts)
+        users[user.user_id] = user
+    _check_complete(users, rows, distiller)
+    if protocol.title_check:
+        check = _TitleCheck.of(split.movies, rows)
+        users = {user_id: check(user, counts) for user_id, user in users.items()}
+
+    ordered = [users[user_id] for user_id in split.users["user_id"]]
+    measured = split.training_rows(ratings.frame)
+    if protocol.traits == "all":
+        measured = ratings.frame
+    profiles = pd.DataFrame(
+        [(user.user_id, user.profile) for user in ordered], columns=["user_id", "profile"]
+    ).merge(traits(measured, ratings.movies, split.users["user_id"]), on="user_id")
+    snapshots = pd.DataFrame(
+        [(user.user_id, *each) for user in ordered for each in enumerate(user.snapshots)],
+        columns=["user_id", "batch", "profile"],
+    )
+    interactions = rows[["user_id", "item_id", "rating", "timestamp", "position"]].assign(
+        batch=rows.groupby("user_id").cumcount() // distiller.batch_size,
+        text=[text for user in ordered for text in user.interactions],
+    )
+    # The bank holds the training rows, also where the distiller was given more.
+    interactions = interactions.merge(split.train[["user_id", "item_id"]])
+    sizes = {"users": len(profiles), "rows": len(interactions)}
+    words = _words("profile", profiles["profile"]) | _words("interaction", interactions["text"])
+    return Memories(profiles, snapshots, interactions, sizes | words | dict(counts))
+
+
+@dataclass(frozen=True, eq=False)
+class _TitleCheck:
+    """Drops what would tell a rating of the user's history (decisions 4 and 4b).
+
+    Attributes:
+        titles: Of the catalogue.
+        items: Each user's item ids, in order.
+        verdicts: For each of them, what the text on it must at least say.
+    """
+
+    titles: Titles
+    items: dict[int, list[int]]
+    verdicts: dict[int, list[str]]
+
+    @classmethod
+    def of(cls, movies: pd.DataFrame, rows: pd.DataFrame) -> Self:
+        """Prepare for the catalogue and the rows of all histories."""
+        items: defaultdict[int, list[int]] = defaultdict(list)
+        verdicts: defaultdict[int, list[str]] = defaultdict(list)
+        columns = (
+            rows[name].tolist() for name in ("user_id", "item_id", "title", "year", "rating")
+        )
+        for user_id, item_id, title, year, rating in zip(*columns, strict=True):
+            items[user_id].append(item_id)
+            known = None if pd.isna(year) else int(year)
+            verdicts[user_id].append(verdict(title, known, rating))
+        return cls(Titles.of(movies), items, verdicts)
+
+    def __call__(self, written: UserMemories, counts: Counter[str]) -> UserMemories:
+        """The user's texts without such sentences; what was done is added to the counts."""
+        items = self.items[written.user_id]
+        history = frozenset(items)
+
+        def profile(text: str) -> str:
+            kept, dropped = self.titles.drop_sentences(text, history)
+            counts["profile_sentences_dropped"] += dropped
+            if dropped and not kept:
+                counts["profiles_replaced"] += 1
+                return f"I have rated {len(items)} movies."
+            return kept
+
+        def interaction(text: str, item: int, least: str) -> str:
+            kept, dropped = self.titles.drop_sentences(text, history, own=item)
+            counts["interaction_sentences_dropped"] += dropped
+            if dropped and least[least.rindex(" as ") :] not in kept:
+                counts["verdicts_restored"] += 1
+                return f"{least}. {kept}".strip()
+            return kept
+
+        texts = zip(written.interactions, items, self.verdicts[written.user_id], strict=True)
+        # The profile is most often the last snapshot, and counts once.
+        profiles = {text: profile(text) for text in {written.profile, *written.snapshots}}
+        return replace(
+            written,
+            profile=profiles[written.profile],
+            snapshots=[profiles[text] for text in written.snapshots],
+            interactions=[interaction(*each) for each in texts],
+        )
+
+
+def _check_complete(
+    users: dict[int, UserMemories], rows: pd.DataFrame, distiller: Distiller
+) -> None:
+    """Refuse what a distiller of someone's own may have left out."""
+    for user_id, n in rows.groupby("user_id").size().items():
+        batches = -(-n // distiller.batch_size)
+        user = users.get(int(str(user_id)))
+        if user is None or (len(user.interactions), len(user.snapshots)) != (n, batches):
+            raise ValueError(
+                f"{type(distiller).__name__} must give user {user_id} {n} interactions and "
+                f"{batches} snapshots"
+            )
+
+
+def _words(kind: str, texts: pd.Series) -> dict[str, float]:
+    words = texts.map(str.split).map(len)
+    return {
+        f"{kind}_words_mean": round(float(words.mean()), 1),
+        f"{kind}_words_max": int(words.max()),
+    }

@@ -1,0 +1,54 @@
+"""Histories in, memories out, without an LLM. Pure."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from persona_lab.distill.english import Voice
+from persona_lab.distill.histories import History, Scope, UserMemories
+from persona_lab.distill.profile import write_profile
+from persona_lab.distill.reasons import write_interaction
+from persona_lab.distill.taste import Taste, rated_movies
+from persona_lab.errors import UserError
+
+
+@dataclass(frozen=True)
+class Statistical:
+    """Writes down what the ratings show; the paper's hierarchy (section 3.2) without its LLM.
+
+    Attributes:
+        batch_size: Rows after which the profile is written anew (paper, appendix A: at most 10).
+        scope: Which ratings it is given (decision 3).
+        name: What reports call it.
+    """
+
+    batch_size: int = 10
+    scope: Scope = "training"
+    name: str = field(default="statistical", metadata={"key": False})
+
+    def distill(self, histories: Iterable[History], seed: int) -> Iterator[UserMemories]:
+        """Distil each history, in order (see `Distiller`).
+
+        Args:
+            histories: At least one row each.
+            seed: Chooses the wording, for each user anew.
+
+        Raises:
+            UserError: The batch size is not a whole number from 1.
+        """
+        if not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+            raise UserError(
+                f"distiller.batch_size is {self.batch_size}", "it must be a whole number from 1"
+            )
+        for history in histories:
+            yield self._of_user(history, Voice(seed, history.user_id))
+
+    def _of_user(self, history: History, voice: Voice) -> UserMemories:
+        taste = Taste()
+        snapshots, interactions = [], []
+        rated = list(rated_movies(history.rows))
+        for start in range(0, len(rated), self.batch_size):
+            for turn, movie in enumerate(rated[start : start + self.batch_size], start):
+                interactions.append(write_interaction(movie, taste, voice, turn))
+                taste.add(movie)
+            snapshots.append(write_profile(taste, voice))
+        return UserMemories(history.user_id, snapshots[-1], snapshots, interactions)

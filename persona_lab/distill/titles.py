@@ -1,0 +1,197 @@
+"""Movie titles in, the sentences of a text that name them out. Pure.
+
+The title check of decisions 4 and 4b: a profile must not name a movie of the user's history, and
+an enriched interaction no other movie than its own, or a training row's prompt could tell the
+rating that it asks for. Titles are compared whole and with their capitals. A title of a single
+common word ("Heat") counts only in quotes or beside its year.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self
+
+import pandas as pd
+
+_ARTICLES = "The|An|A|Les|Le|La|L'|El|Los|Las|Il|Der|Die|Das|Det|Den|Une|Un"
+# "Big Lebowski, The", as catalogues sort it; "L'" stands without a space.
+_INVERTED = re.compile(rf"^(?P<rest>.+), (?P<article>{_ARTICLES})$")
+_UPRIGHT = re.compile(rf"^(?P<article>(?:{_ARTICLES}))(?:(?<=')| )(?P<rest>\S.*)$")
+_ALTERNATIVE = re.compile(r"\s+\((?:a\.?k\.?a\.?\s+)?([^()]+)\)")
+_COMMON_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+_WORD = re.compile(r"[^\W_]+")
+_YEAR = re.compile(r"\s?[(\[,]?\s?([0-9]{4})\b")
+_QUOTES = "\"'“”«»*_"
+_SENTENCE_END = re.compile(
+    r"\s*\n\s*|(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b(?:Mr|Ms|Dr|St|Jr|vs)\.)(?<!\bMrs\.)"
+    r"(?P<closing>[\"'”)\]]*)\s+(?=[\"'“*_]?[A-Z0-9])"
+)
+
+
+class Mention(NamedTuple):
+    """Where a text names a movie.
+
+    Attributes:
+        start: Index of its first character.
+        stop: Index after its last.
+        items: Ids of the movies it may mean: several share a title.
+    """
+
+    start: int
+    stop: int
+    items: frozenset[int]
+
+
+class _Alias(NamedTuple):
+    text: str
+    common: bool
+    years: dict[int, int | None]  # by item
+
+
+@dataclass(frozen=True)
+class Titles:
+    """The titles of a catalogue, ready to be looked for.
+
+    Attributes:
+        by_word: Ways to write the titles, by the word of theirs that the fewest titles have.
+    """
+
+    by_word: dict[str, list[_Alias]] = field(repr=False)
+
+    @classmethod
+    def of(cls, movies: pd.DataFrame) -> Self:
+        """Prepare the catalogue: item_id, title, year."""
+        years: dict[str, dict[int, int | None]] = defaultdict(dict)
+        for item, title, year in zip(
+            movies["item_id"].tolist(), movies["title"], movies["year"].tolist(), strict=True
+        ):
+            for alias in aliases(title):
+                years[alias][item] = None if pd.isna(year) else int(year)
+        words = {text: _WORD.findall(text) for text in years}
+        uses = Counter(word for found in words.values() for word in set(found))
+        by_word: dict[str, list[_Alias]] = defaultdict(list)
+        for text, found in words.items():
+            # A title without a letter or digit cannot be told from punctuation.
+            if found:
+                rarest = min(found, key=lambda word: (not word[0].isupper(), uses[word]))
+                common = _COMMON_WORD.fullmatch(text) is not None
+                by_word[rarest].append(_Alias(text, common, years[text]))
+        return cls(dict(by_word))
+
+    def mentions(self, text: str) -> list[Mention]:
+        """Movies that a text names, in order; of overlapping titles the first and longest."""
+        text = _straight(text)
+        candidates = [
+            mention
+            for word in self.by_word.keys() & set(_WORD.findall(text))
+            for alias in self.by_word[word]
+            for mention in _occurrences(alias, text)
+        ]
+        found: list[Mention] = []
+        for mention in sorted(candidates, key=lambda each: (each.start, -each.stop)):
+            if not found or mention.start >= found[-1].stop:
+                found.append(mention)
+        return found
+
+    def drop_sentences(
+        self, text: str, history: Collection[int], own: int | None = None
+    ) -> tuple[str, int]:
+        """Leave out the sentences that name a movie of the history other than the text's own.
+
+        Args:
+            text: Any text.
+            history: Item ids of the user's history.
+            own: The movie that the text is about, if any.
+
+        Returns:
+            The text without these sentences, and their number.
+        """
+        dropped = 0
+        while True:
+            mentions = self.mentions(text)
+            named = [
+                mention.start
+                for mention in mentions
+                if own not in mention.items and not mention.items.isdisjoint(history)
+            ]
+            if not named:
+                return text, dropped
+            spans = _sentences(text, mentions)
+            kept = [
+                text[start:stop]
+                for start, stop in spans
+                if not any(start <= place < stop for place in named)
+            ]
+            dropped += len(spans) - len(kept)
+            text = " ".join(kept)
+
+
+def natural_title(title: str) -> str:
+    """A title as it is said: "Seventh Seal, The (Sjunde inseglet, Det)" is "The Seventh Seal"."""
+    return _upright(_ALTERNATIVE.sub("", title).strip() or title)
+
+
+def aliases(title: str) -> set[str]:
+    """Ways to write a title: with its other name or one of both, its article first or last."""
+    title = _straight(title).strip()
+    names = {title, _ALTERNATIVE.sub("", title).strip(), *_ALTERNATIVE.findall(title)} - {""}
+    upright = {_upright(name) for name in names}
+    inverted = {
+        f"{match['rest']}, {match['article']}"
+        for name in upright
+        if (match := _UPRIGHT.match(name))
+    }
+    return names | upright | inverted
+
+
+def _straight(text: str) -> str:
+    # One character for one, so that places in the text stay.
+    return text.replace("‘", "'").replace("’", "'")
+
+
+def _upright(title: str) -> str:
+    if not (match := _INVERTED.match(title)):
+        return title
+    joint = "" if match["article"].endswith("'") else " "
+    return f"{match['article']}{joint}{match['rest']}"
+
+
+def _occurrences(alias: _Alias, text: str) -> Iterator[Mention]:
+    start = text.find(alias.text)
+    while start >= 0:
+        stop = start + len(alias.text)
+        if mention := _mention(alias, text, start, stop):
+            yield mention
+        start = text.find(alias.text, stop)
+
+
+def _mention(alias: _Alias, text: str, start: int, stop: int) -> Mention | None:
+    within_word = (alias.text[0].isalnum() and text[start - 1 : start].isalnum()) or (
+        alias.text[-1].isalnum() and text[stop : stop + 1].isalnum()
+    )
+    if within_word:
+        return None
+    beside = _YEAR.match(text, stop)
+    of_year = frozenset(
+        item for item, year in alias.years.items() if beside and year == int(beside.group(1))
+    )
+    if alias.common and not (of_year or _quoted(text, start, stop)):
+        return None
+    return Mention(start, stop, of_year or frozenset(alias.years))
+
+
+def _quoted(text: str, start: int, stop: int) -> bool:
+    before = text[start - 1 : start]
+    after = text[stop : stop + 2].lstrip(",.!?")[:1]
+    return bool(before and after) and before in _QUOTES and after in _QUOTES
+
+
+def _sentences(text: str, mentions: list[Mention]) -> list[tuple[int, int]]:
+    """Start and stop of each sentence; a full stop inside a title ends none."""
+    spans, start = [], 0
+    for end in _SENTENCE_END.finditer(text):
+        if not any(mention.start < end.end() < mention.stop for mention in mentions):
+            spans.append((start, max(end.start(), end.end("closing"))))
+            start = end.end()
+    return [*spans, (start, len(text))]

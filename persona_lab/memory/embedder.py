@@ -1,0 +1,195 @@
+"""Texts in, vectors of length 1 out. Reads disk in `load` and `fingerprint` only."""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from sklearn.feature_extraction.text import HashingVectorizer
+
+from persona_lab.assets import Assets, Source
+from persona_lab.errors import UserError
+from persona_lab.store import content_hash
+
+# n texts -> float32 of shape (n, dim), each row of length 1 (or 0 where a text says nothing).
+Encode = Callable[[Sequence[str]], np.ndarray]
+
+_SENTENCE_END = re.compile(r"[.!?]['\")\]]*\s+|\n\s*")
+_SPACE = re.compile(r"\s+")
+
+
+class Embedder(Protocol):
+    """A way from texts to vectors whose cosine tells how alike two texts are."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    def load(self, assets: Assets) -> Encode:
+        """Make the function from texts to vectors, fetching its model where that is needed."""
+        ...
+
+    def fingerprint(self, assets: Assets) -> str:
+        """Hash of all that the vectors depend on beside the fields."""
+        ...
+
+
+@dataclass(frozen=True)
+class SentenceEmbedder:
+    """A model of the sentence-transformers library, such as all-MiniLM-L6-v2.
+
+    A text longer than the model's window is split at its sentences (at words or, where a word
+    alone is too long, inside it); its vector is the average of the parts', weighted by their
+    tokens. So every word counts.
+
+    Attributes:
+        name: What reports call it.
+        source: Where the model is fetched from when no path is given.
+        path: The user's own folder with such a model; wins over `source`.
+        batch_size: Texts that go through the model at once.
+    """
+
+    name: str = field(metadata={"key": False})
+    source: Source | None = field(default=None, metadata={"key": False})
+    path: str | None = field(default=None, metadata={"key": False})
+    batch_size: int = field(default=32, metadata={"key": False})
+
+    def load(self, assets: Assets) -> Encode:
+        """Load the model (see `Embedder`); on a GPU where there is one.
+
+        Raises:
+            UserError: There is no such folder, or no model in it.
+        """
+        folder = self._folder(assets)
+        # Imported here: it takes seconds, and runs that find their vectors stored never need it.
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            model = SentenceTransformer(str(folder), local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"embedder {self.name}: no sentence-transformers model in {folder}: "
+                f"{' '.join(str(error).split())}",
+                "set embedder.path to a folder that SentenceTransformer.save wrote",
+            ) from error
+        tokenizer = model.tokenizer
+        window = model.max_seq_length
+        room = sys.maxsize if window is None else window - tokenizer.num_special_tokens_to_add()
+
+        def count(texts: Sequence[str]) -> list[int]:
+            tokens = tokenizer(
+                list(texts), add_special_tokens=False, truncation=False, verbose=False
+            )
+            return [len(ids) for ids in tokens["input_ids"]]
+
+        def encode(texts: Sequence[str]) -> np.ndarray:
+            parts = split_texts(texts, count, room)
+            encoded = model.encode(
+                [part for part, _, _ in parts],
+                batch_size=self.batch_size,
+                normalize_embeddings=True,
+                show_progress_bar=len(parts) > self.batch_size and sys.stderr.isatty(),
+            )
+            vectors = np.zeros((len(texts), model.get_embedding_dimension() or 0))
+            for (_, owner, tokens), vector in zip(parts, np.asarray(encoded), strict=True):
+                vectors[owner] += max(tokens, 1) * vector
+            length = np.linalg.norm(vectors, axis=1, keepdims=True)
+            return (vectors / np.maximum(length, 1e-12)).astype(np.float32)
+
+        return encode
+
+    def fingerprint(self, assets: Assets) -> str:
+        """Hash of the model's files."""
+        return content_hash(self._folder(assets))
+
+    def _folder(self, assets: Assets) -> Path:
+        if self.path is not None:
+            folder = Path(self.path).expanduser()
+            if not folder.is_dir():
+                raise UserError(
+                    f"embedder.path {self.path} is not a folder",
+                    "set embedder.path to the folder of a sentence-transformers model",
+                )
+            return folder
+        if self.source is None:
+            raise UserError(
+                f"embedder {self.name} has neither a path nor a source",
+                "set embedder.path to the folder of a sentence-transformers model",
+            )
+        return assets.fetch(self.source)
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """Words counted in hashed columns: no model, no meaning, very fast; for tests and scale.
+
+    Attributes:
+        name: What reports call it.
+        dim: Number of columns.
+    """
+
+    name: str = field(metadata={"key": False})
+    dim: int = 256
+
+    def load(self, assets: Assets) -> Encode:
+        """Make the function; nothing is loaded (see `Embedder`)."""
+        if self.dim < 1:
+            raise UserError(f"embedder.dim is {self.dim}", "it must be a whole number from 1")
+        vectorizer = HashingVectorizer(n_features=self.dim)
+
+        def encode(texts: Sequence[str]) -> np.ndarray:
+            if not texts:
+                return np.zeros((0, self.dim), dtype=np.float32)
+            counts: Any = vectorizer.transform(texts)
+            return counts.toarray().astype(np.float32)
+
+        return encode
+
+    def fingerprint(self, assets: Assets) -> str:
+        """A constant."""
+        return "hashed"
+
+
+def split_texts(
+    texts: Sequence[str], count: Callable[[Sequence[str]], list[int]], room: int
+) -> list[tuple[str, int, int]]:
+    """Split the texts that are too long until every part has at most `room` tokens.
+
+    A text is halved at the end of a sentence, else between words, else inside a word, always at
+    the place nearest to its middle; so no part is a short remainder without context.
+
+    Args:
+        texts: Any texts.
+        count: Numbers of tokens of texts.
+        room: Most tokens of a part, at least what a single character takes.
+
+    Returns:
+        Parts in order, each with the index of its text and its number of tokens.
+    """
+    parts: list[tuple[str, int, int]] = []
+    sizes = count(texts) if texts else []
+    # The part that comes next is at the end.
+    pending = list(zip(texts, range(len(texts)), sizes, strict=True))[::-1]
+    while pending:
+        text, owner, size = pending.pop()
+        if size <= room:
+            parts.append((text, owner, size))
+            continue
+        text = text.strip()
+        assert len(text) > 1, f"one character takes {size} tokens, more than {room}"
+        cut = _cut(text)
+        halves = [text[cut:].strip(), text[:cut].strip()]
+        pending += zip(halves, (owner, owner), count(halves), strict=True)
+    return parts
+
+
+def _cut(text: str) -> int:
+    """Index at which a text of two or more characters without outer space is halved."""
+    for boundary in (_SENTENCE_END, _SPACE):
+        if cuts := [found.end() for found in boundary.finditer(text)]:
+            return min(cuts, key=lambda cut: abs(2 * cut - len(text)))
+    return len(text) // 2

@@ -1,0 +1,125 @@
+"""Memories and movies in, their vectors out, as a stage's output.
+
+Pure, but for `Vectors.save` and `Vectors.load`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load_file, save_file
+
+from persona_lab.data import Split
+from persona_lab.distill import Memories
+from persona_lab.memory.embedder import Encode
+
+_FILE = "vectors.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Vectors of length 1, float32.
+
+    Attributes:
+        user_ids: The selected users, in the order of `Split.users`; int64 of shape (n_users,).
+        profiles: Of their profiles, of shape (n_users, dim).
+        item_ids: All movies, in the order of `Split.movies`; int64 of shape (n_items,).
+        items: Of their item texts, of shape (n_items, dim).
+        interactions: Of the enriched interactions, in the order of `Memories.interactions`, of
+            shape (n_interactions, dim); None where nothing asks for them.
+    """
+
+    STAGE: ClassVar[str] = "vectors"
+    VERSION: ClassVar[int] = 1
+
+    user_ids: np.ndarray
+    profiles: np.ndarray
+    item_ids: np.ndarray
+    items: np.ndarray
+    interactions: np.ndarray | None
+
+    def profile_of(self, user_id: int) -> np.ndarray:
+        """Vector of a user's profile, of shape (dim,); KeyError where there is no such user."""
+        return self.profiles[self._user_rows.get_loc(user_id)]
+
+    def items_of(self, item_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Vectors of movies, of shape (n, dim); KeyError where there is no such movie."""
+        rows = self._item_rows.get_indexer(pd.Index(item_ids))
+        if (rows < 0).any():
+            raise KeyError(f"no vector of movie {np.asarray(item_ids)[rows < 0][0]}")
+        return self.items[rows]
+
+    @cached_property
+    def _user_rows(self) -> pd.Index:
+        return pd.Index(self.user_ids)
+
+    @cached_property
+    def _item_rows(self) -> pd.Index:
+        return pd.Index(self.item_ids)
+
+    def save(self, folder: Path) -> None:
+        """Write one safetensors file."""
+        tensors = {
+            "user_ids": self.user_ids,
+            "profiles": self.profiles,
+            "item_ids": self.item_ids,
+            "items": self.items,
+        }
+        if self.interactions is not None:
+            tensors["interactions"] = self.interactions
+        save_file(
+            {name: np.ascontiguousarray(each) for name, each in tensors.items()}, folder / _FILE
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        return cls(**{"interactions": None, **load_file(folder / _FILE)})
+
+
+def embed(encode: Encode, memories: Memories, split: Split, *, enriched: bool) -> Vectors:
+    """Embed the users' profiles, all movies and, where asked, the enriched interactions.
+
+    Profiles are embedded without the traits: these are few fixed texts, the same for a third of
+    the users, and would outweigh what a profile says. A text that occurs twice is embedded once.
+
+    Args:
+        encode: From an `Embedder`.
+        memories: Profiles and enriched interactions.
+        split: The selected users and all movies.
+        enriched: Whether `Vectors.interactions` is needed: by every `Memory.key` but "item".
+    """
+    profiles = memories.profiles.set_index("user_id")["profile"]
+    texts = {
+        "profiles": profiles.loc[split.users["user_id"]].tolist(),
+        "items": [item_text(movie) for movie in split.movies.to_dict("records")],
+        "interactions": memories.interactions["text"].tolist() if enriched else [],
+    }
+    distinct = dict.fromkeys(chain.from_iterable(texts.values()))
+    rows = {text: row for row, text in enumerate(distinct)}
+    encoded = encode(list(rows))
+    vectors = {name: encoded[[rows[text] for text in each]] for name, each in texts.items() if each}
+    return Vectors(
+        user_ids=split.users["user_id"].to_numpy(),
+        profiles=vectors["profiles"],
+        item_ids=split.movies["item_id"].to_numpy(),
+        items=vectors["items"],
+        interactions=vectors.get("interactions"),
+    )
+
+
+def item_text(movie: Mapping[Any, Any]) -> str:
+    """What a movie is about, for comparison with others: all but its average rating (decision 9).
+
+    Args:
+        movie: title, year (may be missing), genres ("Comedy|Crime"), summary and cast.
+    """
+    year = "" if pd.isna(movie["year"]) else f" ({movie['year']})"
+    cast = movie["cast"] and f"Cast: {movie['cast']}"
+    parts = [f"{movie['title']}{year}", movie["genres"].replace("|", ", "), movie["summary"], cast]
+    return " ".join(part if part[-1] in ".!?" else f"{part}." for part in parts if part)

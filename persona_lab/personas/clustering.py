@@ -1,0 +1,203 @@
+"""Vectors of users' profiles in, personas out (paper, section 3.3). Pure.
+
+With the same vectors and seed the personas are the same, whatever the number of threads.
+"""
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import silhouette_score
+from sklearn.preprocessing import normalize
+from threadpoolctl import threadpool_limits
+
+from persona_lab.errors import UserError
+from persona_lab.personas.personas import Personas
+
+
+class Clustering(Protocol):
+    """A way to group users."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
+        """Group the users.
+
+        Args:
+            features: Vectors of their profiles, of shape (n_users, dim).
+            users: user_id and what is known of each user, in the same order.
+            seed: Of all that is random.
+
+        Raises:
+            UserError: The users cannot be grouped as the fields ask.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class KMeansPersonas:
+    """A given number of personas, by k-means++ on vectors of length 1 (decision 24).
+
+    Attributes:
+        name: What reports call it.
+        n_personas: Number of personas K.
+        n_init: Starts, of which the one with the smallest inertia is taken.
+        curve_max: The curve of inertia and silhouette goes from 1 to this K or, where it is
+            larger, to n_personas; never beyond the number of distinct profiles.
+    """
+
+    name: str = field(metadata={"key": False})
+    n_personas: int = 4
+    n_init: int = 10
+    curve_max: int = 10
+
+    def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
+        """Group the users (see `Clustering`)."""
+        vectors = _unit(features, users)
+        distinct = _n_distinct(vectors)
+        if not 1 <= self.n_personas <= distinct:
+            raise UserError(
+                f"personas.n_personas is {self.n_personas}, and the {len(users)} users have "
+                f"{distinct} distinct profiles",
+                f"set personas.n_personas to 1 to {distinct}, or raise data.n_users",
+            )
+        ks = range(1, min(max(self.curve_max, self.n_personas), distinct) + 1)
+        return _personas(_fits(vectors, ks, self.n_init, seed), self.n_personas, vectors, users)
+
+
+@dataclass(frozen=True)
+class ElbowPersonas:
+    """As many personas as the elbow of the inertia curve says (decision 24).
+
+    The elbow is the K whose point lies farthest below the line from the curve's first to its last
+    point, both axes scaled to 0 to 1 ("Kneedle", Satopaa et al. 2011). It is neither the first
+    nor the last K, so a group of alike users is split all the same.
+
+    Attributes:
+        name: What reports call it.
+        max_personas: Last K of the curve; never beyond the number of distinct profiles.
+        n_init: Starts, of which the one with the smallest inertia is taken.
+    """
+
+    name: str = field(metadata={"key": False})
+    max_personas: int = 10
+    n_init: int = 10
+
+    def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
+        """Group the users (see `Clustering`)."""
+        vectors = _unit(features, users)
+        distinct = _n_distinct(vectors)
+        last = min(self.max_personas, distinct)
+        if last < 3:
+            raise UserError(
+                f"an elbow needs 3 or more points; personas.max_personas is {self.max_personas}, "
+                f"and the {len(users)} users have {distinct} distinct profiles",
+                "choose personas=kmeans with personas.n_personas, or raise data.n_users",
+            )
+        fits = _fits(vectors, range(1, last + 1), self.n_init, seed)
+        k = elbow([fit.inertia for fit in fits])
+        return _personas(fits, k, vectors, users)
+
+
+@dataclass(frozen=True)
+class Demographics:
+    """One persona per value of what is known of the users; unknown ("") is a value like others.
+
+    Attributes:
+        name: What reports call it.
+        column: A column of the users, such as gender.
+    """
+
+    name: str = field(metadata={"key": False})
+    column: str
+
+    def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
+        """Group the users by the column's values (see `Clustering`)."""
+        if self.column == "user_id" or self.column not in users:
+            known = ", ".join(map(str, users.columns.drop("user_id")))
+            raise UserError(
+                f"personas.column is {self.column}, which the users of the data do not have",
+                f"set personas.column to one of {known}" if known else "choose personas=kmeans",
+            )
+        curve = pd.DataFrame({"k": [0], "inertia": [0.0], "silhouette": [0.0]}).head(0)
+        vectors = _unit(features, users)
+        groups = users[self.column].to_numpy()
+        return Personas.of_groups(groups, vectors, users["user_id"].to_numpy(), curve)
+
+
+def elbow(inertias: Iterable[float]) -> int:
+    """The K at the elbow of a curve that begins at K = 1 and has 3 or more points.
+
+    Returns:
+        The smallest K, neither first nor last, whose distance below the chord is largest.
+    """
+    curve = np.array(list(inertias))
+    drop = curve[0] - curve[-1]
+    height = (curve - curve[-1]) / (drop if drop > 0 else 1)
+    # The chord falls from 1 to 0; the distance to it is this difference over the root of 2.
+    below = np.linspace(1, 0, len(curve)) - height
+    return int(np.argmax(below[1:-1])) + 2
+
+
+def _unit(features: np.ndarray, users: pd.DataFrame) -> np.ndarray:
+    assert len(features) == len(users), "one vector per user"
+    return np.asarray(normalize(features.astype(np.float64)))
+
+
+def _n_distinct(vectors: np.ndarray) -> int:
+    return len(np.unique(vectors, axis=0))
+
+
+class _Fit(NamedTuple):
+    labels: np.ndarray
+    inertia: float
+    silhouette: float
+
+
+def _fits(vectors: np.ndarray, ks: Iterable[int], n_init: int, seed: int) -> list[_Fit]:
+    """One k-means for each K."""
+    if n_init < 1:
+        raise UserError(f"personas.n_init is {n_init}", "it must be a whole number from 1")
+    fits = []
+    # Threads add up in any order, so that sums differ in their last digits.
+    with threadpool_limits(1), warnings.catch_warnings():
+        # An empty cluster is only a warning to scikit-learn; _personas looks for it.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for k in ks:
+            kmeans = KMeans(k, init="k-means++", n_init=n_init, random_state=seed)  # pyright: ignore[reportArgumentType]
+            labels = kmeans.fit_predict(vectors)
+            fits.append(_Fit(labels, float(kmeans.inertia_ or 0), _silhouette(vectors, labels)))
+    return fits
+
+
+def _silhouette(vectors: np.ndarray, labels: np.ndarray) -> float:
+    """Mean silhouette; NaN for one group, or where every user is one of its own."""
+    if not 1 < len(np.unique(labels)) < len(vectors):
+        return float("nan")
+    return float(silhouette_score(vectors, labels))
+
+
+def _personas(fits: list[_Fit], k: int, vectors: np.ndarray, users: pd.DataFrame) -> Personas:
+    """The personas of the fit for K = k, with the curve of all fits, from K = 1."""
+    curve = pd.DataFrame(
+        {
+            "k": range(1, len(fits) + 1),
+            "inertia": [fit.inertia for fit in fits],
+            "silhouette": [fit.silhouette for fit in fits],
+        }
+    )
+    labels = fits[k - 1].labels
+    if (found := len(np.unique(labels))) < k:
+        raise UserError(
+            f"k-means found {found} personas, not {k}: {k - found} have no user",
+            f"set personas.n_personas to at most {found}, or take another seed",
+        )
+    return Personas.of_groups(labels, vectors, users["user_id"].to_numpy(), curve)
