@@ -132,7 +132,7 @@ class _Writer:
             )
             yield f"{self.voice.pick('opening', options)}."
             offers = listed([offer(name) for name in liked])
-            options = (f"Give me {offers}", f"I look for {offers}", f"I never tire of {offers}")
+            options = (f"Give me {offers}", f"I look for {offers}", f"I hope for {offers}")
             yield f"{self.voice.pick('offers', options)}."
         else:
             yield f"I am {rater} without a clear favourite among the genres."
@@ -173,7 +173,7 @@ class _Writer:
             if group.name not in told
         ][:4]
         if rest:
-            yield f"{'For other genres' if told else 'By genre'} my averages are {listed(rest)}."
+            yield f"{'Otherwise' if told else 'By genre'} I average {listed(rest)}."
 
     def combinations(self) -> Iterator[str]:
         """Pairs of genres rated higher, or lower, than either genre."""

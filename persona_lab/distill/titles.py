@@ -7,6 +7,7 @@ common word ("Heat") counts only in quotes or beside its year.
 """
 
 import re
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -118,13 +119,12 @@ class Titles:
             if not named:
                 return text, dropped
             spans = _sentences(text, mentions)
-            kept = [
-                text[start:stop]
-                for start, stop in spans
-                if not any(start <= place < stop for place in named)
-            ]
-            dropped += len(spans) - len(kept)
-            text = " ".join(kept)
+            starts = [start for start, _ in spans]
+            naming = {bisect_right(starts, place) - 1 for place in named}
+            dropped += len(naming)
+            text = " ".join(
+                text[start:stop] for n, (start, stop) in enumerate(spans) if n not in naming
+            )
 
 
 def natural_title(title: str) -> str:

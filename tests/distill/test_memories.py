@@ -1,0 +1,193 @@
+"""The stage: complete, aligned, checked for titles, and read back as it was written."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from persona_lab.data import Data, MovieLens1M, NoMovieInfo, Protocol, Ratings, Split
+from persona_lab.distill import History, Memories, Statistical, UserMemories, distil, traits
+from persona_lab.distill.histories import Scope
+from persona_lab.distill.titles import Titles
+from persona_lab.errors import UserError
+
+Toy = tuple[Ratings, Split]
+
+
+@dataclass(frozen=True)
+class Gossip:
+    """Names the first movie of the history in every text; leaves out what it is told to."""
+
+    batch_size: int = 10
+    scope: Scope = "training"
+    leaves_out: str = ""
+
+    def distill(self, histories: Iterable[History], seed: int) -> Iterator[UserMemories]:
+        for history in histories:
+            if self.leaves_out == "user":
+                continue
+            first = f"{history.rows['title'].iloc[0]} ({history.rows['year'].iloc[0]})"
+            texts = [
+                f"It is no {first}. I rated {title} ({year}) as {rating} because I like it."
+                for title, year, rating in zip(
+                    *(history.rows[name] for name in ("title", "year", "rating")), strict=True
+                )
+            ]
+            texts[1] = f"I rated it as {history.rows['rating'].iloc[1]}, below {first}."
+            batches = -(-len(texts) // self.batch_size)
+            yield UserMemories(
+                history.user_id,
+                f"I love {first}. I am easy to please.",
+                [f"I love {first}."] * batches,
+                texts[:-1] if self.leaves_out == "row" else texts,
+                {"asked_again": 1},
+            )
+
+
+def test_all_users_and_training_rows_are_there(toy: Toy, strict: Protocol) -> None:
+    ratings, split = toy
+    memories = distil(Statistical(batch_size=7), split, ratings, strict, seed=0)
+    assert memories.profiles["user_id"].tolist() == split.users["user_id"].tolist()
+    columns = ["user_id", "item_id", "rating", "timestamp", "position"]
+    pd.testing.assert_frame_equal(memories.interactions[columns], split.train[columns])
+    assert (memories.interactions["batch"] == memories.interactions["position"] // 7).all()
+    last = memories.snapshots.groupby("user_id").last()
+    assert last["profile"].tolist() == memories.profiles["profile"].tolist()
+    by_user = memories.interactions.groupby("user_id")["batch"].max()
+    assert last["batch"].tolist() == by_user.tolist()
+
+
+def test_texts_belong_to_their_rows(toy: Toy, strict: Protocol) -> None:
+    ratings, split = toy
+    memories = distil(Statistical(), split, ratings, strict, seed=0)
+    rows = memories.interactions.merge(split.movies, on="item_id")
+    for title, year, rating, text in zip(
+        rows["title"], rows["year"], rows["rating"], rows["text"], strict=True
+    ):
+        assert text.startswith(f"I rated {title} ({year}) as {rating} because ")
+
+
+def test_the_statistical_distiller_passes_the_title_check(toy: Toy, strict: Protocol) -> None:
+    ratings, split = toy
+    checked = distil(Statistical(), split, ratings, strict, seed=0)
+    written = distil(Statistical(), split, ratings, replace(strict, title_check=False), seed=0)
+    assert checked.counts["profile_sentences_dropped"] == 0
+    assert checked.counts["interaction_sentences_dropped"] == 0
+    pd.testing.assert_frame_equal(checked.interactions, written.interactions)
+    titles = Titles.of(split.movies)
+    assert not any(titles.mentions(text) for text in checked.profiles["profile"])
+
+
+def test_title_check_of_a_distiller_that_gossips(toy: Toy, strict: Protocol) -> None:
+    ratings, split = toy
+    memories = distil(Gossip(), split, ratings, strict, seed=0)
+    users, rows = len(memories.profiles), len(memories.interactions)
+    assert (memories.profiles["profile"] == "I am easy to please.").all()
+    plain = memories.snapshots.merge(
+        memories.interactions.groupby("user_id").size().rename("n"), on="user_id"
+    )
+    assert (plain["profile"] == "I have rated " + plain["n"].astype(str) + " movies.").all()
+    texts = memories.interactions.merge(split.movies, on="item_id")
+    for position, title, year, rating, text in zip(
+        *(texts[name] for name in ("position", "title", "year", "rating", "text")), strict=True
+    ):
+        said = f"I rated {title} ({year}) as {rating}"
+        own = f"It is no {title} ({year}). " if position == 0 else ""
+        assert text == (f"{said}." if position == 1 else f"{own}{said} because I like it.")
+    # The snapshots of a user are one and the same text.
+    assert memories.counts["profile_sentences_dropped"] == 2 * users
+    assert memories.counts["profiles_replaced"] == users
+    assert memories.counts["interaction_sentences_dropped"] == rows - users
+    assert memories.counts["verdicts_restored"] == users
+    assert memories.counts["asked_again"] == users
+
+
+def test_without_title_check_texts_stay_as_written(toy: Toy, strict: Protocol) -> None:
+    ratings, split = toy
+    memories = distil(Gossip(), split, ratings, replace(strict, title_check=False), seed=0)
+    assert memories.profiles["profile"].str.startswith("I love ").all()
+    assert "profile_sentences_dropped" not in memories.counts
+
+
+def test_counts_are_of_words_as_they_stand(toy: Toy, strict: Protocol) -> None:
+    ratings, split = toy
+    counts = distil(Gossip(), split, ratings, strict, seed=0).counts
+    assert counts["users"] == 3
+    assert counts["rows"] == len(split.train)
+    assert counts["profile_words_mean"] == counts["profile_words_max"] == 5
+    assert counts["interaction_words_max"] > counts["interaction_words_mean"] > 5
+
+
+def test_traits_follow_the_protocol(toy: Toy, strict: Protocol) -> None:
+    ratings, split = toy
+    users = split.users["user_id"]
+    measured = {"training": split.training_rows(ratings.frame), "all": ratings.frame}
+    found = {}
+    for name, rows in measured.items():
+        protocol = replace(strict, traits=name)
+        profiles = distil(Statistical(), split, ratings, protocol, seed=0).profiles
+        found[name] = profiles.drop(columns="profile")
+        pd.testing.assert_frame_equal(found[name], traits(rows, ratings.movies, users))
+    assert not found["training"].equals(found["all"])
+
+
+def test_scope_all_shows_the_leak(toy: Toy, strict: Protocol) -> None:
+    ratings, split = toy
+    honest = distil(Statistical(), split, ratings, strict, seed=0)
+    leaking = distil(Statistical(scope="all"), split, ratings, strict, seed=0)
+    assert (leaking.profiles["profile"] != honest.profiles["profile"]).all()
+    n = ratings.frame.groupby("user_id").size()
+    for user_id, profile in zip(
+        leaking.profiles["user_id"], leaking.profiles["profile"], strict=True
+    ):
+        assert f"Over {n[user_id]} movies" in profile
+    # The bank is the training rows, and texts on them know nothing later.
+    pd.testing.assert_frame_equal(leaking.interactions, honest.interactions)
+
+
+def test_a_mean_of_no_ratings_is_not_compared_with(toy: Toy, strict: Protocol) -> None:
+    ratings, split = toy
+    unknown = replace(split, movies=split.movies.assign(mean_known=False))
+    memories = distil(Statistical(), unknown, ratings, strict, seed=0)
+    assert not memories.profiles["profile"].str.contains("that others give").any()
+    assert not memories.interactions["text"].str.contains("others").any()
+
+
+@pytest.mark.parametrize("leaves_out", ["user", "row"])
+def test_an_incomplete_distiller_is_refused(toy: Toy, strict: Protocol, leaves_out: str) -> None:
+    ratings, split = toy
+    with pytest.raises(ValueError, match="Gossip must give user"):
+        distil(Gossip(leaves_out=leaves_out), split, ratings, strict, seed=0)
+
+
+def test_an_unknown_scope_is_refused(toy: Toy, strict: Protocol) -> None:
+    ratings, split = toy
+    with pytest.raises(UserError, match=r"distiller\.scope is test .*training, all"):
+        distil(Statistical(scope="test"), split, ratings, strict, seed=0)  # type: ignore[arg-type]
+
+
+def test_save_and_load(toy: Toy, strict: Protocol, tmp_path: Path) -> None:
+    ratings, split = toy
+    memories = distil(Statistical(), split, ratings, strict, seed=0)
+    memories.save(tmp_path)
+    read = Memories.load(tmp_path)
+    for name in ("profiles", "snapshots", "interactions"):
+        pd.testing.assert_frame_equal(getattr(read, name), getattr(memories, name))
+    assert read.counts == memories.counts
+
+
+@pytest.mark.skipif("PERSONA_LAB_TEST_DATA" not in os.environ, reason="PERSONA_LAB_TEST_DATA")
+def test_real_users(strict: Protocol) -> None:
+    path = Path(os.environ["PERSONA_LAB_TEST_DATA"]) / "ml-1m.zip"
+    data = Data("ml_1m", MovieLens1M(), path=str(path), n_users=40)
+    ratings = data.reader.read(path, "error")
+    split = data.split(ratings, strict, NoMovieInfo())
+    memories = distil(Statistical(), split, ratings, strict, seed=0)
+    words = memories.profiles["profile"].map(str.split).map(len)
+    assert words.between(180, 400).all()
+    assert memories.counts["profile_sentences_dropped"] == 0
+    assert memories.counts["interaction_sentences_dropped"] == 0
+    assert memories.profiles["profile"].is_unique
