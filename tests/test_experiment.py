@@ -1,0 +1,135 @@
+"""The whole flow on synthetic ratings and a random model: what runs share, reuse and report."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+
+from persona_lab.assets import Assets
+from persona_lab.configure import CONF, build
+from persona_lab.errors import UserError
+from persona_lab.evaluation import Result
+from persona_lab.experiment import Experiment
+from persona_lab.model.engine import Tree, group, run
+from persona_lab.store import Store
+
+PROTOCOL_KEYS = {"split", "memories", "vectors", "personas", "adapters", "predictions"}
+
+
+def experiment(*overrides: str) -> Experiment:
+    with initialize_config_module(CONF, version_base="1.3"):
+        cfg = compose("config", ["experiment=smoke", *overrides])
+        return build(cfg, {}, Path.cwd()).experiment
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    cache = tmp_path_factory.mktemp("experiment")
+    return {"assets": Assets(cache), "store": Store(cache / "store")}
+
+
+@pytest.fixture(scope="module")
+def first(places: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    folder = tmp_path_factory.mktemp("first")
+    return folder, experiment().run(**places, folder=folder)
+
+
+def test_a_run_writes_its_result_and_predictions(first: tuple[Path, Result]) -> None:
+    folder, result = first
+    assert Result.load(folder) == result
+    frame = pd.read_parquet(folder / "predictions.parquet")
+    assert result.n_test == len(frame) == 32
+    assert set(result.keys) >= PROTOCOL_KEYS
+    digits = frame[[f"p{n}" for n in range(1, 6)]]
+    assert digits.sum(axis=1).to_numpy() == pytest.approx(1)
+    expected = digits.to_numpy() @ [1, 2, 3, 4, 5]
+    assert frame["expected_rating"].to_numpy() == pytest.approx(expected)
+    assert frame["digit_mass"].between(0, 1).all()
+
+
+def test_a_second_run_reuses_all_and_gives_the_same(
+    first: tuple[Path, Result], places: dict[str, Any], tmp_path: Path
+) -> None:
+    _, result = first
+    again = experiment().run(**places, folder=tmp_path)
+    assert again.reused
+    assert not result.reused
+    assert dataclasses.replace(again, reused=False) == result
+
+
+def test_rows_share_what_does_not_depend_on_the_model(
+    first: tuple[Path, Result], places: dict[str, Any], tmp_path: Path
+) -> None:
+    _, result = first
+    other = experiment("adapter=none", "memory=ms").run(**places, folder=tmp_path)
+    shared = {"split", "memories", "vectors", "personas", "baselines"}
+    assert {key for key in result.keys if result.keys[key] == other.keys[key]} == shared
+    assert (other.row.id, result.row.id) == ("r3", "r10")
+
+
+def test_rerun_trains_again_and_agrees(
+    first: tuple[Path, Result], places: dict[str, Any], tmp_path: Path
+) -> None:
+    folder, _ = first
+    again = experiment().run(**places, folder=tmp_path, rerun=True)
+    assert not again.reused
+    one, two = (pd.read_parquet(each / "predictions.parquet") for each in (folder, tmp_path))
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_each_user_is_rated_by_the_adapter_of_the_users_persona(
+    first: tuple[Path, Result], places: dict[str, Any]
+) -> None:
+    one = experiment()
+    prepared = one.prepare(**places)
+    plan = one.plan(prepared)
+    adapters = one.adapters(**places, prepared=prepared, plan=plan, folder=first[0])
+    codec = one.codec(places["assets"])
+    test = prepared.split.value.test
+    examples = one.examples(prepared, codec, test, training=False)
+    right = one.answer(places["assets"], plan, adapters, examples, first[0])
+    frame = pd.read_parquet(first[0] / "predictions.parquet")
+    expected = frame["expected_rating"].to_numpy()
+    assert [each.expected_rating for each in right] == pytest.approx(expected)
+    for name, rows in plan.rows.items():
+        personas = {prepared.personas.value.of(user) for user in rows["user_id"]}
+        assert personas == {int(name.removeprefix("persona_"))}
+
+    swapped = {**adapters, "persona_0": adapters["persona_1"], "persona_1": adapters["persona_0"]}
+    wrong = one.answer(places["assets"], plan, swapped, examples, first[0])
+    changed = {
+        plan.route[example.user_id]
+        for example, a, b in zip(examples, right, wrong, strict=True)
+        if a.expected_rating != b.expected_rating
+    }
+    assert changed == {"persona_0", "persona_1"}
+
+
+def test_the_base_is_bit_identical_after_a_run(places: dict[str, Any], tmp_path: Path) -> None:
+    one = experiment("seed=3")
+    base = one.model.load(places["assets"], torch.float32, "cpu")
+    tree = Tree([group([[3, 4, 5, 6], [3, 4, 9]], [0, 1])])
+    with torch.inference_mode():
+        before = run(base, tree)
+    one.run(**places, folder=tmp_path)
+    with torch.inference_mode():
+        assert torch.equal(run(base, tree), before)
+
+
+def test_another_users_profile_is_shown_to_the_same_adapters(
+    first: tuple[Path, Result], places: dict[str, Any], tmp_path: Path
+) -> None:
+    control = experiment("memory.test_profile=another").run(**places, folder=tmp_path)
+    _, result = first
+    assert control.keys["adapters"] == result.keys["adapters"]
+    assert control.keys["predictions"] != result.keys["predictions"]
+    assert control.metrics["rmse_expected"] != result.metrics["rmse_expected"]
+
+
+def test_more_personas_than_users_is_refused(places: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="personas.n_personas is 9"):
+        experiment("personas.n_personas=9").run(**places, folder=tmp_path)
