@@ -131,5 +131,5 @@ def test_another_users_profile_is_shown_to_the_same_adapters(
 
 
 def test_more_personas_than_users_is_refused(places: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="personas.n_personas is 9"):
+    with pytest.raises(UserError, match=r"personas\.n_personas is 9"):
         experiment("personas.n_personas=9").run(**places, folder=tmp_path)

@@ -21,6 +21,7 @@ Toy = tuple[Ratings, Split]
 class Gossip:
     """Names the first movie of the history in every text; leaves out what it is told to."""
 
+    name: str = "gossip"
     batch_size: int = 10
     scope: Scope = "training"
     leaves_out: str = ""
