@@ -54,6 +54,11 @@ class Distiller(Protocol):
     """Turns histories into memories, batch by batch (paper, section 3.2)."""
 
     @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    @property
     def batch_size(self) -> int:
         """Rows per batch (paper, appendix A: at most 10)."""
         ...
