@@ -142,12 +142,10 @@ class Bank:
             One list per row, in the order of the rows, as from `recall`.
         """
         found: list[list[Recalled]] = [[] for _ in range(len(rows))]
-        user_ids = rows["user_id"].to_numpy()
-        for user_id in np.unique(user_ids):
-            places = np.flatnonzero(user_ids == user_id)
-            block = rows.iloc[places]
+        for _, block in rows.assign(place=range(len(rows))).groupby("user_id"):
+            user_id = int(block["user_id"].iloc[0])
             recalled = self._recall_block(user_id, block["item_id"], block["position"])
-            for place, each in zip(places, recalled, strict=True):
+            for place, each in zip(block["place"], recalled, strict=True):
                 found[place] = each
         return found
 
