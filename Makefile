@@ -30,6 +30,6 @@ check: setup  ## Lint, format, types, and which room imports which
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 
-.PHONY: benchmark
-benchmark: setup  ## Time the shared-prefix engine
-	$(BIN)/python experiments/benchmark/run.py
+.PHONY: docs
+docs: setup  ## Write docs/configuration.md again
+	$(BIN)/python docs/configuration.py

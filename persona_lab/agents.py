@@ -75,11 +75,12 @@ class Agents(Mapping[int, "UserAgent"]):
         answers = self.experiment.answer(
             self.assets, self.plan, self.adapters, examples, self.folder
         )
-        return rows.assign(
-            rating=[answer.prediction for answer in answers],
-            expected_rating=[answer.expected_rating for answer in answers],
-            response=[answer.text for answer in answers],
-        )
+        given = {
+            "rating": [answer.prediction for answer in answers],
+            "expected_rating": [answer.expected_rating for answer in answers],
+            "response": [answer.text for answer in answers],
+        }
+        return pd.concat([rows.reset_index(drop=True), pd.DataFrame(given)], axis=1)
 
     def item_id(self, movie: Movie) -> int:
         """The id of a movie given by id or title.

@@ -144,13 +144,13 @@ class SingleMin:
         """
         sets = persona_rows(rows, personas, self.rows_per_user, self.max_rows, seed)
         sizes = [len(part) for part in sets.values() if len(part) or self.on_empty == "error"]
-        if not min(sizes):
+        if not min(sizes, default=1):
             raise UserError(
                 "the smallest persona has no training rows, so single_min has none",
                 "lower personas.n_personas, or leave it out: adapter.on_empty=base",
             )
-        largest = take_share(pd.concat(sets.values()), max(sizes))
-        return _single(take_share(largest, min(sizes)), personas)
+        largest = take_share(pd.concat(sets.values()), max(sizes, default=0))
+        return _single(take_share(largest, min(sizes, default=0)), personas)
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,8 @@ class SingleFull:
 
 
 def _single(rows: pd.DataFrame, personas: Personas) -> Plan:
+    if rows.empty:
+        raise UserError("there are no training rows", "raise adapter.rows_per_user or max_rows")
     return Plan({"single": rows}, dict.fromkeys(personas.assignment["user_id"], "single"))
 
 
@@ -354,3 +356,19 @@ def attach(
 def weights_of(lent: PeftModel) -> dict[str, Tensor]:
     """Copies of an attached adapter's tensors by PEFT's names."""
     return {name: t.detach().clone() for name, t in get_peft_model_state_dict(lent).items()}
+
+
+def describe_size(lent: PeftModel) -> str:
+    """An adapter's trainable share and, for low rank, its rank against the smallest side.
+
+    A rank equal to that side is no longer low (decision 20).
+    """
+    trainable, everything = lent.get_nb_trainable_parameters()
+    said = f"{trainable:,} parameters to train, {trainable / everything:.1%} of all"
+    rank = getattr(lent.active_peft_config, "r", None)
+    sides = [
+        min(module.in_features, module.out_features)
+        for module in lent.modules()
+        if isinstance(module, BaseTunerLayer)
+    ]
+    return f"{said}; rank {rank} of at most {min(sides)}" if rank and sides else said

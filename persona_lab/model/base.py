@@ -5,7 +5,8 @@ loaded once per process and shared by all jobs: adapters are lent to it and take
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging as transformers_logging
 
 from persona_lab.assets import Assets, Source, hash_file
 from persona_lab.errors import UserError
@@ -30,8 +32,6 @@ from persona_lab.model.phi3 import split_projections
 from persona_lab.prompting import Codec
 
 _RANDOM = {"llama": LlamaConfig, "phi3": Phi3Config}
-# Weights of many gigabytes are told apart by their ends and size: reading them takes minutes.
-_WHOLE = 2**20
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class BaseModel:
         digests = {}
         for file in sorted(self._local_folder().iterdir()):
             if file.suffix in {".json", ".safetensors", ".model", ".jinja"}:
-                size = file.stat().st_size
-                digests[file.name] = [size, hash_file(file) if size < _WHOLE else _ends(file)]
+                state = file.stat()
+                digests[file.name] = _digest(file, state.st_size, state.st_mtime_ns)
         return digests
 
     def codec(self, assets: Assets, new_tokens: int) -> Codec:
@@ -113,13 +113,23 @@ class BaseModel:
         return folder
 
 
-def _ends(file: Path) -> str:
-    with file.open("rb") as stream:
-        begin = stream.read(_WHOLE)
-        stream.seek(-_WHOLE, 2)
-        return (begin + stream.read()).hex()[:64]
+@lru_cache
+def _digest(file: Path, size: int, changed: int) -> str:
+    # Whole, though it takes seconds: a merged adapter leaves both ends of the weights as they were.
+    return hash_file(file)
 
 
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """transformers' bars off: a base model is loaded in a moment, once."""
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+
+
+@_no_bars()
 def _dequantise(source: Path, gguf: str, target: Path) -> None:
     """Write a GGUF file's weights and tokenizer as a folder that loads in under a second."""
     loading: Any = AutoModelForCausalLM.from_pretrained
@@ -146,6 +156,7 @@ def _codec(
 
 
 @lru_cache(maxsize=1)
+@_no_bars()
 def _load(
     folder: Path | None, random: str, window: str, dtype: torch.dtype, device: str
 ) -> PreTrainedModel:

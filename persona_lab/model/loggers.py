@@ -61,11 +61,12 @@ class Tensorboard:
             UserError: TensorBoard is not installed.
         """
         try:
-            yield TensorBoardLogger(folder, name="curves", version="")
+            logger = TensorBoardLogger(folder, name="curves", version="")
         except ModuleNotFoundError as error:
             raise UserError(
                 "logger=tensorboard needs the package tensorboard", "pip install tensorboard"
             ) from error
+        yield logger
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,16 @@ Reads and writes nothing but what the logger and Lightning's checkpoints write.
 import logging
 import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger
 from peft import PeftConfig
@@ -23,7 +26,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from persona_lab.errors import UserError
-from persona_lab.model.adapters import TrainedAdapter, lend, weights_of
+from persona_lab.model.adapters import TrainedAdapter, describe_size, lend, weights_of
 from persona_lab.model.decode import Decode, Response, head, respond
 from persona_lab.model.engine import Group, Tree, pack, run
 from persona_lab.model.train import Answered, Train, answered, by_prefix
@@ -227,12 +230,12 @@ class UserAgentModule(L.LightningModule):
         """Leave indices and groups as they are: a `Tree` is made on the model's device."""
         return batch
 
-    def predict_step(self, batch: list[Group]) -> None:
-        """Answer a batch of groups into `responses`."""
+    def predict_step(self, batch: list[Group]) -> int:
+        """Answer a batch of groups into `responses`; the number of its rows."""
         assert isinstance(self.recipe, Decode)
-        self.responses |= respond(
-            self.model, self.codec, self.recipe, batch, self.examples, self.seed
-        )
+        answers = respond(self.model, self.codec, self.recipe, batch, self.examples, self.seed)
+        self.responses |= answers
+        return len(answers)
 
 
 def fit_adapter(
@@ -263,6 +266,7 @@ def fit_adapter(
         name: The adapter's name.
     """
     with lend(base, config, seed) as lent:
+        _log.info("%s: %s", name, describe_size(lent))
         lent.train()
         module = UserAgentModule(base, codec, examples, recipe, seed, name)
         lightning = trainer.lightning(
@@ -273,7 +277,8 @@ def fit_adapter(
             reload_dataloaders_every_n_epochs=1,
             log_every_n_steps=1,
         )
-        lightning.fit(module)
+        with _quietly():
+            lightning.fit(module)
         last = module.losses[-len(module.losses) // recipe.epochs :]
         summary = {
             "n_rows": len(examples),
@@ -300,7 +305,8 @@ def rate_examples(
         model, codec, examples, decode, seed, tokens_per_batch=trainer.tokens_per_batch
     )
     lightning = trainer.lightning(folder, None, f"rating by {name}")
-    lightning.predict(module, return_predictions=False)
+    with _quietly():
+        lightning.predict(module, return_predictions=False)
     return [module.responses[i] for i in range(len(examples))]
 
 
@@ -313,6 +319,17 @@ def answer_loss(model: PreTrainedModel, groups: Sequence[Group], rows: Answered)
     logits = head(model, run(model, tree)[at])
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return cross_entropy(logits, answers.flatten(), reduction="sum")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without Lightning's warnings that nobody can follow."""
+    with warnings.catch_warnings():
+        # A batch is a list of indices: there is nothing for workers to load.
+        warnings.filterwarnings("ignore", ".*does not have many workers", PossibleUserWarning)
+        # Lightning asks torch for a class by its former use.
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+        yield
 
 
 def _as_is(batch: Any) -> Any:

@@ -6,11 +6,13 @@ import pandas as pd
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from persona_lab.distill import Memories
+from persona_lab.memory import Memory
 from persona_lab.prompting import Codec, Example, Template, make_examples
 
-MS = SimpleNamespace(profile=True, interactions=False)
-ML = SimpleNamespace(profile=False, interactions=True)
-MS_ML = SimpleNamespace(profile=True, interactions=True)
+MS = Memory("ms", profile=True, interactions=False)
+ML = Memory("ml", profile=False, interactions=True)
+MS_ML = Memory("ms_ml", profile=True, interactions=True)
 FINAL = SimpleNamespace(profile_snapshot="final")
 CAUSAL = SimpleNamespace(profile_snapshot="causal")
 
@@ -37,7 +39,7 @@ ROWS = pd.DataFrame(
         "position": [0, 0, 1],
     }
 )
-MEMORIES = SimpleNamespace(
+MEMORIES = Memories(
     profiles=pd.DataFrame(
         {
             "user_id": [1, 2],
@@ -55,6 +57,7 @@ MEMORIES = SimpleNamespace(
         }
     ),
     interactions=ROWS.assign(batch=[0, 0, 1], text=["a", "b", "c"]),
+    counts={},
 )
 
 
@@ -174,3 +177,16 @@ def test_what_the_context_cuts_is_counted(
     assert [each.cut for each in examples_of(tight, template)] == [
         {"memories": 1} if length == max(lengths) else {} for length in lengths
     ]
+
+
+def test_a_control_shows_test_prompts_another_users_profile(
+    codec: Codec, template: Template
+) -> None:
+    control = replace(MS_ML, test_profile="another")
+    own = examples_of(codec, template)
+    assert examples_of(codec, template, memory=control, training=True) == own
+    exchanged = texts_of(codec, examples_of(codec, template, memory=control, training=False))
+    assert "First user, at the end." in exchanged[0]
+    assert template.traits["activity"][0] in exchanged[0]
+    assert "Second user, at the end." in exchanged[1]
+    assert "MY MEMORY: Recalled for 20." in exchanged[1]
