@@ -55,7 +55,7 @@ def test_embedded_setup() -> None:
     assert node(cfg, "model", "data", "embedder", "adapter", "memory", "protocol") == [
         *("smollm2", "ml_100k", "minilm", "persona", "ms_ml", "strict")
     ]
-    assert (cfg.data.n_users, cfg.adapter.max_rows, cfg.trainer.accelerator) == (20, None, "cpu")
+    assert (cfg.data.n_users, cfg.adapter.max_rows, cfg.trainer.accelerator) == (16, None, "cpu")
     assert (cfg.train.lr, cfg.train.epochs, cfg.peft.r) == (1e-3, 1, 256)
 
 
