@@ -3,6 +3,7 @@
 None of them may ask a question, need an account or need the network.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,11 +88,22 @@ class Wandb:
 
     @contextmanager
     def open(self, folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[LightningLogger]:
-        """Yield a logger whose run is finished at the end, so that jobs never merge into one."""
+        """Yield a logger whose run is finished at the end, so that jobs never merge into one.
+
+        Raises:
+            UserError: `mode` is `online` and nobody is logged in.
+        """
         import wandb  # takes a second, and most runs have no use for it
 
-        logged_in = wandb.api.api_key is not None
-        online = self.mode == "online" or (self.mode == "auto" and logged_in)
+        may = self.mode == "online" or (
+            self.mode == "auto" and os.environ.get("WANDB_MODE", "online") == "online"
+        )
+        online = may and wandb.login(prompt=False, verify=False)
+        if self.mode == "online" and not online:
+            raise UserError(
+                "logger.mode is online, and nobody is logged in to Weights & Biases",
+                "run `wandb login`, or use logger.mode=auto",
+            )
         logger = WandbLogger(
             project=self.project,
             entity=self.entity,

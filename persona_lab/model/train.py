@@ -26,7 +26,7 @@ class Train:
         lr: Peak learning rate of AdamW.
         epochs: Passes over the rows.
         batch_size: Rows per optimiser step.
-        rows_per_prefix: Rows of one user in a step, at most: they share the user's prefix.
+        rows_per_prefix: Rows of one user that are drawn together, at most: they share its prefix.
         weight_decay: AdamW's.
         warmup: Share of the steps in which the rate rises, rounded down.
         schedule: Name of a transformers schedule.
