@@ -366,9 +366,6 @@ def describe_size(lent: PeftModel) -> str:
     trainable, everything = lent.get_nb_trainable_parameters()
     said = f"{trainable:,} parameters to train, {trainable / everything:.1%} of all"
     rank = getattr(lent.active_peft_config, "r", None)
-    sides = [
-        min(module.in_features, module.out_features)
-        for module in lent.modules()
-        if isinstance(module, BaseTunerLayer)
-    ]
+    adapted: list[Any] = [m for m in lent.modules() if isinstance(m, BaseTunerLayer)]
+    sides = [min(module.in_features, module.out_features) for module in adapted]
     return f"{said}; rank {rank} of at most {min(sides)}" if rank and sides else said

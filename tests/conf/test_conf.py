@@ -56,7 +56,7 @@ def test_embedded_setup() -> None:
         *("smollm2", "ml_100k", "minilm", "persona", "ms_ml", "strict")
     ]
     assert (cfg.data.n_users, cfg.adapter.max_rows, cfg.trainer.accelerator) == (16, None, "cpu")
-    assert (cfg.train.lr, cfg.train.epochs, cfg.peft.r) == (1e-3, 1, 256)
+    assert (cfg.train.lr, cfg.train.epochs, cfg.peft.r) == (3e-3, 1, 256)
 
 
 def test_paper_setup() -> None:

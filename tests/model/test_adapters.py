@@ -28,7 +28,7 @@ from persona_lab.model import (
     attach,
     lend,
 )
-from persona_lab.model.adapters import take_share, weights_of
+from persona_lab.model.adapters import describe_size, take_share, weights_of
 from persona_lab.model.engine import Tree, group, run
 from persona_lab.personas import Personas
 
@@ -338,6 +338,15 @@ def test_a_merged_adapter_is_taken_out_bit_by_bit(base: PreTrainedModel) -> None
     torch.testing.assert_close(merged, beside, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(merged, before, atol=1e-2)
     assert torch.equal(hidden(base), before)
+
+
+def test_an_adapter_tells_its_size(base: PreTrainedModel) -> None:
+    n_base = sum(p.numel() for p in base.parameters())
+    with lend(base, LORA.config(["q_proj", "k_proj"]), seed=0) as lent:
+        told = describe_size(lent)
+    # Rank 4 on two layers: query 32 x 32, key 32 x 16.
+    share = 896 / (n_base + 896)
+    assert told == f"896 parameters to train, {share:.1%} of all; rank 4 of at most 16"
 
 
 def test_no_adapter_attached_is_the_base(base: PreTrainedModel) -> None:

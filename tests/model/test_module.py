@@ -206,6 +206,19 @@ def test_the_loss_of_every_step_is_logged(
     assert logged[2:].mean() == pytest.approx(summary["loss"], rel=1e-5)
 
 
+def test_a_bar_is_shown_where_it_is_asked_for(
+    base: PreTrainedModel,
+    codec: Codec,
+    make_examples: Callable[..., list[Example]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options: dict[str, Any] = {"folder": tmp_path, "seed": 0, "name": "toy"}
+    for progress in (False, True):
+        rate_examples(base, codec, make_examples(), Decode(), Trainer(progress=progress), **options)
+        assert ("Predicting" in capsys.readouterr().out) == progress
+
+
 def test_nothing_but_the_loggers_files_is_written(
     fit: Fit, make_examples: Callable[..., list[Example]], tmp_path: Path
 ) -> None:
