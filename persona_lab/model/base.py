@@ -5,8 +5,7 @@ loaded once per process and shared by all jobs: adapters are lent to it and take
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +22,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import logging as transformers_logging
 
 from persona_lab.assets import Assets, Source, hash_file
 from persona_lab.errors import UserError
@@ -119,17 +117,6 @@ def _digest(file: Path, size: int, changed: int) -> str:
     return hash_file(file)
 
 
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """transformers' bars off: a base model is loaded in a moment, once."""
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.enable_progress_bar()
-
-
-@_no_bars()
 def _dequantise(source: Path, gguf: str, target: Path) -> None:
     """Write a GGUF file's weights and tokenizer as a folder that loads in under a second."""
     loading: Any = AutoModelForCausalLM.from_pretrained
@@ -156,7 +143,6 @@ def _codec(
 
 
 @lru_cache(maxsize=1)
-@_no_bars()
 def _load(
     folder: Path | None, random: str, window: str, dtype: torch.dtype, device: str
 ) -> PreTrainedModel:

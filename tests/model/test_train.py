@@ -106,6 +106,14 @@ def test_what_is_taught_is_the_digit_and_the_end_of_the_turn(
     assert [whole[i] for i in range(len(examples))] == expected
 
 
+def test_equal_prompts_keep_what_predicts_their_answers_apart(codec: Codec) -> None:
+    # Two movies of one title and year.
+    examples = [Example(1, item, rating, [7, 8, 9], {}) for item, rating in ((1, 2), (2, 5))]
+    (one,) = answered(examples, codec).groups
+    assert one.prefix == [7, 8]
+    assert one.suffixes == [[9, codec.digit_ids[1]], [9, codec.digit_ids[4]]]
+
+
 def test_groups_are_the_users(make_examples: Callable[..., list[Example]]) -> None:
     examples = make_examples(n_users=3, n_rows=4, prefix=12)
     order: list[Any] = np.random.default_rng(0).permutation(len(examples)).tolist()
