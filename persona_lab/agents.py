@@ -25,13 +25,13 @@ _LAST = 2**31
 
 
 def load_agents(folder: str | Path) -> "Agents":
-    """The user agents of a run.
+    """The user agents of a run; what is no longer in the store is made again.
 
     Args:
         folder: A run's folder, as below outputs/ or multirun/.
 
     Raises:
-        UserError: It is no run's folder, or what the run made is no longer in the store.
+        UserError: It is no run's folder.
     """
     return Agents(Path(folder))
 

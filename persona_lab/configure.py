@@ -264,9 +264,11 @@ def run_job(cfg: DictConfig) -> None:
     try:
         status["row"] = row(cfg, context)
         _publish(status, folder)
-        if in_sweep and (cfg.trainer.strategy != "auto" or cfg.trainer.devices != 1):
+        if cfg.trainer.strategy != "auto" or cfg.trainer.devices != 1:
             raise UserError(
-                "a job of a sweep has one device: more would start the whole sweep again",
+                "a job of a sweep has one device: more would start the whole sweep again"
+                if in_sweep
+                else "a run has one device: training over several is not there yet",
                 "take trainer=cpu or trainer=gpu; a launcher spreads jobs over devices",
             )
         if cfg.plan:
@@ -279,7 +281,8 @@ def run_job(cfg: DictConfig) -> None:
     except BaseException as error:
         _publish(status | {"state": "failed", "error": _first_line(error), "ended": _now()}, folder)
         _log.debug("traceback", exc_info=True)
-        if in_sweep and not isinstance(error, KeyboardInterrupt):
+        # Lightning turns Ctrl-C and SIGTERM into SystemExit: those end the whole sweep.
+        if in_sweep and isinstance(error, Exception):
             _log.error("%s failed: %s", folder.name, _first_line(error))
             return
         if isinstance(error, UserError):

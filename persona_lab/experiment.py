@@ -52,12 +52,12 @@ class Predictions:
     Attributes:
         frame: user_id, item_id, rating (the truth), response, prediction (NaN when unrelated),
             expected_rating, p1..p5, digit_mass, persona.
-        facts: `cuts` (what was cut from prompts, by name), `truncated` (rows cut), `timing` and
-            `adapters` (each adapter's training summary).
+        facts: `cuts` (what was cut from prompts, by name), `truncated` (rows cut), `timing`,
+            `adapters` (each adapter's training summary) and `versions` (of what made them).
     """
 
     STAGE: ClassVar[str] = "predictions"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     frame: pd.DataFrame
     facts: dict[str, Any]
@@ -143,10 +143,13 @@ class Experiment:
             lambda: self._rate(assets, store, folder, prepared, plan, rerun),
             rerun=rerun,
         )
+        shown_mean = "{mean}" in self.prompt.movie
         found = store.once(
             Baselines,
-            {"split": prepared.split.key},
-            lambda: baselines(prepared.split.value, self.data.ratings(assets).frame),
+            {"split": prepared.split.key, "shown_mean": shown_mean},
+            lambda: baselines(
+                prepared.split.value, self.data.ratings(assets).frame, shown_mean=shown_mean
+            ),
         )
         result = self._result(assets, store, prepared, plan, predictions, found)
         predictions.value.frame.to_parquet(folder / "predictions.parquet", index=False)
@@ -372,6 +375,7 @@ class Experiment:
                 "predictions": _timing(seconds, len(test)),
             },
             "adapters": {name: entry.value.summary for name, entry in adapters.items()},
+            "versions": {name: version(name) for name in _VERSIONS},
         }
         return Predictions(_frame(examples, responses, prepared.personas.value.of), facts)
 
@@ -412,7 +416,7 @@ class Experiment:
             cuts=facts["cuts"],
             timing=prepared.timing() | facts["timing"],
             cost={"tokens": 0, "money": 0.0},
-            versions={name: version(name) for name in _VERSIONS},
+            versions=facts["versions"],
             keys=prepared.keys()
             | {
                 "adapters": "+".join(adapters.values()) or "none",
