@@ -193,7 +193,7 @@ def _averaged(
     if averaged.empty:
         raise UserError(
             "no ratings are left for the movies' averages: every user is in a cohort",
-            "lower data.n_users, or set protocol.item_mean=training",
+            "lower data.n_users, or set protocol.item_mean=none",
         )
     return averaged
 

@@ -355,7 +355,7 @@ def _notes(report: Report) -> Iterator[str]:
     if any(len(group.runs) > 1 for group in groups(report)):
         yield (
             "The best of several runs is chosen on the same test rows, so its numbers are "
-            "slightly flattered."
+            "flattered."
         )
     if any(run.stands_in for run in runs):
         yield (
