@@ -371,16 +371,29 @@ def _notes(report: Report) -> Iterator[str]:
 
 
 def _cautions(runs: Sequence[Run]) -> Iterator[str]:
-    if any(run.result.row.protocol == "paper" for run in runs):
-        yield (
-            "Under protocol=paper the item mean in the prompt is over all ratings, the test rows' "
-            "own among them: its error here is lower than it could be for new ratings."
-        )
+    for said, field, by_protocol in _LEAKS:
+        showing = [run.label for run in runs if _effective(run, field, by_protocol) == "all"]
+        if showing:
+            yield f"Test ratings were seen: {said} ({'; '.join(showing)})."
     cut = [f"{run.label}: {run.result.truncated:,}" for run in runs if run.result.truncated]
     if cut:
         yield f"Test prompts cut to fit the model's context: {'; '.join(cut)}."
     if any(run.result.cohort == "dev" for run in runs):
         yield "Development users are for choosing settings; their numbers are not results."
+
+
+# What may be given test ratings, the field that says so, and its value under protocol=paper.
+_LEAKS = (
+    ("the item mean in the prompt is over all ratings", "protocol.item_mean", "all"),
+    ("traits are measured on all ratings", "protocol.traits", "all"),
+    ("profiles and memories are distilled from all ratings", "distiller.scope", "training"),
+)
+
+
+def _effective(run: Run, field: str, by_protocol: str) -> Any:
+    """A field's value in a run: as set by itself, else as its protocol has it."""
+    row = run.result.row
+    return row.changed.get(field, by_protocol if row.protocol == "paper" else None)
 
 
 def _all(values: Iterable[str]) -> str:

@@ -100,7 +100,9 @@ def test_headlines_lead_with_the_best_run_and_the_prompts_mean(table_1):
     ("fields", "said"),
     [
         ({"cohort": "dev"}, "Development users"),
-        ({"protocol": "paper"}, "test rows' own among them"),
+        ({"protocol": "paper"}, "seen: the item mean in the prompt is over all ratings"),
+        ({"changed": {"distiller.scope": "all"}}, "seen: profiles and memories are distilled"),
+        ({"changed": {"protocol.traits": "all"}}, "seen: traits are measured on all ratings"),
         ({"n_users": 5}, "Only 5 users"),
         ({"model": "smollm2"}, "no conclusion about LLaMA-3 or Phi-3"),
     ],
@@ -149,3 +151,9 @@ def test_numbers():
 def test_plain_text_is_one_printable_line(text):
     assert plain(text).isprintable()
     assert plain(plain(text)) == plain(text)
+
+
+def test_notes_go_by_the_fields_and_not_by_the_protocols_name(sweep):
+    mended = {"protocol.item_mean": "outside_cohort", "protocol.traits": "training"}
+    sweep.add("run", protocol="paper", changed=mended)
+    assert not any("Test ratings were seen" in note for note in notes(build(sweep.folder)))
