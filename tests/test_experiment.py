@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -20,9 +21,9 @@ from persona_lab.store import Store
 PROTOCOL_KEYS = {"split", "memories", "vectors", "personas", "adapters", "predictions"}
 
 
-def experiment(*overrides: str) -> Experiment:
+def experiment(*overrides: str, study: str = "smoke") -> Experiment:
     with initialize_config_module(CONF, version_base="1.3"):
-        cfg = compose("config", ["experiment=smoke", *overrides])
+        cfg = compose("config", [f"experiment={study}", *overrides])
         return build(cfg, {}, Path.cwd()).experiment
 
 
@@ -133,3 +134,31 @@ def test_another_users_profile_is_shown_to_the_same_adapters(
 def test_more_personas_than_users_is_refused(places: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"personas\.n_personas is 9"):
         experiment("personas.n_personas=9").run(**places, folder=tmp_path)
+
+
+@pytest.mark.parametrize(("opposition", "persona_wins"), [(1.0, True), (0.0, False)])
+def test_personas_win_where_they_differ_and_only_there(
+    opposition: float, persona_wins: bool, places: dict[str, Any], tmp_path: Path
+) -> None:
+    errors = {}
+    for mode in ("persona", "single_max"):
+        routed = experiment(
+            f"adapter={mode}",
+            f"data.reader.opposition={opposition}",
+            "data.reader.n_users=100",
+            "data.n_users=16",
+            "model.random.layers=1",
+            "data.test_rows_per_user=10",
+            "train.batch_size=16",
+            study="routing",
+        )
+        folder = tmp_path / mode
+        folder.mkdir()
+        routed.run(**places, folder=folder)
+        frame = pd.read_parquet(folder / "predictions.parquet")
+        errors[mode] = (frame["expected_rating"] - frame["rating"]) ** 2
+        users = frame["user_id"]
+    gain = errors["single_max"] - errors["persona"]
+    draws = np.random.default_rng(0).integers(0, users.nunique(), (1000, users.nunique()))
+    low = np.quantile(gain.groupby(users).mean().to_numpy()[draws].mean(axis=1), 0.025)
+    assert (low > 0) == persona_wins

@@ -46,7 +46,8 @@ class BaseModel:
         lora_targets: Names of the projections that adapters adapt (decision 17).
         sliding_window: `native` keeps the model's window, `off` lets it see its whole context
             (decision 18).
-        random: Architecture (`llama` or `phi3`) and sizes of a model with random weights.
+        random: Architecture (`llama` or `phi3`), sizes and, where given, `initializer_range` of a
+            model with random weights.
     """
 
     name: str
@@ -178,6 +179,7 @@ def _tiny_config(sizes: Mapping[str, Any]) -> Any:
         num_hidden_layers=sizes["layers"],
         num_attention_heads=sizes["heads"],
         num_key_value_heads=sizes["kv_heads"],
+        initializer_range=sizes.get("initializer_range", 0.02),
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,

@@ -78,19 +78,20 @@ class Trainer:
     ) -> L.Trainer:
         """Lightning's trainer for one adapter's training or one evaluation."""
         bar = sys.stderr.isatty() if self.progress is None else self.progress
-        return L.Trainer(
-            accelerator=self.accelerator,
-            devices=self.devices,
-            strategy=self.strategy,
-            precision=self.precision,
-            logger=logger or False,
-            default_root_dir=folder,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=bar,
-            callbacks=[RichProgressBar() if bar else Lines(doing)],
-            **options,
-        )
+        with _quietly():
+            return L.Trainer(
+                accelerator=self.accelerator,
+                devices=self.devices,
+                strategy=self.strategy,
+                precision=self.precision,
+                logger=logger or False,
+                default_root_dir=folder,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                enable_progress_bar=bar,
+                callbacks=[RichProgressBar() if bar else Lines(doing)],
+                **options,
+            )
 
 
 class Lines(Callback):
@@ -327,6 +328,8 @@ def _quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         # A batch is a list of indices: there is nothing for workers to load.
         warnings.filterwarnings("ignore", ".*does not have many workers", PossibleUserWarning)
+        # One device per job: where Slurm is installed, nothing here has to start through it.
+        warnings.filterwarnings("ignore", "The `srun` command is available", PossibleUserWarning)
         # Lightning asks torch for a class by its former use.
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
         yield
