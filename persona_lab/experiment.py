@@ -388,7 +388,7 @@ class Experiment:
         predictions: Entry[Predictions],
         found: Entry[Baselines],
     ) -> Result:
-        facts = predictions.value.facts
+        facts, memories = predictions.value.facts, prepared.memories.value
         assessed = assess(predictions.value.frame, found.value, self.decode.name)
         adapters = self._adapter_keys(assets, store, prepared, plan)
         row = Row(
@@ -415,7 +415,8 @@ class Experiment:
             truncated=facts["truncated"],
             cuts=facts["cuts"],
             timing=prepared.timing() | facts["timing"],
-            cost={"tokens": 0, "money": 0.0},
+            cost={"tokens": memories.cost.tokens, "money": memories.cost.money},
+            distillation=memories.counts,
             versions=facts["versions"],
             keys=prepared.keys()
             | {

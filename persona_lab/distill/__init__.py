@@ -3,13 +3,14 @@
 A distiller writes the texts; the flow around it hands it the histories and checks what it wrote.
 """
 
-from persona_lab.distill.histories import Distiller, History, UserMemories
+from persona_lab.distill.histories import Cost, Distiller, History, UserMemories
 from persona_lab.distill.memories import Memories, distil
 from persona_lab.distill.statistical import Statistical
 from persona_lab.distill.titles import Titles
 from persona_lab.distill.traits import traits
 
 __all__ = [
+    "Cost",
     "Distiller",
     "History",
     "Memories",

@@ -1,6 +1,6 @@
 """A split in, each user's history out; what a distiller must do. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
@@ -32,6 +32,36 @@ class History:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What calls of an LLM come to, estimated or paid.
+
+    Attributes:
+        calls: Answered calls.
+        tokens_in: Tokens of prompts.
+        tokens_out: Tokens of replies.
+        money: In the currency of the prices.
+    """
+
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    money: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompts and replies."""
+        return self.tokens_in + self.tokens_out
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.calls + other.calls,
+            self.tokens_in + other.tokens_in,
+            self.tokens_out + other.tokens_out,
+            self.money + other.money,
+        )
+
+
+@dataclass(frozen=True)
 class UserMemories:
     """What a distiller makes of one history.
 
@@ -40,14 +70,19 @@ class UserMemories:
         profile: First-person description of the user's taste (M_s), from all rows.
         snapshots: The profile as it stood after each batch of rows.
         interactions: For each row, why the user rated it so (M_l).
+        insights: What each batch of rows taught; empty where nothing is kept between an
+            interaction and the profile.
         counts: What happened on the way, by name (texts asked again, texts kept, ...).
+        cost: Of the replies that the texts were made from, whenever they were paid for.
     """
 
     user_id: int
     profile: str
     snapshots: list[str]
     interactions: list[str]
+    insights: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
 
 
 class Distiller(Protocol):
@@ -72,6 +107,14 @@ class Distiller(Protocol):
         """Distil each history, in any order.
 
         A batch's interaction texts and snapshot may use rows up to and including the batch.
+        """
+        ...
+
+    def estimate(self, sizes: Sequence[int]) -> Cost:
+        """What distilling comes to, before anything is paid; nothing for one without an LLM.
+
+        Args:
+            sizes: Number of rows of each history.
         """
         ...
 

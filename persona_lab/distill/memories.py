@@ -5,14 +5,15 @@ Pure, but for `Memories.save` and `Memories.load`.
 
 import json
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar, Self
 
 import pandas as pd
 
 from persona_lab.data import Protocol, Ratings, Split
-from persona_lab.distill.histories import Distiller, UserMemories, histories, history_rows
+from persona_lab.distill.histories import Cost, Distiller, UserMemories, histories, history_rows
 from persona_lab.distill.reasons import verdict
 from persona_lab.distill.titles import Titles
 from persona_lab.distill.traits import traits
@@ -28,34 +29,38 @@ class Memories:
         profiles: One row per user, sorted by user_id: user_id, profile, and the traits activity,
             conformity and diversity (0 to 2).
         snapshots: The profile after each batch of a user's rows: user_id, batch (0, 1, ...),
-            profile.
+            profile, and insight: what the batch taught, "" where the distiller keeps none.
         interactions: One row per training row, in its order: user_id, item_id, rating, timestamp,
             position, batch and text, which says why.
         counts: Numbers of users and rows; of words of the profiles and of the interactions, on
             average and at most; of sentences that the title check dropped, and of texts of which
             it left too little, so that a plain sentence stands for them; and what the distiller
             counted.
+        cost: Of all the replies that the texts were made from.
     """
 
     STAGE: ClassVar[str] = "memories"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     profiles: pd.DataFrame
     snapshots: pd.DataFrame
     interactions: pd.DataFrame
     counts: dict[str, float]
+    cost: Cost = field(default_factory=Cost)
 
     def save(self, folder: Path) -> None:
         """Write three Parquet tables and `memories.json`."""
         for name in _TABLES:
             getattr(self, name).to_parquet(folder / f"{name}.parquet", index=False)
-        (folder / "memories.json").write_text(json.dumps(self.counts, indent=2))
+        facts = {"counts": self.counts, "cost": asdict(self.cost)}
+        (folder / "memories.json").write_text(json.dumps(facts, indent=2))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
         tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
-        return cls(**tables, counts=json.loads((folder / "memories.json").read_text()))
+        facts = json.loads((folder / "memories.json").read_text())
+        return cls(**tables, counts=facts["counts"], cost=Cost(**facts["cost"]))
 
 
 def distil(
@@ -75,12 +80,14 @@ def distil(
         ValueError: The distiller did not return what its protocol asks for.
     """
     rows = history_rows(split, ratings, distiller.scope)
-    counts: Counter[str] = Counter()
-    users: dict[int, UserMemories] = {}
-    for user in distiller.distill(histories(rows), seed):
-        counts.update(user.counts)
-        users[user.user_id] = user
+    users = {user.user_id: user for user in distiller.distill(histories(rows), seed)}
     _check_complete(users, rows, distiller)
+    counts: Counter[str] = Counter()
+    cost = Cost()
+    # In the order of ids, whatever the order in which they were done: the sums are then the same.
+    for _, user in sorted(users.items()):
+        counts.update(user.counts)
+        cost += user.cost
     if protocol.title_check:
         check = _TitleCheck.of(split.movies, rows)
         users = {user_id: check(user, counts) for user_id, user in users.items()}
@@ -93,8 +100,12 @@ def distil(
         [(user.user_id, user.profile) for user in ordered], columns=["user_id", "profile"]
     ).merge(traits(measured, ratings.movies, split.users["user_id"]), on="user_id")
     snapshots = pd.DataFrame(
-        [(user.user_id, *each) for user in ordered for each in enumerate(user.snapshots)],
-        columns=["user_id", "batch", "profile"],
+        [
+            (user.user_id, batch, *texts)
+            for user in ordered
+            for batch, texts in enumerate(zip_longest(user.snapshots, user.insights, fillvalue=""))
+        ],
+        columns=["user_id", "batch", "profile", "insight"],
     )
     interactions = rows[["user_id", "item_id", "rating", "timestamp", "position"]].assign(
         batch=rows.groupby("user_id").cumcount() // distiller.batch_size,
@@ -104,7 +115,8 @@ def distil(
     interactions = interactions.merge(split.train[["user_id", "item_id"]])
     sizes = {"users": len(profiles), "rows": len(interactions)}
     words = _words("profile", profiles["profile"]) | _words("interaction", interactions["text"])
-    return Memories(profiles, snapshots, interactions, sizes | words | dict(counts))
+    counted = sizes | words | dict(sorted(counts.items()))
+    return Memories(profiles, snapshots, interactions, counted, cost)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,10 +186,14 @@ def _check_complete(
     for user_id, n in rows.groupby("user_id").size().items():
         batches = -(-n // distiller.batch_size)
         user = users.get(int(str(user_id)))
-        if user is None or (len(user.interactions), len(user.snapshots)) != (n, batches):
+        if (
+            user is None
+            or (len(user.interactions), len(user.snapshots)) != (n, batches)
+            or len(user.insights) not in (0, batches)
+        ):
             raise ValueError(
-                f"{type(distiller).__name__} must give user {user_id} {n} interactions and "
-                f"{batches} snapshots"
+                f"{type(distiller).__name__} must give user {user_id} {n} interactions, "
+                f"{batches} snapshots and as many insights, or none"
             )
 
 

@@ -1,10 +1,10 @@
 """Histories in, memories out, without an LLM. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from persona_lab.distill.english import Voice
-from persona_lab.distill.histories import History, Scope, UserMemories
+from persona_lab.distill.histories import Cost, History, Scope, UserMemories
 from persona_lab.distill.profile import write_profile
 from persona_lab.distill.reasons import write_interaction
 from persona_lab.distill.taste import Taste, rated_movies
@@ -41,6 +41,10 @@ class Statistical:
             )
         for history in histories:
             yield self._of_user(history, Voice(seed, history.user_id))
+
+    def estimate(self, sizes: Sequence[int]) -> Cost:
+        """Nothing (see `Distiller`)."""
+        return Cost()
 
     def _of_user(self, history: History, voice: Voice) -> UserMemories:
         taste = Taste()

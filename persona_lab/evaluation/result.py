@@ -88,11 +88,13 @@ class Result:
         comparisons: The run's error minus each baseline's, paired, see `Assessment`.
         per_persona: Scores of each persona's rows.
         timing: stage -> {"seconds": float, "rows_per_second": float or None}.
-        cost: What was paid for: name -> count or money, e.g. {"tokens": 0, "money": 0.0}.
+        cost: What was paid for: name -> count or money, {"tokens": 0, "money": 0.0}.
         versions: package -> version.
         keys: stage -> key in the store.
         reused: Whether the predictions were taken from the store.
         cuts: What was cut from prompts, by section's name.
+        distillation: What the distiller wrote, asked again, kept and dropped, by name (see
+            `Memories.counts`).
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -113,6 +115,7 @@ class Result:
     keys: dict[str, str]
     reused: bool
     cuts: dict[str, int] = field(default_factory=dict)
+    distillation: dict[str, float] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write result.json into a folder: all of it or, when interrupted, nothing."""

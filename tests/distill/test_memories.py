@@ -1,7 +1,7 @@
 """The stage: complete, aligned, checked for titles, and read back as it was written."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from persona_lab.data import Data, MovieLens1M, NoMovieInfo, Protocol, Ratings, Split
-from persona_lab.distill import History, Memories, Statistical, UserMemories, distil, traits
+from persona_lab.distill import Cost, History, Memories, Statistical, UserMemories, distil, traits
 from persona_lab.distill.histories import Scope
 from persona_lab.distill.titles import Titles
 from persona_lab.errors import UserError
@@ -44,8 +44,13 @@ class Gossip:
                 f"I love {first}. I am easy to please.",
                 [f"I love {first}."] * batches,
                 texts[:-1] if self.leaves_out == "row" else texts,
-                {"asked_again": 1},
+                [f"{batch}" for batch in range(1 if self.leaves_out == "insight" else batches)],
+                counts={"asked_again": 1},
+                cost=Cost(calls=2, tokens_in=30, tokens_out=4, money=0.25),
             )
+
+    def estimate(self, sizes: Sequence[int]) -> Cost:
+        return Cost()
 
 
 def test_all_users_and_training_rows_are_there(toy: Toy, strict: Protocol) -> None:
@@ -113,6 +118,18 @@ def test_without_title_check_texts_stay_as_written(toy: Toy, strict: Protocol) -
     assert "profile_sentences_dropped" not in memories.counts
 
 
+def test_cost_and_insights_are_kept(toy: Toy, strict: Protocol, tmp_path: Path) -> None:
+    ratings, split = toy
+    distil(Gossip(), split, ratings, strict, seed=0).save(tmp_path)
+    memories = Memories.load(tmp_path)
+    assert memories.cost == Cost(calls=6, tokens_in=90, tokens_out=12, money=0.75)
+    assert memories.cost.tokens == 102
+    assert (memories.snapshots["insight"] == memories.snapshots["batch"].astype(str)).all()
+    plain = distil(Statistical(), split, ratings, strict, seed=0)
+    assert (plain.snapshots["insight"] == "").all()
+    assert plain.cost == Statistical().estimate([20, 30]) == Cost()
+
+
 def test_counts_are_of_words_as_they_stand(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
     counts = distil(Gossip(), split, ratings, strict, seed=0).counts
@@ -157,7 +174,7 @@ def test_a_mean_of_no_ratings_is_not_compared_with(toy: Toy, strict: Protocol) -
     assert not memories.interactions["text"].str.contains("others").any()
 
 
-@pytest.mark.parametrize("leaves_out", ["user", "row"])
+@pytest.mark.parametrize("leaves_out", ["user", "row", "insight"])
 def test_an_incomplete_distiller_is_refused(toy: Toy, strict: Protocol, leaves_out: str) -> None:
     ratings, split = toy
     with pytest.raises(ValueError, match="Gossip must give user"):
