@@ -10,15 +10,14 @@ the gradients of separate rows.
 Works for every transformers decoder that calls the attention interface (LLaMA, Phi-3, Gemma-3,
 ...): grouped-query heads, sliding windows, any dtype. Pure: no disk, no network.
 
-Shape suffixes: T packed tokens, N rows, R rows that still decode, S longest suffix, P a prefix's
-length, H query heads, K key/value heads, G = H / K, D head dimension.
+Shape suffixes: T packed tokens, N rows, S longest suffix, P a prefix's length,
+H query heads, K key/value heads, G = H / K, D head dimension.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -91,6 +90,7 @@ def _parts(whole: Group, budget: int) -> Iterator[Group]:
 class Span:
     """Where one group stands in the packed sequence: tokens and rows, as half-open ranges."""
 
+    tokens: slice
     prefix: slice
     suffix: slice
     rows: slice
@@ -126,6 +126,7 @@ class Tree:
                 positions += range(n, n + len(suffix))
             self.spans.append(
                 Span(
+                    slice(begin, len(ids)),
                     slice(begin, begin + n),
                     slice(begin + n, len(ids)),
                     slice(first_row, len(starts)),
@@ -143,24 +144,24 @@ class Tree:
         self.suffix_slots = self.padded.new_tensor(np.flatnonzero(inside.ravel()))
         self.longest_suffix = max(lengths)
         self.span = max(positions) + 1
+        self._masks: dict[int | None, list[Tensor]] = {}
 
-    @cached_property
-    def mask(self) -> Tensor:
-        """Which packed tokens may see which: bool of shape (T, T). For windows and as the text.
+    def masks(self, window: int | None) -> list[Tensor]:
+        """Per group, which of its t packed tokens may see which: bool of shape (t, t).
 
-        Quadratic in T; used only where the two-part kernels do not apply.
+        For the kernels that know no tree, and as the text of what is seen; quadratic in a group.
         """
-        n = self.ids.shape[1]
-        token_row = torch.full((n,), -1, device=self.ids.device)
-        token_group = torch.zeros(n, dtype=torch.long, device=self.ids.device)
-        for i, span in enumerate(self.spans):
-            token_group[span.prefix] = i
-            token_group[span.suffix] = i
-        rows = torch.arange(len(self.lengths), device=self.ids.device)
-        token_row[self.suffix_tokens] = rows.repeat_interleave(self.lengths)
-        same = token_group[:, None] == token_group[None, :]
-        visible = (token_row[None, :] == -1) | (token_row[:, None] == token_row[None, :])
-        return same & visible & (self.positions[0][:, None] >= self.positions[0][None, :])
+        if window not in self._masks:
+            row = self.padded.new_full((self.ids.shape[1],), -1)
+            rows = torch.arange(len(self.lengths), device=row.device)
+            row[self.suffix_tokens] = rows.repeat_interleave(self.lengths)
+            self._masks[window] = []
+            for span in self.spans:
+                own, at = row[span.tokens], self.positions[0, span.tokens]
+                distance = at[:, None] - at[None, :]
+                seen = ((own[None, :] == -1) | (own[:, None] == own[None, :])) & (distance >= 0)
+                self._masks[window].append(seen if window is None else seen & (distance < window))
+        return self._masks[window]
 
 
 @dataclass
@@ -248,15 +249,20 @@ def _attend(
         return out.transpose(0, 1)[None], None
     if cache is not None:
         cache.layers[layer] = (key[0], value[0])
-    windowed = sliding_window is not None and sliding_window < tree.span
-    if windowed or query.device.type != "cpu":
-        mask = tree.mask
-        if sliding_window is not None:
-            distance = tree.positions[0][:, None] - tree.positions[0][None, :]
-            mask = mask & (distance < sliding_window)
-        out = nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True
-        )[0]
+    window = None if sliding_window is None or sliding_window >= tree.span else sliding_window
+    if window or query.device.type != "cpu":
+        out = torch.cat(
+            [
+                nn.functional.scaled_dot_product_attention(
+                    *(t[:, :, span.tokens] for t in (query, key, value)),
+                    attn_mask=mask,
+                    scale=scaling,
+                    enable_gqa=True,
+                )[0]
+                for span, mask in zip(tree.spans, tree.masks(window), strict=True)
+            ],
+            dim=1,
+        )
     else:
         out = _TwoParts.apply(query[0], key[0], value[0], tree, scaling)
     return out.transpose(0, 1)[None], None

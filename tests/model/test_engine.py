@@ -1,6 +1,7 @@
 """The engine against its oracle: every row on its own, by transformers' eager attention."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from persona_lab.model.decode import head
 from persona_lab.model.engine import (
     ATTENTION,
     Group,
-    Span,
     Tree,
     TreeCache,
     group,
@@ -165,24 +165,25 @@ def leak_a_suffix_token(tree: Tree) -> None:
     """A user's rows see the first suffix token of the user's first row."""
     span = tree.spans[0]
     seen = slice(span.prefix.start, span.prefix.stop + 1)
-    tree.spans[0] = Span(seen, span.suffix, span.rows)
+    tree.spans[0] = replace(span, prefix=seen)
 
 
 def forget_a_prefix_token(tree: Tree) -> None:
     span = tree.spans[0]
     seen = slice(span.prefix.start + 1, span.prefix.stop)
-    tree.spans[0] = Span(seen, span.suffix, span.rows)
+    tree.spans[0] = replace(span, prefix=seen)
 
 
 def leak_another_user(tree: Tree) -> None:
     span = tree.spans[1]
-    tree.spans[1] = Span(tree.spans[0].prefix, span.suffix, span.rows)
+    tree.spans[1] = replace(span, prefix=tree.spans[0].prefix)
 
 
 def leak_all_before(tree: Tree) -> None:
     """What a packed sequence without a mask of its own would give."""
-    n = tree.ids.shape[1]
-    tree.__dict__["mask"] = torch.ones(n, n, dtype=torch.bool).tril()
+    sizes = [span.tokens.stop - span.tokens.start for span in tree.spans]
+    leaky = [torch.ones(n, n, dtype=torch.bool).tril() for n in sizes]
+    tree.masks = lambda window: leaky
 
 
 TWO_PARTS = [shift_positions, leak_a_suffix_token, forget_a_prefix_token, leak_another_user]
