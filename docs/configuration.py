@@ -223,24 +223,31 @@ def _leaves(node: Mapping[str, Any], path: str = "", inherited: str = "") -> Ite
 
 @cache
 def _attributes(target: str) -> dict[str, str]:
-    """The entries of a class's "Attributes:", each on one line."""
+    """The entries of a class's and its bases' "Attributes:", each on one line."""
+    bases = [base.id for base in _class(target).bases if isinstance(base, ast.Name)]
+    room = target.rpartition(".")[0]
+    said = {name: text for base in bases for name, text in _attributes(f"{room}.{base}").items()}
     section = re.search(r"^Attributes:\n((?: .*\n?|\n)+)", _docstring(target), re.MULTILINE)
     entries = re.split(r"^ {4}(?=\w)", section[1], flags=re.MULTILINE)[1:] if section else []
     pairs = (entry.partition(":") for entry in entries)
-    return {name: " ".join(text.split()) for name, _, text in pairs}
+    return said | {name: " ".join(text.split()) for name, _, text in pairs}
+
+
+def _docstring(target: str) -> str:
+    return ast.get_docstring(_class(target)) or ""
 
 
 @cache
-def _docstring(target: str) -> str:
-    """A class's docstring, found in the room that its dotted path names; empty if there is none."""
+def _class(target: str) -> ast.ClassDef:
+    """A class, found in the room that its dotted path names; an empty one if it is not there."""
     *room, name = target.split(".")
     place = ROOT.joinpath(*room)
     for file in (place.with_suffix(".py"), *sorted(place.glob("*.py"))):
         if file.is_file():
             for node in ast.parse(file.read_text(encoding="utf-8")).body:
                 if isinstance(node, ast.ClassDef) and node.name == name:
-                    return ast.get_docstring(node) or ""
-    return ""
+                    return node
+    return ast.ClassDef(name, [], [], [], [])
 
 
 def _first_comment(group: str, name: str) -> str:

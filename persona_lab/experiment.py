@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
+from transformers import PreTrainedModel
 
 from persona_lab.assets import Assets
 from persona_lab.data import Data, MovieInfo, Protocol, Ratings, Split
@@ -246,7 +247,7 @@ class Experiment:
 
         def fit(name: str) -> TrainedAdapter:
             return fit_adapter(
-                self.model.load(assets, self.trainer.dtype, self.trainer.device),
+                self.base(assets),
                 codec,
                 self.examples(prepared, codec, plan.rows[name], training=True),
                 self.train,
@@ -268,6 +269,11 @@ class Experiment:
             for name in plan.rows
         }
 
+    def base(self, assets: Assets) -> PreTrainedModel:
+        """The frozen base model, where and as the run holds it."""
+        trainer = self.trainer
+        return self.model.load(assets, trainer.dtype, trainer.device, self.peft.quantisation)
+
     def codec(self, assets: Assets) -> Codec:
         """How the model reads prompts and writes ratings."""
         return self.model.codec(assets, self.decode.max_new_tokens)
@@ -280,7 +286,10 @@ class Experiment:
             "profile_snapshot": self.protocol.profile_snapshot,
             "recall_time": self.protocol.recall_time,
             "new_tokens": self.decode.max_new_tokens,
-            "precision": [self.trainer.precision, self.trainer.weights],
+            "precision": [
+                *(self.trainer.precision, self.trainer.weights),
+                *filter(None, [self.peft.quantisation]),
+            ],
             "seed": self.seed,
             "memories": prepared.memories.key,
             "vectors": prepared.vectors.key if self.memory.interactions else None,
@@ -324,7 +333,7 @@ class Experiment:
     ) -> list[Response]:
         """Let every example be answered by the adapter of its own user, in their order."""
         codec = self.codec(assets)
-        base = self.model.load(assets, self.trainer.dtype, self.trainer.device)
+        base = self.base(assets)
         routes = [plan.route[example.user_id] for example in examples]
         responses: dict[int, Response] = {}
         for name in dict.fromkeys(routes):

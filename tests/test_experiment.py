@@ -14,7 +14,7 @@ from persona_lab.assets import Assets
 from persona_lab.configure import CONF, build
 from persona_lab.errors import UserError
 from persona_lab.evaluation import Result
-from persona_lab.experiment import Experiment
+from persona_lab.experiment import Experiment, Predictions
 from persona_lab.model.engine import Tree, group, run
 from persona_lab.store import Store
 
@@ -129,6 +129,22 @@ def test_another_users_profile_is_shown_to_the_same_adapters(
     assert control.keys["adapters"] == result.keys["adapters"]
     assert control.keys["predictions"] != result.keys["predictions"]
     assert control.metrics["rmse_expected"] != result.metrics["rmse_expected"]
+
+
+def test_a_base_in_four_bits_has_keys_of_its_own(places: dict[str, Any]) -> None:
+    store: Store = places["store"]
+
+    def keys(*overrides: str) -> set[str]:
+        one = experiment(*overrides)
+        prepared = one.prepare(**places)
+        spec = one._predictions_spec(**places, prepared=prepared, plan=one.plan(prepared))
+        return {store.key(Predictions, spec), *spec["adapters"].values()}
+
+    # Also without an adapter: the frozen model rates by what is left of its weights.
+    assert keys("adapter=none").isdisjoint(keys("adapter=none", "peft=qlora"))
+    assert keys("adapter=none") == keys("adapter=none", "peft=dora")
+    assert keys().isdisjoint(keys("peft=qlora"))
+    assert keys("peft=qlora").isdisjoint(keys("peft=qlora", "peft.quantisation=fp4"))
 
 
 def test_more_personas_than_users_is_refused(places: dict[str, Any], tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ Adapter modes of the paper's Table 1 (decision 12) and the adapters themselves: 
 a shared base model for as long as they are needed. Pure but for `TrainedAdapter.save` and `load`.
 """
 
+import copy
 import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from peft import (
+    IA3Config,
     LoraConfig,
     PeftConfig,
     PeftModel,
@@ -29,6 +31,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from persona_lab.errors import UserError
+from persona_lab.model.quantise import Quantisation, is_quantised
 from persona_lab.personas import Personas
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -61,13 +64,28 @@ class AdapterMode(Protocol):
 
 
 @dataclass(frozen=True)
-class NoAdapter:
-    """The frozen base model rates everyone; the other modes' fields are accepted, unused."""
+class Draw:
+    """The training rows that a mode divides; all modes have these fields, so one sweep takes all.
 
-    name: str = "none"
+    Attributes:
+        name: Name in results.
+        rows_per_user: Training rows drawn of each user before all else; None: all.
+        max_rows: Cap on each persona's rows; None: none.
+        on_empty: `error`, or `base`: who would get an adapter without rows is rated by the frozen
+            model.
+    """
+
+    name: str
     rows_per_user: int | None = None
     max_rows: int | None = None
     on_empty: Literal["error", "base"] = "error"
+
+
+@dataclass(frozen=True)
+class NoAdapter(Draw):
+    """The frozen base model rates everyone; no rows are drawn."""
+
+    name: str = "none"
 
     def plan(self, rows: pd.DataFrame, personas: Personas, seed: int) -> Plan:
         """No adapter, every user routed to the base."""
@@ -75,20 +93,10 @@ class NoAdapter:
 
 
 @dataclass(frozen=True)
-class PersonaAdapters:
-    """One adapter per persona (the paper's theta_persona).
-
-    Attributes:
-        name: Name in results.
-        rows_per_user: Training rows drawn of each user before all else; None: all.
-        max_rows: Cap on each persona's rows; None: none.
-        on_empty: `error`, or `base`: a persona without rows is rated by the frozen model.
-    """
+class PersonaAdapters(Draw):
+    """One adapter per persona (the paper's theta_persona)."""
 
     name: str = "persona"
-    rows_per_user: int | None = None
-    max_rows: int | None = None
-    on_empty: Literal["error", "base"] = "error"
 
     def plan(self, rows: pd.DataFrame, personas: Personas, seed: int) -> Plan:
         """The rows of each persona's users to its adapter.
@@ -96,45 +104,73 @@ class PersonaAdapters:
         Raises:
             UserError: A persona has no training rows and `on_empty` is `error`.
         """
-        sets = persona_rows(rows, personas, self.rows_per_user, self.max_rows, seed)
-        empty = [persona for persona, part in sets.items() if part.empty]
-        if empty and self.on_empty == "error":
-            raise UserError(
-                f"persona {empty[0]} has no training rows",
-                "lower personas.n_personas, or let the base rate its users: adapter.on_empty=base",
-            )
-        names = {persona: f"persona_{persona}" for persona in sets if persona not in empty}
-        of_user = zip(personas.assignment["user_id"], personas.assignment["persona"], strict=True)
-        return Plan(
-            {name: sets[persona] for persona, name in names.items()},
-            {int(user): names.get(int(persona)) for user, persona in of_user},
-        )
+        return _by_persona(self, rows, personas, seed)
 
 
 @dataclass(frozen=True)
-class SingleMax:
+class RandomPersona(Draw):
+    """One adapter per group of random users, as many in each as in a persona.
+
+    The control that the persona claim needs: the same adapters, sizes and steps, without the
+    personas.
+    """
+
+    name: str = "random_persona"
+
+    def plan(self, rows: pd.DataFrame, personas: Personas, seed: int) -> Plan:
+        """As `PersonaAdapters`, with the users' personas shuffled among them.
+
+        Raises:
+            UserError: A group has no training rows and `on_empty` is `error`.
+        """
+        table = personas.assignment
+        shuffled = np.random.default_rng(seed).permutation(table["persona"])
+        groups = replace(personas, assignment=table.assign(persona=shuffled))
+        return _by_persona(self, rows, groups, seed)
+
+
+@dataclass(frozen=True)
+class PerUser(Draw):
+    """One adapter per user, on those of its rows that its persona's adapter would have."""
+
+    name: str = "per_user"
+
+    def plan(self, rows: pd.DataFrame, personas: Personas, seed: int) -> Plan:
+        """The rows of each user to its own adapter.
+
+        Raises:
+            UserError: A user has no training rows and `on_empty` is `error`.
+        """
+        pooled = _pooled(persona_rows(rows, personas, self, seed))
+        sets = {f"user_{user}": part for user, part in pooled.groupby("user_id", sort=True)}
+        route = {int(user): f"user_{user}" for user in personas.assignment["user_id"]}
+        empty = [user for user, name in route.items() if name not in sets]
+        if empty and self.on_empty == "error":
+            raise UserError(
+                f"user {empty[0]} has no training rows",
+                "raise adapter.rows_per_user or max_rows, or let the base rate such users: "
+                "adapter.on_empty=base",
+            )
+        return Plan(sets, {user: name if name in sets else None for user, name in route.items()})
+
+
+@dataclass(frozen=True)
+class SingleMax(Draw):
     """One adapter for all users on as many rows as the largest persona has (theta_single(max))."""
 
     name: str = "single_max"
-    rows_per_user: int | None = None
-    max_rows: int | None = None
-    on_empty: Literal["error", "base"] = "error"
 
     def plan(self, rows: pd.DataFrame, personas: Personas, seed: int) -> Plan:
         """The same share of every user's rows, as many as the largest persona's."""
-        sets = persona_rows(rows, personas, self.rows_per_user, self.max_rows, seed)
-        chosen = take_share(pd.concat(sets.values()), max(map(len, sets.values())))
-        return _single(chosen, personas)
+        sets = persona_rows(rows, personas, self, seed)
+        return _single(take_share(_pooled(sets), max(map(len, sets.values()))), personas)
 
 
 @dataclass(frozen=True)
-class SingleMin:
+class SingleMin(Draw):
     """One adapter for all users on as many rows as the smallest persona has (theta_single(min))."""
 
     name: str = "single_min"
-    rows_per_user: int | None = None
-    max_rows: int | None = None
-    on_empty: Literal["error", "base"] = "error"
 
     def plan(self, rows: pd.DataFrame, personas: Personas, seed: int) -> Plan:
         """A part of what `SingleMax` trains on, as many rows as the smallest persona's.
@@ -142,30 +178,46 @@ class SingleMin:
         Raises:
             UserError: The smallest persona has no training rows and `on_empty` is `error`.
         """
-        sets = persona_rows(rows, personas, self.rows_per_user, self.max_rows, seed)
+        sets = persona_rows(rows, personas, self, seed)
         sizes = [len(part) for part in sets.values() if len(part) or self.on_empty == "error"]
         if not min(sizes, default=1):
             raise UserError(
                 "the smallest persona has no training rows, so single_min has none",
                 "lower personas.n_personas, or leave it out: adapter.on_empty=base",
             )
-        largest = take_share(pd.concat(sets.values()), max(sizes, default=0))
+        largest = take_share(_pooled(sets), max(sizes, default=0))
         return _single(take_share(largest, min(sizes, default=0)), personas)
 
 
 @dataclass(frozen=True)
-class SingleFull:
+class SingleFull(Draw):
     """One adapter for all users on all their rows: beyond the paper, which equalises sizes."""
 
     name: str = "single_full"
-    rows_per_user: int | None = None
-    max_rows: int | None = None
-    on_empty: Literal["error", "base"] = "error"
 
     def plan(self, rows: pd.DataFrame, personas: Personas, seed: int) -> Plan:
         """The rows of all personas, each capped as elsewhere."""
-        sets = persona_rows(rows, personas, self.rows_per_user, self.max_rows, seed)
-        return _single(pd.concat(sets.values()), personas)
+        return _single(_pooled(persona_rows(rows, personas, self, seed)), personas)
+
+
+def _by_persona(draw: Draw, rows: pd.DataFrame, personas: Personas, seed: int) -> Plan:
+    sets = persona_rows(rows, personas, draw, seed)
+    empty = [persona for persona, part in sets.items() if part.empty]
+    if empty and draw.on_empty == "error":
+        raise UserError(
+            f"{draw.name} {empty[0]} has no training rows",
+            "lower personas.n_personas, or let the base rate its users: adapter.on_empty=base",
+        )
+    names = {persona: f"{draw.name}_{persona}" for persona in sets if persona not in empty}
+    of_user = zip(personas.assignment["user_id"], personas.assignment["persona"], strict=True)
+    return Plan(
+        {name: sets[persona] for persona, name in names.items()},
+        {int(user): names.get(int(persona)) for user, persona in of_user},
+    )
+
+
+def _pooled(sets: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(sets.values())
 
 
 def _single(rows: pd.DataFrame, personas: Personas) -> Plan:
@@ -175,11 +227,7 @@ def _single(rows: pd.DataFrame, personas: Personas) -> Plan:
 
 
 def persona_rows(
-    rows: pd.DataFrame,
-    personas: Personas,
-    rows_per_user: int | None,
-    max_rows: int | None,
-    seed: int,
+    rows: pd.DataFrame, personas: Personas, draw: Draw, seed: int
 ) -> dict[int, pd.DataFrame]:
     """Training rows of every persona after the caps, each user's in a seeded random order.
 
@@ -189,15 +237,15 @@ def persona_rows(
     drawn = []
     for user, part in rows.groupby("user_id", sort=True):
         order = np.random.default_rng([seed, int(str(user))]).permutation(len(part))
-        drawn.append(part.iloc[order[:rows_per_user]])
+        drawn.append(part.iloc[order[: draw.rows_per_user]])
     shuffled = pd.concat(drawn) if drawn else rows
     assignment = personas.assignment
     of_user = dict(zip(assignment["user_id"], assignment["persona"], strict=True))
     persona = shuffled["user_id"].map(of_user)
     sets = {k: shuffled[persona == k] for k in range(personas.n_personas)}
-    if max_rows is None:
+    if draw.max_rows is None:
         return sets
-    return {k: take_share(part, min(max_rows, len(part))) for k, part in sets.items()}
+    return {k: take_share(part, min(draw.max_rows, len(part))) for k, part in sets.items()}
 
 
 def take_share(rows: pd.DataFrame, n: int) -> pd.DataFrame:
@@ -220,26 +268,40 @@ class Peft(Protocol):
         """Name in results."""
         ...
 
+    @property
+    def quantisation(self) -> Quantisation | None:
+        """How the frozen base is held; None: as it is."""
+        ...
+
     def config(self, targets: list[str]) -> PeftConfig:
         """PEFT's configuration for a model's target projections."""
         ...
 
 
 @dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters (the paper's, Appendix A).
+class LowRank:
+    """What low-rank adapters are given; all kinds have these fields, so one sweep takes all.
 
     Attributes:
         name: Name in results.
         r: Rank.
-        alpha: Numerator of the scale alpha / r.
+        alpha: Numerator of the scale alpha / r (rslora: alpha / sqrt(r)).
         dropout: Dropout on the adapter's input while training.
     """
 
-    name: str = "lora"
+    name: str
     r: int = 256
     alpha: int = 32
     dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class Lora(LowRank):
+    """Low-rank adapters (the paper's, Appendix A)."""
+
+    quantisation: ClassVar[None] = None
+
+    name: str = "lora"
 
     def config(self, targets: list[str]) -> PeftConfig:
         """PEFT's configuration.
@@ -247,15 +309,94 @@ class Lora:
         Raises:
             UserError: The rank is not positive.
         """
-        if self.r < 1:
-            raise UserError(f"peft.r is {self.r}", "use a rank of at least 1")
-        return LoraConfig(
-            r=self.r,
-            lora_alpha=self.alpha,
-            lora_dropout=self.dropout,
+        return _low_rank(self, targets)
+
+
+@dataclass(frozen=True)
+class RsLora(LowRank):
+    """Low-rank adapters whose scale falls with the root of the rank (Kalajdzievski, 2023)."""
+
+    quantisation: ClassVar[None] = None
+
+    name: str = "rslora"
+
+    def config(self, targets: list[str]) -> PeftConfig:
+        """PEFT's configuration.
+
+        Raises:
+            UserError: The rank is not positive.
+        """
+        return _low_rank(self, targets, use_rslora=True)
+
+
+@dataclass(frozen=True)
+class Dora(LowRank):
+    """Low-rank adapters of a weight's direction beside its learned magnitude (Liu et al., 2024)."""
+
+    quantisation: ClassVar[None] = None
+
+    name: str = "dora"
+
+    def config(self, targets: list[str]) -> PeftConfig:
+        """PEFT's configuration.
+
+        Raises:
+            UserError: The rank is not positive.
+        """
+        return _low_rank(self, targets, use_dora=True)
+
+
+@dataclass(frozen=True)
+class QLora(LowRank):
+    """Low-rank adapters on a base held in 4 bits (Dettmers et al., 2023), whoever rates by it.
+
+    Attributes:
+        quantisation: Data type of the base's 4-bit weights.
+    """
+
+    name: str = "qlora"
+    quantisation: Quantisation = "nf4"
+
+    def config(self, targets: list[str]) -> PeftConfig:
+        """PEFT's configuration.
+
+        Raises:
+            UserError: The rank is not positive.
+        """
+        return _low_rank(self, targets)
+
+
+@dataclass(frozen=True)
+class Ia3(LowRank):
+    """A learned factor per output of a projection, or per input of `down_proj` (Liu et al., 2022).
+
+    It has no rank: the fields of the low-rank kinds are accepted, unused.
+    """
+
+    quantisation: ClassVar[None] = None
+
+    name: str = "ia3"
+
+    def config(self, targets: list[str]) -> PeftConfig:
+        """PEFT's configuration."""
+        return IA3Config(
             target_modules=list(targets),
+            feedforward_modules=[name for name in targets if name == "down_proj"],
             task_type="CAUSAL_LM",
         )
+
+
+def _low_rank(peft: LowRank, targets: list[str], **options: Any) -> PeftConfig:
+    if peft.r < 1:
+        raise UserError(f"peft.r is {peft.r}", "use a rank of at least 1")
+    return LoraConfig(
+        r=peft.r,
+        lora_alpha=peft.alpha,
+        lora_dropout=peft.dropout,
+        target_modules=list(targets),
+        task_type="CAUSAL_LM",
+        **options,
+    )
 
 
 @dataclass(frozen=True)
@@ -331,10 +472,18 @@ def attach(
         adapter: The adapter.
         merge: Add it to a copy of the weights it adapts instead of computing it beside them
             (decision 22); they are restored bit by bit.
+
+    Raises:
+        UserError: It cannot be merged: what it would be added to is held in 4 bits.
     """
     if adapter is None:
         yield
         return
+    if merge and is_quantised(base):
+        raise UserError(
+            "an adapter cannot be merged into a base in 4 bits, which would be rounded again",
+            "use decode.merge=false",
+        )
     # Made without initial weights: they would be drawn only to be overwritten.
     with lend(base, adapter.config, seed=0, low_cpu_mem_usage=True) as lent:
         set_peft_model_state_dict(lent, dict(adapter.weights), low_cpu_mem_usage=True)
@@ -343,14 +492,14 @@ def attach(
             yield
             return
         adapted: list[Any] = [m for m in lent.modules() if isinstance(m, BaseTunerLayer)]
-        originals = [m.get_base_layer().weight.detach().clone() for m in adapted]
+        originals = [copy.deepcopy(m.get_base_layer().state_dict()) for m in adapted]
         lent.merge_adapter()
         try:
             yield
         finally:
             for module, original in zip(adapted, originals, strict=True):
                 module.merged_adapters.clear()
-                module.get_base_layer().weight.data.copy_(original)
+                module.get_base_layer().load_state_dict(original)
 
 
 def weights_of(lent: PeftModel) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from persona_lab.assets import Assets, Source, hash_file
 from persona_lab.errors import UserError
 from persona_lab.model.engine import ATTENTION
 from persona_lab.model.phi3 import split_projections
+from persona_lab.model.quantise import Quantisation, quantise
 from persona_lab.prompting import Codec
 
 _RANDOM = {"llama": LlamaConfig, "phi3": Phi3Config}
@@ -79,15 +80,28 @@ class BaseModel:
         vocab_size = 0 if self.random is None else int(self.random["vocab_size"])
         return _codec(folder, vocab_size, self.chat, self.context, new_tokens)
 
-    def load(self, assets: Assets, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    def load(
+        self,
+        assets: Assets,
+        dtype: torch.dtype,
+        device: str,
+        quantisation: Quantisation | None = None,
+    ) -> PreTrainedModel:
         """Frozen weights in evaluation mode; the same object for every job of a process.
 
+        Args:
+            assets: Public artefacts.
+            dtype: Of the weights, or, where they are in 4 bits, of what is computed with them.
+            device: Where they are.
+            quantisation: The 4-bit type of the linear layers; None: not in 4 bits.
+
         Raises:
-            UserError: There are no weights where `path` points.
+            UserError: There are no weights where `path` points, or 4 bits need what is not
+                installed.
         """
         folder = None if self.random is not None else self._folder(assets)
         spec = json.dumps(dict(self.random) if self.random is not None else None)
-        return _load(folder, spec, self.sliding_window, dtype, device)
+        return _load(folder, spec, self.sliding_window, dtype, device, quantisation)
 
     def _folder(self, assets: Assets) -> Path:
         if self.path is not None:
@@ -145,7 +159,12 @@ def _codec(
 
 @lru_cache(maxsize=1)
 def _load(
-    folder: Path | None, random: str, window: str, dtype: torch.dtype, device: str
+    folder: Path | None,
+    random: str,
+    window: str,
+    dtype: torch.dtype,
+    device: str,
+    quantisation: Quantisation | None,
 ) -> PreTrainedModel:
     config = (
         _tiny_config(json.loads(random)) if folder is None else AutoConfig.from_pretrained(folder)
@@ -161,6 +180,8 @@ def _load(
         loading: Any = AutoModelForCausalLM.from_pretrained
         model = loading(folder, config=config, dtype=dtype, attn_implementation=ATTENTION)
     split_projections(model)
+    if quantisation is not None:
+        quantise(model, quantisation, device)
     return model.to(device).requires_grad_(False).eval()
 
 

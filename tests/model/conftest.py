@@ -138,6 +138,16 @@ def codec(tiny: BaseModel, assets: Any) -> Codec:
 
 
 @pytest.fixture(scope="session")
+def four_bits() -> None:
+    """Skips where nothing can be held in 4 bits."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    try:
+        bitsandbytes.functional.quantize_4bit(torch.ones(64, 64))
+    except (RuntimeError, NotImplementedError):
+        pytest.skip("this bitsandbytes has no 4-bit kernel for the CPU")
+
+
+@pytest.fixture(scope="session")
 def make_examples() -> Callable[..., list[Example]]:
     """Random prompts: each user's rows begin alike and end in their own way."""
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,36 @@ from transformers import PreTrainedModel
 from persona_lab.errors import UserError
 from persona_lab.model import (
     AdapterMode,
+    BaseModel,
+    Decode,
+    Dora,
+    Ia3,
     Lora,
     NoAdapter,
+    Peft,
     PersonaAdapters,
+    PerUser,
+    QLora,
+    RandomPersona,
+    RsLora,
     SingleFull,
     SingleMax,
     SingleMin,
+    Train,
     TrainedAdapter,
+    Trainer,
     attach,
+    fit_adapter,
     lend,
+    rate_examples,
 )
 from persona_lab.model.adapters import describe_size, take_share, weights_of
 from persona_lab.model.engine import Tree, group, run
 from persona_lab.personas import Personas
+from persona_lab.prompting import Codec, Example
 
 MakePersonas = Callable[[dict[int, int]], Personas]
-MODES = [NoAdapter, PersonaAdapters, SingleMax, SingleMin, SingleFull]
+MODES = [NoAdapter, PersonaAdapters, RandomPersona, PerUser, SingleMax, SingleMin, SingleFull]
 
 # user -> (persona, training rows): personas of 12, 7 and 3 rows.
 TOY = {10: (0, 6), 11: (0, 4), 12: (0, 2), 20: (1, 5), 21: (1, 2), 30: (2, 3)}
@@ -78,6 +93,49 @@ def test_each_persona_has_its_own_adapter(toy: tuple[pd.DataFrame, Personas]) ->
         "persona_2": {30: 3},
     }
     assert plan.route == {user: f"persona_{persona}" for user, (persona, _) in TOY.items()}
+
+
+def test_random_personas_have_the_personas_sizes_and_their_users_rows(
+    make_personas: MakePersonas,
+) -> None:
+    persona_of = {user: min(user // 5, 2) for user in range(30)}
+    rows, personas = rows_of(dict.fromkeys(persona_of, 3)), make_personas(persona_of)
+    plans = [RandomPersona().plan(rows, personas, seed) for seed in (0, 0, 1)]
+    assert plans[0].route == plans[1].route != plans[2].route
+    for plan in plans:
+        groups = {name: {u for u in plan.route if plan.route[u] == name} for name in plan.rows}
+        assert {name: len(users) for name, users in groups.items()} == {
+            "random_persona_0": 5,
+            "random_persona_1": 5,
+            "random_persona_2": 20,
+        }
+        assert plan.route.keys() == persona_of.keys()
+        for name, users in groups.items():
+            assert pairs(plan.rows[name]) == pairs(rows[rows["user_id"].isin(users)])
+            # Five of thirty at random: that they are a persona's own is next to impossible.
+            assert len({persona_of[user] for user in users}) > 1
+    # The run's personas stay what they are: predictions are told apart by them.
+    assert dict(zip(*personas.assignment.to_dict("list").values(), strict=True)) == persona_of
+
+
+def test_each_user_has_its_own_adapter_on_what_its_persona_would_train_on(
+    toy: tuple[pd.DataFrame, Personas],
+) -> None:
+    rows, personas = toy
+    fields: dict[str, Any] = {"rows_per_user": 5, "max_rows": 6}
+    plan = PerUser(**fields).plan(rows, personas, 0)
+    assert plan.route == {user: f"user_{user}" for user in TOY}
+    by_persona = PersonaAdapters(**fields).plan(rows, personas, 0)
+    assert {user: pairs(plan.rows[f"user_{user}"]) for user in TOY} == {
+        user: {pair for pair in pairs(by_persona.rows[f"persona_{persona}"]) if pair[0] == user}
+        for user, (persona, _) in TOY.items()
+    }
+    without = rows[rows["user_id"] != 21]
+    with pytest.raises(UserError, match="user 21 has no training rows"):
+        PerUser().plan(without, personas, 0)
+    plan = PerUser(on_empty="base").plan(without, personas, 0)
+    assert plan.route[21] is None
+    assert plan.rows.keys() == {f"user_{user}" for user in TOY if user != 21}
 
 
 def test_sizes_of_the_single_adapters(toy: tuple[pd.DataFrame, Personas]) -> None:
@@ -199,7 +257,7 @@ def test_all_is_a_share() -> None:
     assert take_share(rows, 0).empty
 
 
-@pytest.mark.parametrize("mode", MODES[1:])
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode is not NoAdapter])
 def test_draws_depend_on_the_seed_alone(
     toy: tuple[pd.DataFrame, Personas], mode: type[PersonaAdapters]
 ) -> None:
@@ -227,15 +285,64 @@ def test_every_mode_takes_the_fields_of_every_other() -> None:
     assert [mode.name for mode in modes] == [
         "none",
         "persona",
+        "random_persona",
+        "per_user",
         "single_max",
         "single_min",
         "single_full",
     ]
 
 
-def test_a_rank_below_one_is_the_users_error() -> None:
+@pytest.mark.parametrize("kind", [Lora, RsLora, Dora, QLora])
+def test_a_rank_below_one_is_the_users_error(kind: type[Lora | RsLora | Dora | QLora]) -> None:
     with pytest.raises(UserError, match=r"peft\.r is 0"):
-        Lora(r=0).config(["q_proj"])
+        kind(r=0).config(["q_proj"])
+
+
+KINDS = [Lora, RsLora, Dora, Ia3, QLora]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_trains_is_stored_and_rates(
+    kind: type[Lora | RsLora | Dora | Ia3 | QLora],
+    tiny: BaseModel,
+    codec: Codec,
+    assets: Any,
+    make_examples: Callable[..., list[Example]],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    peft: Peft = kind(r=4, alpha=8, dropout=0.0)
+    if peft.quantisation is not None:
+        request.getfixturevalue("four_bits")
+    base = tiny.load(assets, torch.float32, "cpu", peft.quantisation)
+    examples = make_examples()
+    options: dict[str, Any] = {"folder": tmp_path, "seed": 0, "name": "toy"}
+    recipe, trainer = Train(lr=0.03, epochs=6, batch_size=6, warmup=0.0), Trainer()
+    config = peft.config(["q_proj", "k_proj", "down_proj"])
+    trained = [
+        fit_adapter(base, codec, examples, each, config, trainer, logger=None, **options)
+        for each in (replace(recipe, epochs=1), recipe)
+    ]
+    assert trained[1].summary["loss"] < trained[0].summary["loss"] - 0.1
+
+    trained[1].save(tmp_path)
+    loaded = TrainedAdapter.load(tmp_path)
+
+    def ratings(adapter: TrainedAdapter | None, *, merge: bool = False) -> list[float]:
+        with attach(base, adapter, merge=merge):
+            answers = rate_examples(base, codec, examples, Decode("expected"), trainer, **options)
+        return [answer.expected_rating for answer in answers]
+
+    frozen, beside = ratings(None), ratings(trained[1])
+    assert np.abs(np.subtract(beside, frozen)).max() > 0.05
+    assert ratings(loaded) == beside
+    if peft.quantisation is None:
+        assert ratings(loaded, merge=True) == pytest.approx(beside, abs=1e-4)
+    else:
+        with pytest.raises(UserError, match=r"use decode\.merge=false"):
+            ratings(loaded, merge=True)
+    assert ratings(None) == frozen
 
 
 ROWS = [[5, 6, 7, row, 9] for row in range(4)]

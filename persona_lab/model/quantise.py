@@ -1,0 +1,60 @@
+"""A base model's linear layers -> the same layers in 4 bits, by bitsandbytes (peft=qlora).
+
+Pure, and bitsandbytes is imported only here and only when it is asked for.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from persona_lab.errors import UserError
+
+Quantisation = Literal["nf4", "fp4"]
+
+
+def quantise(model: PreTrainedModel, kind: Quantisation, device: str) -> None:
+    """Hold a decoder's linear layers in 4 bits, in place, each moved to the device by itself.
+
+    The vocabulary head and the norms stay as they are. Not left to transformers' loading, which
+    would fuse Phi-3's projections again and knows no random weights.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+    try:
+        from bitsandbytes.nn import Linear4bit, Params4bit
+    except ImportError as error:
+        raise UserError(
+            "a base in 4 bits needs bitsandbytes", "pip install 'persona-lab[qlora]'"
+        ) from error
+
+    def in_four_bits(linear: nn.Linear) -> nn.Module:
+        weight = linear.weight.detach()
+        layer = Linear4bit(
+            linear.in_features,
+            linear.out_features,
+            bias=linear.bias is not None,
+            compute_dtype=weight.dtype,
+            quant_type=kind,
+            device=torch.device("meta"),
+        )
+        layer.weight = Params4bit(weight, requires_grad=False, quant_type=kind, module=layer)
+        layer.bias = linear.bias
+        # Once packed for its fast kernel on some CPUs, a layer would pass no gradient on.
+        layer.support_avx512bf16_for_cpu = False
+        return layer.to(device)
+
+    decoder: Any = model.get_decoder()
+    for parent in list(decoder.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, in_four_bits(child))
+    # PEFT's sign.
+    model.is_loaded_in_4bit = True  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def is_quantised(model: PreTrainedModel) -> bool:
+    """Whether `quantise` was here."""
+    return bool(getattr(model, "is_loaded_in_4bit", False))
