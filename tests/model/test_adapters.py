@@ -44,6 +44,7 @@ from persona_lab.model import (
 )
 from persona_lab.model.adapters import describe_size, take_share, weights_of
 from persona_lab.model.engine import Tree, group, run
+from persona_lab.model.quantise import quantise
 from persona_lab.personas import Personas
 from persona_lab.prompting import Codec, Example
 
@@ -315,7 +316,13 @@ def test_every_kind_trains_is_stored_and_rates(
     peft: Peft = kind(r=4, alpha=8, dropout=0.0)
     if peft.quantisation is not None:
         request.getfixturevalue("four_bits")
-    base = tiny.load(assets, torch.float32, "cpu", peft.quantisation)
+    base = copy.deepcopy(tiny.load(assets, torch.float32, "cpu"))
+    for parameter in base.parameters():
+        if parameter.dim() == 2:
+            # As large as a trained model's, so that a factor of them matters.
+            parameter.data *= 15
+    if peft.quantisation is not None:
+        quantise(base, peft.quantisation, "cpu")
     examples = make_examples()
     options: dict[str, Any] = {"folder": tmp_path, "seed": 0, "name": "toy"}
     recipe, trainer = Train(lr=0.03, epochs=6, batch_size=6, warmup=0.0), Trainer()
