@@ -24,15 +24,17 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str) -> None:
         UserError: bitsandbytes is not installed.
     """
     try:
-        from bitsandbytes.nn import Linear4bit, Params4bit
+        from bitsandbytes.nn import modules
     except ImportError as error:
         raise UserError(
             "a base in 4 bits needs bitsandbytes", "pip install 'persona-lab[qlora]'"
         ) from error
 
+    bits: Any = modules
+
     def in_four_bits(linear: nn.Linear) -> nn.Module:
         weight = linear.weight.detach()
-        layer = Linear4bit(
+        layer = bits.Linear4bit(
             linear.in_features,
             linear.out_features,
             bias=linear.bias is not None,
@@ -40,7 +42,7 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str) -> None:
             quant_type=kind,
             device=torch.device("meta"),
         )
-        layer.weight = Params4bit(weight, requires_grad=False, quant_type=kind, module=layer)
+        layer.weight = bits.Params4bit(weight, requires_grad=False, quant_type=kind, module=layer)
         layer.bias = linear.bias
         # Once packed for its fast kernel on some CPUs, a layer would pass no gradient on.
         layer.support_avx512bf16_for_cpu = False
@@ -52,7 +54,7 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str) -> None:
             if type(child) is nn.Linear:
                 setattr(parent, name, in_four_bits(child))
     # PEFT's sign.
-    model.is_loaded_in_4bit = True  # pyright: ignore[reportAttributeAccessIssue]
+    model.is_loaded_in_4bit = True  # pyright: ignore[reportArgumentType]
 
 
 def is_quantised(model: PreTrainedModel) -> bool:
