@@ -16,7 +16,7 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -59,6 +59,10 @@ class Source(Protocol):
 
 class Unusable(Exception):
     """What a source offers is not the artefact that was pinned."""
+
+
+class NotAtHand(UserError):
+    """What is asked for would have to be fetched or computed, and that was ruled out."""
 
 
 @dataclass(frozen=True)
@@ -190,9 +194,11 @@ class Assets:
 
     Attributes:
         cache: Folder that may be shared by any number of processes.
+        offline: Fetch and derive nothing: what is not there is `NotAtHand`.
     """
 
     cache: Path
+    offline: bool = field(default=False, kw_only=True)
 
     def fetch(self, source: Source) -> Path:
         """Folder with the source's members, fetched by the first who asks.
@@ -230,6 +236,8 @@ class Assets:
     def _once(self, folder: Path, build: Callable[[Path], None], doing: str) -> Path:
         if _whole(folder):
             return folder
+        if self.offline:
+            raise NotAtHand(f"{folder.name} is not in the cache", "run once to have it there")
         with locked(folder):
             if _whole(folder):
                 return folder

@@ -38,6 +38,7 @@ from persona_lab.errors import UserError
 
 if TYPE_CHECKING:
     from persona_lab.assets import Assets
+    from persona_lab.estimate import Estimate
     from persona_lab.experiment import Experiment
     from persona_lab.report import Report
     from persona_lab.store import Store
@@ -51,9 +52,11 @@ _NAMED += ["decode", "peft"]
 # Choices that cannot change a result, or whose effect another field of the row names.
 _UNNAMED = {"setup", "role", "slm", "llm", "row", "experiment", "logger", *_NAMED}
 _NEUTRAL = re.compile(
-    r"(setup|role|seed|plan|rerun|verify|cache|logger\..*|train\.tokens_per_microbatch"
-    r"|trainer\.(accelerator|devices|strategy|tokens_per_batch|progress))$"
+    r"(setup|role|seed|plan|stage|rerun|verify|cache|logger\..*|train\.tokens_per_microbatch"
+    r"|model\.sizes\..*|trainer\.(accelerator|devices|strategy|tokens_per_batch|progress|tflops))$"
 )
+# What a run computes, and the state that it ends in.
+_STATES = {"all": "completed", "prepare": "prepared"}
 
 
 def launch(arguments: Sequence[str]) -> None:
@@ -271,13 +274,16 @@ def run_job(cfg: DictConfig) -> None:
                 else "a run has one device: training over several is not there yet",
                 "take trainer=cpu or trainer=gpu; a launcher spreads jobs over devices",
             )
-        if cfg.plan:
-            raise UserError(
-                "plan=true has nothing to say: no stage here costs money", "leave it out"
-            )
+        if cfg.stage not in _STATES:
+            raise UserError(f"stage is {cfg.stage}", f"choose {' or '.join(_STATES)}")
         run = build(cfg, status["row"]["changed"], Path(context.runtime.cwd))
         with _warnings_in_log():
-            run.experiment.run(run.assets, run.store, folder, cfg.rerun)
+            if cfg.plan:
+                _estimate(run).save(folder)
+            elif cfg.stage == "prepare":
+                run.experiment.prepare(run.assets, run.store)
+            else:
+                run.experiment.run(run.assets, run.store, folder, cfg.rerun)
     except BaseException as error:
         _publish(status | {"state": "failed", "error": _first_line(error), "ended": _now()}, folder)
         _log.debug("traceback", exc_info=True)
@@ -290,9 +296,17 @@ def run_job(cfg: DictConfig) -> None:
         if isinstance(error, Exception):
             _refuse(UserError(_first_line(error), f"the traceback is in the log in {folder}"))
         raise
-    _publish(status | {"state": "completed", "ended": _now()}, folder)
+    state = "planned" if cfg.plan else _STATES[cfg.stage]
+    _publish(status | {"state": state, "ended": _now()}, folder)
     if not in_sweep:
-        _tabulate(folder, write=False)
+        _conclude(folder, [folder])
+
+
+def _estimate(run: Run) -> "Estimate":
+    # Imported here, as all rooms: errors and help answer at once.
+    from persona_lab.estimate import estimate
+
+    return estimate(run.experiment, run.assets, run.store)
 
 
 def row(cfg: DictConfig, context: Any) -> dict[str, Any]:
@@ -383,12 +397,13 @@ class Sweep(Callback):
             _refuse_one_model_for_both_roles(jobs)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write and print the table; exit with 1 where a job failed or is missing."""
+        """Print the table, of results or of plans; exit with 1 where a job failed or is missing."""
         folder = Path(config.hydra.sweep.dir)
-        report = _tabulate(folder, write=True)
-        expected = self._expected or len(report.runs) + len(report.failures)
-        if report.failures or len(report.runs) < expected:
-            raise SystemExit(f"persona-lab: {len(report.runs)} of {expected} jobs completed")
+        jobs = [file.parent for file in sorted(folder.glob("*/status.json"))]
+        done = _conclude(folder, jobs)
+        expected = self._expected or len(jobs)
+        if done < expected:
+            raise SystemExit(f"persona-lab: {done} of {expected} jobs completed")
 
 
 def _jobs(config: DictConfig) -> dict[str, list[str]]:
@@ -425,6 +440,20 @@ def _refuse_one_model_for_both_roles(jobs: Mapping[str, Sequence[str]]) -> None:
 def _refuse(error: UserError) -> typing.NoReturn:
     # Of all exceptions, this alone passes through Hydra without a word of its own.
     raise SystemExit(f"persona-lab: {error}")
+
+
+def _conclude(folder: Path, jobs: Sequence[Path]) -> int:
+    """Show what the jobs in a folder came to; the number of those that came to an end."""
+    states = [json.loads((job / "status.json").read_text())["state"] for job in jobs]
+    if "planned" in states:
+        from persona_lab.estimate import Estimate, show
+
+        plans = (job for job, state in zip(jobs, states, strict=True) if state == "planned")
+        show(sorted((Estimate.load(plan) for plan in plans), key=lambda each: _natural(each.label)))
+    elif "prepared" not in states:
+        report = _tabulate(folder, write=jobs != [folder])
+        return len(report.runs)
+    return states.count("planned") + states.count("prepared")
 
 
 def _tabulate(folder: Path, *, write: bool) -> "Report":

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from persona_lab.assets import hash_file, locked, publish
+from persona_lab.assets import NotAtHand, hash_file, locked, publish
 
 _log = logging.getLogger(__name__)
 
@@ -76,10 +76,12 @@ class Store:
     Attributes:
         root: Folder that may be shared by any number of jobs.
         verify: Read also large files in full each time.
+        computing: Whether a result that is not there is computed; else it is `NotAtHand`.
     """
 
     root: Path
     verify: bool = field(default=False, kw_only=True)
+    computing: bool = field(default=True, kw_only=True)
 
     def key(self, kind: type[StageOutput], spec: Mapping[str, Any]) -> str:
         """Hash of the stage, its version and the described inputs, 20 hex digits."""
@@ -105,6 +107,10 @@ class Store:
         """
         key = self.key(kind, spec)
         folder = self.root / kind.STAGE / key
+        if not self.computing:
+            if (found := self.find(kind, spec)) is None:
+                raise NotAtHand(f"{kind.STAGE} {key} is not in the store", "run once to have it")
+            return found
         with locked(folder):
             if folder.exists() and not rerun:
                 if (damage := self._damage(kind, folder)) is None:

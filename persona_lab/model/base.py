@@ -17,20 +17,23 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    Gemma3TextConfig,
     LlamaConfig,
     Phi3Config,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
-from persona_lab.assets import Assets, Source, hash_file
+from persona_lab.assets import Assets, NotAtHand, Source, hash_file
 from persona_lab.errors import UserError
 from persona_lab.model.engine import ATTENTION
 from persona_lab.model.phi3 import split_projections
 from persona_lab.model.quantise import Quantisation, quantise
 from persona_lab.prompting import Codec
 
-_RANDOM = {"llama": LlamaConfig, "phi3": Phi3Config}
+_ARCHITECTURES = {"llama": LlamaConfig, "phi3": Phi3Config, "gemma3": Gemma3TextConfig}
+# Sizes that most architectures derive from others.
+_OPTIONAL = ("head_dim", "tie_word_embeddings")
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,9 @@ class BaseModel:
         lora_targets: Names of the projections that adapters adapt (decision 17).
         sliding_window: `native` keeps the model's window, `off` lets it see its whole context
             (decision 18).
-        random: Architecture (`llama` or `phi3`), sizes and, where given, `initializer_range` of a
-            model with random weights.
+        random: Architecture (`llama`, `phi3` or `gemma3`), sizes and, where given,
+            `initializer_range` of a model with random weights.
+        sizes: The same of a model that is fetched: for `plan=true` before its weights are there.
     """
 
     name: str
@@ -60,6 +64,7 @@ class BaseModel:
     lora_targets: list[str]
     sliding_window: Literal["off", "native"] = "off"
     random: Mapping[str, Any] | None = None
+    sizes: Mapping[str, Any] | None = field(default=None, metadata={"key": False})
 
     def fingerprint(self, assets: Assets) -> Any:
         """What identifies the weights in keys: the source's pins, or the hash of a local folder."""
@@ -102,6 +107,31 @@ class BaseModel:
         folder = None if self.random is not None else self._folder(assets)
         spec = json.dumps(dict(self.random) if self.random is not None else None)
         return _load(folder, spec, self.sliding_window, dtype, device, quantisation)
+
+    def outline(self, assets: Assets) -> PreTrainedModel:
+        """The model without its weights, on torch's meta device: to count by.
+
+        Raises:
+            UserError: Neither its config is at hand nor are its sizes declared.
+        """
+        try:
+            config = self._config(assets)
+        except NotAtHand as missing:
+            if self.sizes is None:
+                raise UserError(
+                    f"the sizes of {self.name} are not known: {missing.what}",
+                    "declare model.sizes as conf/model/phi3.yaml does",
+                ) from missing
+            config = _tiny_config(self.sizes)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
+        split_projections(model)
+        return model.requires_grad_(False)
+
+    def _config(self, assets: Assets) -> Any:
+        if self.random is not None:
+            return _tiny_config(self.random)
+        return AutoConfig.from_pretrained(self._folder(assets))
 
     def _folder(self, assets: Assets) -> Path:
         if self.path is not None:
@@ -187,12 +217,13 @@ def _load(
 
 def _tiny_config(sizes: Mapping[str, Any]) -> Any:
     try:
-        config = _RANDOM[sizes["architecture"]]
+        config = _ARCHITECTURES[sizes["architecture"]]
     except KeyError:
         raise UserError(
             f"model.random.architecture {sizes.get('architecture')!r} does not exist",
-            f"choose {' or '.join(_RANDOM)}",
+            f"choose {' or '.join(_ARCHITECTURES)}",
         ) from None
+    options = {name: sizes[name] for name in _OPTIONAL if name in sizes}
     return config(
         vocab_size=sizes["vocab_size"],
         hidden_size=sizes["hidden_size"],
@@ -204,6 +235,7 @@ def _tiny_config(sizes: Mapping[str, Any]) -> Any:
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,
+        **options,
     )
 
 

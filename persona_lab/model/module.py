@@ -47,6 +47,7 @@ class Trainer:
         weights: Precision in which the frozen base is held; adapters are always fp32.
         tokens_per_batch: Tokens rated at once; bounds memory, changes no result.
         progress: A bar (True), plain lines (False), or what the terminal can show (None).
+        tflops: Sustained arithmetic, 10^12 operations per second: for `plan=true` alone.
     """
 
     accelerator: Literal["cpu", "gpu"] = "cpu"
@@ -56,6 +57,7 @@ class Trainer:
     weights: Literal["float32", "bfloat16"] = "float32"
     tokens_per_batch: int = field(default=4096, metadata={"key": False})
     progress: bool | None = field(default=None, metadata={"key": False})
+    tflops: float = field(default=0.05, metadata={"key": False})
 
     @property
     def device(self) -> str:

@@ -1,0 +1,463 @@
+"""An experiment -> what it would take: rows, tokens, arithmetic, memory and time.
+
+What the cache and the store hold is counted; what they lack is taken from a declared shape, and the
+estimate says so. Computes no stage, loads no weights, needs no network; `Estimate.save` writes.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from peft.tuners.tuners_utils import BaseTunerLayer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from persona_lab.assets import Assets, NotAtHand
+from persona_lab.data import NoMovieInfo, Split, Synthetic
+from persona_lab.evaluation import row_id
+from persona_lab.experiment import Experiment, Prepared
+from persona_lab.model import lend
+from persona_lab.model.engine import pack
+from persona_lab.model.train import by_prefix
+from persona_lab.personas import Personas
+from persona_lab.prompting import Example
+from persona_lab.prompting.examples import catalogue
+from persona_lab.store import Store, describe
+
+# The declared shape: texts as long as the LLM-free distiller writes them on MovieLens-100K.
+_PROFILE_WORDS, _MEMORY_WORDS, _SUMMARY_WORDS = 340, 40, 40
+_TOKENS_PER_WORD = 1.4
+_MOVIES = 4000
+_PERSONAS = 4
+
+_ANSWER = 2  # tokens that a training row teaches: the digit and the end of the turn
+_FILE = "plan.json"
+
+
+@dataclass(frozen=True)
+class Work:
+    """Rows for one model, packed as the engine packs them.
+
+    Attributes:
+        rows: Rows, of all epochs.
+        tokens: Their tokens, were each row computed alone.
+        unique_tokens: Tokens that are computed: shared prefixes once.
+        attended: Pairs of a computed token and one that it attends to.
+        largest: Tokens of the largest micro-batch.
+        answers: Positions at which the vocabulary's head is applied.
+    """
+
+    rows: int = 0
+    tokens: int = 0
+    unique_tokens: int = 0
+    attended: int = 0
+    largest: int = 0
+    answers: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stage's result that is computed once for all runs that share it.
+
+    Attributes:
+        key: Equal where two runs share it.
+        name: An adapter's name, or `predictions`.
+        rows: Rows to train on, or to rate.
+        work: What is computed for them, in all epochs.
+        flop: Its floating-point operations.
+    """
+
+    key: str
+    name: str
+    rows: int
+    work: Work
+    flop: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one run would take if none of its adapters and predictions were stored.
+
+    Attributes:
+        label: Its row of Table 1, else its choices.
+        model: The base model's name.
+        parts: Its adapters, then its predictions.
+        adapter_parameters: Parameters of one adapter, held and stored in fp32.
+        weights: Bytes of the base and of one adapter.
+        activations: Bytes that the largest micro-batch keeps, of training or of rating.
+        optimiser: Bytes of gradients and of AdamW's two moments.
+        tflops: The throughput that time is stated at.
+        assumed: What was not at hand, and what was taken instead.
+    """
+
+    label: str
+    model: str
+    parts: list[Part]
+    adapter_parameters: int
+    weights: float
+    activations: float
+    optimiser: float
+    tflops: float
+    assumed: list[str]
+
+    def save(self, folder: Path) -> None:
+        """Write plan.json."""
+        (folder / _FILE).write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        found = json.loads((folder / _FILE).read_text())
+        parts = [Part(**{**part, "work": Work(**part["work"])}) for part in found.pop("parts")]
+        return cls(parts=parts, **found)
+
+
+def estimate(experiment: Experiment, assets: Assets, store: Store) -> Estimate:
+    """Count what a run would take.
+
+    Arithmetic is that of the layers' matrices, of attention over what a token may see, and of the
+    head at answers: 2 operations per weight and token forward; as many again backward through the
+    frozen base, whose weights need no gradient; 4 more per adapter's weight; attention's backward
+    is twice its forward. Sampling is counted at its full length. Embedding is left out.
+
+    Raises:
+        UserError: As the experiment itself would, where it has seen enough.
+    """
+    assets, store = replace(assets, offline=True), replace(store, computing=False)
+    assumed: list[str] = []
+    prepared, split, personas = _stages(experiment, assets, store, assumed)
+    examples = _examples(experiment, assets, prepared, split, assumed)
+    division = experiment.adapter.plan(split.train, personas, experiment.seed)
+    scale = _Scale.of(experiment, assets)
+    keys = _keys(experiment)
+
+    parts, training = [], Work()
+    for name, rows in division.rows.items():
+        work = _training(experiment, examples(rows, training=True))
+        parts.append(Part(keys(name), name, len(rows), work, scale.training(work)))
+        training = max(training, work, key=lambda each: each.largest)
+    rating = _rating(experiment, examples(split.test, training=False))
+    steps = 0 if experiment.decode.name == "expected" else experiment.decode.max_new_tokens - 1
+    flop = scale.rating(rating, steps, trained=bool(division.rows))
+    parts.append(Part(keys("predictions"), "predictions", rating.rows, rating, flop))
+
+    adapter = scale.adapter if division.rows else 0
+    return Estimate(
+        label=row_id(experiment.role, experiment.adapter.name, experiment.memory.name)
+        or f"{experiment.role} · {experiment.adapter.name} · {experiment.memory.name}",
+        model=experiment.model.name,
+        parts=parts,
+        adapter_parameters=adapter,
+        weights=scale.everything * scale.weight_bytes + 4 * adapter,
+        activations=max(scale.kept_in_training(training), scale.kept_in_rating(rating)),
+        optimiser=12 * adapter,
+        tflops=experiment.trainer.tflops,
+        assumed=assumed,
+    )
+
+
+def show(estimates: Sequence[Estimate]) -> None:
+    """Print a table of runs, with the sum over them in which a shared part counts once."""
+    terminal = Console()
+    console = terminal if terminal.is_terminal else Console(width=_PIPED_WIDTH)
+    table = Table(box=box.SIMPLE, title="What it would take", title_justify="left")
+    for head in ("run", "model", *_NUMBERS):
+        table.add_column(head, justify="right" if head in _NUMBERS else "left")
+    for each in estimates:
+        sizes = (each.weights, each.activations, each.optimiser)
+        table.add_row(
+            *(each.label, each.model, *_work(each.parts)),
+            f"{each.adapter_parameters / 1e6:,.2f} M" if each.adapter_parameters else "–",
+            f"{4 * each.adapter_parameters / 1e6:,.1f}" if each.adapter_parameters else "–",
+            *(f"{size / 1e9:,.2f}" for size in (*sizes, sum(sizes))),
+            _time(sum(_seconds(each).values())),
+        )
+    if len(estimates) > 1:
+        distinct = {part.key: part for each in estimates for part in each.parts}
+        seconds = {key: n for each in estimates for key, n in _seconds(each).items()}
+        table.add_section()
+        blank = [""] * (len(_NUMBERS) - 5)
+        table.add_row("all", "", *_work(distinct.values()), *blank, _time(sum(seconds.values())))
+    console.print(table)
+    for said in dict.fromkeys(said for each in estimates for said in each.assumed):
+        console.print(f"Estimated: {said}.", highlight=False)
+    rates = {f"{each.tflops:g}" for each in estimates}
+    console.print(
+        "Rows to train on by adapter, least to most. Tokens: of all epochs, were each row computed "
+        "alone; computed: with a user's shared prefix once. GB: what is held at once. Time at "
+        f"trainer.tflops={','.join(sorted(rates))}, an assumption; decoding runs below it.",
+        highlight=False,
+    )
+
+
+_PIPED_WIDTH = 180
+_NUMBERS = (
+    *("train on", "rate", "M tokens", "computed", "PFLOP", "an adapter", "MB"),
+    *("GB weights", "activations", "optimiser", "together", "time"),
+)
+
+
+def _seconds(each: Estimate) -> dict[str, float]:
+    return {part.key: part.flop / each.tflops / 1e12 for part in each.parts}
+
+
+def _work(parts: Iterable[Part]) -> list[str]:
+    parts = list(parts)
+    trained = sorted(part.rows for part in parts if part.name != "predictions")
+    rows = [f"{n:,}" for n in dict.fromkeys([*trained[:1], *trained[-1:]])]
+    rated = sum(part.rows for part in parts if part.name == "predictions")
+    tokens = (sum(p.work.tokens for p in parts), sum(p.work.unique_tokens for p in parts))
+    return [
+        f"{len(trained)} x {'–'.join(rows)}" if trained else "–",
+        f"{rated:,}",
+        *(f"{n / 1e6:,.2f}" for n in tokens),
+        f"{sum(part.flop for part in parts) / 1e15:,.3g}",
+    ]
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _stages(
+    experiment: Experiment, assets: Assets, store: Store, assumed: list[str]
+) -> tuple[Prepared | None, Split, Personas]:
+    """The stored stages; else the split of the data, or of as many made-up users."""
+    try:
+        prepared = experiment.prepare(assets, store)
+        return prepared, prepared.split.value, prepared.personas.value
+    except NotAtHand:
+        pass
+    data, protocol = experiment.data, experiment.protocol
+    try:
+        split = data.split(data.ratings(assets), protocol, experiment.movie_info)
+    except NotAtHand:
+        likes = Synthetic(
+            n_users=2 * data.n_users + 1,
+            n_items=max(_MOVIES, data.max_ratings),
+            n_personas=1,
+            ratings_per_user=[data.min_ratings, data.max_ratings],
+            opposition=0.0,
+            seed=data.seed,
+        )
+        made_up = replace(data, reader=likes)
+        split = made_up.split(likes.read(None, "error"), protocol, NoMovieInfo())
+        if not isinstance(experiment.movie_info, NoMovieInfo):
+            split = replace(split, movies=split.movies.assign(summary=_words(_SUMMARY_WORDS)))
+        assumed.append(
+            f"{data.name} is not in the cache: {data.n_users} users of {data.min_ratings} to "
+            f"{data.max_ratings} ratings"
+        )
+    n_personas = min(getattr(experiment.personas, "n_personas", _PERSONAS), len(split.users))
+    assumed.append(f"personas are not there yet: {n_personas} of as many users each")
+    assignment = split.users[["user_id"]].assign(persona=np.arange(len(split.users)) % n_personas)
+    return None, split, Personas(assignment, np.zeros((n_personas, 1)), pd.DataFrame())
+
+
+def _examples(
+    experiment: Experiment,
+    assets: Assets,
+    prepared: Prepared | None,
+    split: Split,
+    assumed: list[str],
+) -> Callable[..., list[Example]]:
+    """The experiment's own examples, or ones of the declared lengths."""
+    if prepared is not None:
+        try:
+            return partial(experiment.examples, prepared, experiment.codec(assets))
+        except NotAtHand:
+            pass
+    what = f"the tokenizer of {experiment.model.name}" if prepared else "profiles and memories"
+    assumed.append(
+        f"{what} are not there yet: {_PROFILE_WORDS} words a profile, {_MEMORY_WORDS} a memory, "
+        f"{_TOKENS_PER_WORD} tokens a word"
+    )
+    return partial(_declared_examples, experiment, split)
+
+
+def _declared_examples(
+    experiment: Experiment, split: Split, rows: pd.DataFrame, *, training: bool
+) -> list[Example]:
+    """Prompts of the template's words and of stand-ins for what is not written yet."""
+    memory, movies = experiment.memory, catalogue(split.movies)
+    numbers: dict[str, int] = {}
+    # A word has as many tokens wherever it stands in the same prompt: prefixes stay shared.
+    places = np.floor(np.arange(experiment.model.context + 1) * _TOKENS_PER_WORD).astype(int)
+    n_tokens = np.diff(places)
+
+    @lru_cache(maxsize=None)
+    def known(text: str) -> list[int]:
+        return [numbers.setdefault(word, len(numbers)) for word in text.split()]
+
+    examples = []
+    for user, item in zip(rows["user_id"].tolist(), rows["item_id"].tolist(), strict=True):
+        recalled = (movies[item], f"{item} {_words(_MEMORY_WORDS - 1)}")
+        prompt = experiment.prompt.render(
+            profile=f"{user} {_words(_PROFILE_WORDS - 1)}" if memory.profile else None,
+            traits=(1, 1, 1) if memory.profile else None,
+            memories=[recalled] * memory.top_k if memory.interactions else None,
+            movie=movies[item],
+        )
+        words = [word for section in prompt.sections for word in known(section.text)]
+        ids = np.repeat(words[: len(n_tokens)], n_tokens[: len(words)])
+        limit = experiment.model.context - max(experiment.decode.max_new_tokens, _ANSWER)
+        examples.append(Example(user, item, 3, ids[:limit].tolist(), {}))
+    return examples
+
+
+def _words(n: int) -> str:
+    return " ".join(["word"] * n)
+
+
+def _training(experiment: Experiment, examples: Sequence[Example]) -> Work:
+    recipe, work = experiment.train, Work()
+    for epoch in range(recipe.epochs):
+        for step in recipe.steps(examples, experiment.seed, epoch):
+            # A row's last token that is computed is its digit: it predicts the end of the turn.
+            ids = [[*examples[i].ids, -examples[i].rating] for i in step]
+            users = [examples[i].user_id for i in step]
+            work = _add(work, ids, users, recipe.tokens_per_microbatch, answers=_ANSWER)
+    return work
+
+
+def _rating(experiment: Experiment, examples: Sequence[Example]) -> Work:
+    budget = experiment.trainer.tokens_per_batch
+    ids, users = [each.ids for each in examples], [each.user_id for each in examples]
+    return _add(Work(), ids, users, budget, answers=1)
+
+
+def _add(
+    work: Work, ids: Sequence[list[int]], users: Sequence[int], budget: int, answers: int
+) -> Work:
+    unique, attended, largest = work.unique_tokens, work.attended, work.largest
+    for batch in pack(list(by_prefix(ids, users, answers)), budget):
+        sizes = [each.n_tokens for each in batch]
+        unique, largest = unique + sum(sizes), max(largest, sum(sizes))
+        for each in batch:
+            n = len(each.prefix)
+            attended += n * (n + 1) // 2
+            attended += sum(s * n + s * (s + 1) // 2 for s in map(len, each.suffixes))
+    return Work(
+        rows=work.rows + len(ids),
+        tokens=work.tokens + sum(map(len, ids)),
+        unique_tokens=unique,
+        attended=attended,
+        largest=largest,
+        answers=work.answers + answers * len(ids),
+    )
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """A base model with an adapter, as numbers.
+
+    Attributes:
+        everything: Parameters of the base.
+        layers_weights: Those of its layers' matrices, which every token passes.
+        head: Those of the head.
+        layers: Number of layers.
+        query: Width of all query heads together.
+        adapter: Parameters of one adapter.
+        kept: Bytes that a layer keeps of a token for its backward pass.
+        cached: Bytes of a token's keys and values in a layer.
+        logits: Bytes of an answer's logits.
+        weight_bytes: Bytes of a parameter of the base.
+    """
+
+    everything: int
+    layers_weights: int
+    head: int
+    layers: int
+    query: int
+    adapter: int
+    kept: float
+    cached: int
+    logits: int
+    weight_bytes: int
+
+    @classmethod
+    def of(cls, experiment: Experiment, assets: Assets) -> Self:
+        model = experiment.model.outline(assets)
+        config: Any = model.config
+        head_dim = getattr(config, "head_dim", None) or (
+            config.hidden_size // config.num_attention_heads
+        )
+        layers: int = config.num_hidden_layers
+        everything = sum(p.numel() for p in model.parameters())
+        matrices = sum(p.numel() for p in model.get_decoder().layers.parameters() if p.dim() == 2)
+        number = 4 if experiment.trainer.precision == "32-true" else 2
+        with lend(model, experiment.peft.config(experiment.model.lora_targets), seed=0) as lent:
+            adapter, _ = lent.get_nb_trainable_parameters()
+            adapted: list[Any] = [m for m in lent.modules() if isinstance(m, BaseTunerLayer)]
+            # The adapter's own copy of its input, after dropout, with the mask of that.
+            inputs = sum(each.in_features for each in adapted) * (number + 1) / layers
+        query = config.num_attention_heads * head_dim
+        pair = 2 * config.num_key_value_heads * head_dim
+        # Norms keep their inputs in fp32; what torch keeps was measured, a test holds this to it.
+        kept = config.hidden_size * (8 + 2 * number) + inputs
+        kept += number * (2 * query + pair + 3 * config.intermediate_size)
+        return cls(
+            everything=everything,
+            layers_weights=matrices,
+            head=config.hidden_size * config.vocab_size,
+            layers=layers,
+            query=query,
+            adapter=adapter,
+            kept=kept,
+            cached=pair * number,
+            logits=config.vocab_size * (number + 8),
+            weight_bytes=4 if experiment.trainer.weights == "float32" else 2,
+        )
+
+    def forward(self, work: Work) -> tuple[float, float]:
+        """Operations of the base's matrices, and of attention."""
+        matrices = 2.0 * self.layers_weights * work.unique_tokens + 2.0 * self.head * work.answers
+        return matrices, 4.0 * self.layers * self.query * work.attended
+
+    def training(self, work: Work) -> float:
+        matrices, attention = self.forward(work)
+        return 2 * matrices + 3 * attention + 6.0 * self.adapter * work.unique_tokens
+
+    def rating(self, work: Work, steps: int, *, trained: bool) -> float:
+        """Operations of scoring all rows and of `steps` more tokens for each."""
+        adapter = 2.0 * self.adapter if trained else 0.0
+        matrices, attention = self.forward(work)
+        length = work.tokens / max(work.rows, 1)
+        step = 2.0 * (self.layers_weights + self.head) + 4.0 * self.layers * self.query * length
+        per_token = adapter * work.unique_tokens
+        return matrices + attention + per_token + steps * work.rows * (step + adapter)
+
+    def kept_in_training(self, work: Work) -> float:
+        rows = work.largest * work.answers / max(work.unique_tokens, 1)
+        return self.layers * self.kept * work.largest + self.logits * rows
+
+    def kept_in_rating(self, work: Work) -> float:
+        rows = work.largest * work.answers / max(work.unique_tokens, 1)
+        return (self.layers * self.cached + self.kept) * work.largest + self.logits * rows
+
+
+def _keys(experiment: Experiment) -> Callable[[str], str]:
+    """Keys of a run's adapters and predictions, equal where two runs of one sweep share them.
+
+    The store's own keys need the data; these need the choices alone.
+    """
+    one = experiment
+    shared = [one.data, one.data.path, one.movie_info, one.protocol, one.distiller, one.embedder]
+    shared += [one.personas, one.seed, one.model, one.model.path, one.prompt, one.adapter]
+    shared += [one.peft, one.train, one.trainer.precision, one.trainer.weights]
+    trained = [*shared, replace(one.memory, test_profile="own"), one.decode.max_new_tokens]
+
+    def key(name: str) -> str:
+        parts = [*shared, one.memory, one.decode] if name == "predictions" else [*trained, name]
+        return hashlib.sha256(json.dumps(describe(parts), sort_keys=True).encode()).hexdigest()[:20]
+
+    return key
