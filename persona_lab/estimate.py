@@ -1,4 +1,4 @@
-"""An experiment -> what it would take: rows, tokens, arithmetic, memory and time.
+"""An experiment -> what it would take: rows, tokens, arithmetic, memory, time and money.
 
 What the cache and the store hold is counted; what they lack is taken from a declared shape, and the
 estimate says so. Computes no stage, loads no weights, needs no network; `Estimate.save` writes.
@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,9 +18,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from transformers import PreTrainedModel
 
 from persona_lab.assets import Assets, NotAtHand
 from persona_lab.data import NoMovieInfo, Split, Synthetic
+from persona_lab.distill import Cost
 from persona_lab.evaluation import row_id
 from persona_lab.experiment import Experiment, Prepared
 from persona_lab.model import lend
@@ -88,6 +90,8 @@ class Estimate:
     Attributes:
         label: Its row of Table 1, else its choices.
         model: The base model's name.
+        distillation: Key that runs of the same memories share, and what an LLM's calls cost there;
+            nothing where the memories are stored.
         parts: Its adapters, then its predictions.
         adapter_parameters: Parameters of one adapter, held and stored in fp32.
         weights: Bytes of the base and of one adapter.
@@ -99,6 +103,7 @@ class Estimate:
 
     label: str
     model: str
+    distillation: tuple[str, Cost]
     parts: list[Part]
     adapter_parameters: int
     weights: float
@@ -116,7 +121,8 @@ class Estimate:
         """Read what `save` wrote."""
         found = json.loads((folder / _FILE).read_text())
         parts = [Part(**{**part, "work": Work(**part["work"])}) for part in found.pop("parts")]
-        return cls(parts=parts, **found)
+        key, cost = found.pop("distillation")
+        return cls(parts=parts, distillation=(key, Cost(**cost)), **found)
 
 
 def estimate(experiment: Experiment, assets: Assets, store: Store) -> Estimate:
@@ -133,9 +139,11 @@ def estimate(experiment: Experiment, assets: Assets, store: Store) -> Estimate:
     assets, store = replace(assets, offline=True), replace(store, computing=False)
     assumed: list[str] = []
     prepared, split, personas = _stages(experiment, assets, store, assumed)
+    histories = split.train.groupby("user_id").size().tolist()
+    cost = Cost() if prepared else experiment.distiller.estimate(histories)
     examples = _examples(experiment, assets, prepared, split, assumed)
     division = experiment.adapter.plan(split.train, personas, experiment.seed)
-    scale = _Scale.of(experiment, assets)
+    scale = _Scale.of(experiment, assets, trained=bool(division.rows))
     keys = _keys(experiment)
 
     parts, training = [], Work()
@@ -145,19 +153,19 @@ def estimate(experiment: Experiment, assets: Assets, store: Store) -> Estimate:
         training = max(training, work, key=lambda each: each.largest)
     rating = _rating(experiment, examples(split.test, training=False))
     steps = 0 if experiment.decode.name == "expected" else experiment.decode.max_new_tokens - 1
-    flop = scale.rating(rating, steps, trained=bool(division.rows))
+    flop = scale.rating(rating, steps)
     parts.append(Part(keys("predictions"), "predictions", rating.rows, rating, flop))
 
-    adapter = scale.adapter if division.rows else 0
     return Estimate(
         label=row_id(experiment.role, experiment.adapter.name, experiment.memory.name)
         or f"{experiment.role} · {experiment.adapter.name} · {experiment.memory.name}",
         model=experiment.model.name,
+        distillation=(keys("memories"), cost),
         parts=parts,
-        adapter_parameters=adapter,
-        weights=scale.everything * scale.weight_bytes + 4 * adapter,
+        adapter_parameters=scale.adapter,
+        weights=scale.everything * scale.weight_bytes + 4 * scale.adapter,
         activations=max(scale.kept_in_training(training), scale.kept_in_rating(rating)),
-        optimiser=12 * adapter,
+        optimiser=12 * scale.adapter,
         tflops=experiment.trainer.tflops,
         assumed=assumed,
     )
@@ -174,17 +182,20 @@ def show(estimates: Sequence[Estimate]) -> None:
         sizes = (each.weights, each.activations, each.optimiser)
         table.add_row(
             *(each.label, each.model, *_work(each.parts)),
-            f"{each.adapter_parameters / 1e6:,.2f} M" if each.adapter_parameters else "–",
-            f"{4 * each.adapter_parameters / 1e6:,.1f}" if each.adapter_parameters else "–",
-            *(f"{size / 1e9:,.2f}" for size in (*sizes, sum(sizes))),
-            _time(sum(_seconds(each).values())),
+            f"{each.adapter_parameters / 1e6:.4g} M" if each.adapter_parameters else "–",
+            f"{4 * each.adapter_parameters / 1e6:.4g}" if each.adapter_parameters else "–",
+            *(f"{size / 1e9:.3g}" for size in (*sizes, sum(sizes))),
+            *(_time(sum(_seconds(each).values())), *_bill([each.distillation])),
         )
     if len(estimates) > 1:
         distinct = {part.key: part for each in estimates for part in each.parts}
         seconds = {key: n for each in estimates for key, n in _seconds(each).items()}
         table.add_section()
-        blank = [""] * (len(_NUMBERS) - 5)
-        table.add_row("all", "", *_work(distinct.values()), *blank, _time(sum(seconds.values())))
+        bill = _bill(each.distillation for each in estimates)
+        blank = [""] * (len(_NUMBERS) - 8)
+        table.add_row(
+            *("all", "", *_work(distinct.values()), *blank, _time(sum(seconds.values())), *bill)
+        )
     console.print(table)
     for said in dict.fromkeys(said for each in estimates for said in each.assumed):
         console.print(f"Estimated: {said}.", highlight=False)
@@ -200,7 +211,7 @@ def show(estimates: Sequence[Estimate]) -> None:
 _PIPED_WIDTH = 180
 _NUMBERS = (
     *("train on", "rate", "M tokens", "computed", "PFLOP", "an adapter", "MB"),
-    *("GB weights", "activations", "optimiser", "together", "time"),
+    *("GB weights", "activations", "optimiser", "together", "time", "LLM calls", "money"),
 )
 
 
@@ -217,9 +228,14 @@ def _work(parts: Iterable[Part]) -> list[str]:
     return [
         f"{len(trained)} x {'–'.join(rows)}" if trained else "–",
         f"{rated:,}",
-        *(f"{n / 1e6:,.2f}" for n in tokens),
-        f"{sum(part.flop for part in parts) / 1e15:,.3g}",
+        *(f"{n / 1e6:.3g}" for n in tokens),
+        f"{sum(part.flop for part in parts) / 1e15:.3g}",
     ]
+
+
+def _bill(distillations: Iterable[tuple[str, Cost]]) -> list[str]:
+    total = sum(dict(distillations).values(), Cost())
+    return [f"{total.calls:,}", f"{total.money:,.2f}"]
 
 
 def _time(seconds: float) -> str:
@@ -294,7 +310,7 @@ def _declared_examples(
     places = np.floor(np.arange(experiment.model.context + 1) * _TOKENS_PER_WORD).astype(int)
     n_tokens = np.diff(places)
 
-    @lru_cache(maxsize=None)
+    @cache
     def known(text: str) -> list[int]:
         return [numbers.setdefault(word, len(numbers)) for word in text.split()]
 
@@ -385,7 +401,7 @@ class _Scale:
     weight_bytes: int
 
     @classmethod
-    def of(cls, experiment: Experiment, assets: Assets) -> Self:
+    def of(cls, experiment: Experiment, assets: Assets, *, trained: bool) -> Self:
         model = experiment.model.outline(assets)
         config: Any = model.config
         head_dim = getattr(config, "head_dim", None) or (
@@ -393,17 +409,15 @@ class _Scale:
         )
         layers: int = config.num_hidden_layers
         everything = sum(p.numel() for p in model.parameters())
-        matrices = sum(p.numel() for p in model.get_decoder().layers.parameters() if p.dim() == 2)
+        stack: Any = model.get_decoder().layers
+        matrices = sum(p.numel() for p in stack.parameters() if p.dim() == 2)
         number = 4 if experiment.trainer.precision == "32-true" else 2
-        with lend(model, experiment.peft.config(experiment.model.lora_targets), seed=0) as lent:
-            adapter, _ = lent.get_nb_trainable_parameters()
-            adapted: list[Any] = [m for m in lent.modules() if isinstance(m, BaseTunerLayer)]
-            # The adapter's own copy of its input, after dropout, with the mask of that.
-            inputs = sum(each.in_features for each in adapted) * (number + 1) / layers
+        adapter, inputs = _adapter(experiment, model) if trained else (0, 0)
         query = config.num_attention_heads * head_dim
         pair = 2 * config.num_key_value_heads * head_dim
-        # Norms keep their inputs in fp32; what torch keeps was measured, a test holds this to it.
-        kept = config.hidden_size * (8 + 2 * number) + inputs
+        # Norms keep their inputs in fp32, an adapter its own after dropout and the mask of that.
+        # What torch keeps was measured; a test holds this to it.
+        kept = config.hidden_size * (8 + 2 * number) + inputs / layers * (number + 1)
         kept += number * (2 * query + pair + 3 * config.intermediate_size)
         return cls(
             everything=everything,
@@ -427,9 +441,9 @@ class _Scale:
         matrices, attention = self.forward(work)
         return 2 * matrices + 3 * attention + 6.0 * self.adapter * work.unique_tokens
 
-    def rating(self, work: Work, steps: int, *, trained: bool) -> float:
+    def rating(self, work: Work, steps: int) -> float:
         """Operations of scoring all rows and of `steps` more tokens for each."""
-        adapter = 2.0 * self.adapter if trained else 0.0
+        adapter = 2.0 * self.adapter
         matrices, attention = self.forward(work)
         length = work.tokens / max(work.rows, 1)
         step = 2.0 * (self.layers_weights + self.head) + 4.0 * self.layers * self.query * length
@@ -445,19 +459,30 @@ class _Scale:
         return (self.layers * self.cached + self.kept) * work.largest + self.logits * rows
 
 
+def _adapter(experiment: Experiment, model: PreTrainedModel) -> tuple[int, int]:
+    """Parameters of one adapter, and the widths of all its inputs together."""
+    with lend(model, experiment.peft.config(experiment.model.lora_targets), seed=0) as lent:
+        parameters, _ = lent.get_nb_trainable_parameters()
+        adapted: list[Any] = [m for m in lent.modules() if isinstance(m, BaseTunerLayer)]
+        return parameters, sum(each.in_features for each in adapted)
+
+
 def _keys(experiment: Experiment) -> Callable[[str], str]:
-    """Keys of a run's adapters and predictions, equal where two runs of one sweep share them.
+    """Keys of a run's stages, equal where two runs of one sweep share them.
 
     The store's own keys need the data; these need the choices alone.
     """
     one = experiment
-    shared = [one.data, one.data.path, one.movie_info, one.protocol, one.distiller, one.embedder]
-    shared += [one.personas, one.seed, one.model, one.model.path, one.prompt, one.adapter]
-    shared += [one.peft, one.train, one.trainer.precision, one.trainer.weights]
+    memories = [one.data, one.data.path, one.movie_info, one.protocol.item_mean]
+    memories += [one.protocol.traits, one.protocol.title_check, one.distiller]
+    shared = [*memories, one.protocol, one.embedder, one.personas, one.seed, one.model]
+    shared += [one.model.path, one.prompt, one.adapter, one.peft, one.train]
+    shared += [one.trainer.precision, one.trainer.weights]
     trained = [*shared, replace(one.memory, test_profile="own"), one.decode.max_new_tokens]
+    stages = {"memories": memories, "predictions": [*shared, one.memory, one.decode]}
 
     def key(name: str) -> str:
-        parts = [*shared, one.memory, one.decode] if name == "predictions" else [*trained, name]
-        return hashlib.sha256(json.dumps(describe(parts), sort_keys=True).encode()).hexdigest()[:20]
+        text = json.dumps(describe(stages.get(name, [*trained, name])), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     return key

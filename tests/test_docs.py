@@ -15,7 +15,7 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
 GENERATOR = runpy.run_path(str(ROOT / "docs/configuration.py"))
 CONFIGURED: set[str] = GENERATOR["configured"]()
 GROUPS = {name for name in CONFIGURED if "." not in name}
-SCALARS = {"seed", "plan", "rerun", "verify", "cache"}
+SCALARS = {"seed", "plan", "stage", "rerun", "verify", "cache"}
 CITED = re.compile(r"[Dd]ecisions? ((?:\d+b?(?:, (?:and )?| and )?)+)")
 
 

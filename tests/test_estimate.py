@@ -1,5 +1,7 @@
 """What plan=true says, against what a run then does, and against what is known of the models."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from transformers import AutoConfig
 from persona_lab import estimate as module
 from persona_lab.assets import Assets, NotAtHand
 from persona_lab.configure import CONF, build
+from persona_lab.distill import Cost, Statistical
 from persona_lab.estimate import Estimate, estimate, show
 from persona_lab.experiment import Experiment
 from persona_lab.model import BaseModel, Lora, lend
@@ -74,7 +77,7 @@ def test_arithmetic_is_what_torch_counts(prepared: Path) -> None:
             head(model, run(model, tree)[tree.ends])
     (part,) = estimate(one, **places(prepared)).parts
     counts = counted.get_flop_counts()["Global"]
-    matrices, attention = module._Scale.of(one, Assets(prepared)).forward(part.work)
+    matrices, attention = module._Scale.of(one, Assets(prepared), trained=False).forward(part.work)
     # The kernel of attention on the CPU is not among torch's counters.
     assert sum(counts.values()) == matrices
     assert attention > 0
@@ -106,7 +109,7 @@ def test_activations_are_what_torch_keeps(model: str, precision: str, tmp_path: 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda each: each), autocast:
             run(base, tree)
     seen = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    scale = module._Scale.of(one, Assets(tmp_path))
+    scale = module._Scale.of(one, Assets(tmp_path), trained=True)
     told = scale.layers * scale.kept * tree.ids.shape[1]
     assert told == pytest.approx(seen, rel=0.15)
 
@@ -160,6 +163,26 @@ def test_runs_share_what_does_not_differ(
     assert f"{len(one.parts) - 1} x" in head
 
 
+@dataclass(frozen=True)
+class Paid(Statistical):
+    def estimate(self, sizes: Sequence[int]) -> Cost:
+        return Cost(calls=len(sizes), money=sum(sizes) / 100)
+
+
+def test_what_runs_share_is_paid_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [experiment(*SMOKE, row) for row in ("row=r3", "row=r4")]
+    told = [estimate(replace(run, distiller=Paid()), **places(tmp_path)) for run in runs]
+    key, cost = told[0].distillation
+    assert told[1].distillation == (key, cost)
+    assert cost.calls == 8
+    told[0].save(tmp_path)
+    assert Estimate.load(tmp_path) == told[0]
+    show(told)
+    said = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    bills = {line[0]: line[-2:] for line in said}
+    assert bills["r3"] == bills["r4"] == bills["all"] == ["8", f"{cost.money:.2f}"]
+
+
 def test_an_outline_counts_an_adapter_by_hand() -> None:
     sizes = {"hidden_size": 8, "intermediate_size": 16, "layers": 2, "heads": 2, "kv_heads": 1}
     random = {"architecture": "llama", "vocab_size": 300, **sizes}
@@ -172,7 +195,7 @@ def test_what_is_not_at_hand_is_neither_fetched_nor_computed(tmp_path: Path) -> 
     one = experiment("data=ml_100k", "slm=smollm2")
     with pytest.raises(NotAtHand, match="is not in the cache"):
         one.data.ratings(Assets(tmp_path, offline=True))
-    with pytest.raises(NotAtHand, match="split .* is not in the store"):
+    with pytest.raises(NotAtHand, match=r"split .* is not in the store"):
         experiment("experiment=smoke").prepare(
             Assets(tmp_path), Store(tmp_path / "store", computing=False)
         )

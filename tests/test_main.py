@@ -100,6 +100,26 @@ def test_sweep_goes_on_after_a_failure(door: Door, tmp_path: Path) -> None:
     }
 
 
+def test_a_sweeps_plan(door: Door, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    end = door("-m", "experiment=smoke", "row=r3,r9", "plan=true", "peft.r=0")
+    assert end == "persona-lab: 1 of 2 jobs completed"
+    assert [status(job)["state"] for _, job in sorted(jobs(tmp_path).items())] == [
+        *("planned", "failed")
+    ]
+    assert "What it would take" in capsys.readouterr().out
+    (sweep,) = tmp_path.glob("multirun/*/*")
+    assert not (sweep / "table1.md").exists()
+
+
+def test_a_run_of_the_shared_stages_alone(door: Door, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert door("experiment=smoke", "stage=prepare", f"cache={cache}") == "0"
+    (folder,) = tmp_path.glob("outputs/*/*")
+    assert status(folder)["state"] == "prepared"
+    made = {path.name for path in (cache / "store").iterdir() if not path.name.startswith(".")}
+    assert made == {"split", "memories", "vectors", "personas"}
+
+
 def test_sweep_over_rows(door: Door, tmp_path: Path) -> None:
     assert door("-m", "experiment=table1", "row=r3,r10") == "0"
     assert sorted(jobs(tmp_path)) == ["00-r3", "01-r10"]
@@ -130,7 +150,7 @@ def test_refused_before_anything_is_written(
     [
         (["data.n_users=abc"], "data.n_users is 'abc' (it should be a valid integer)"),
         (["+data.users=3"], "'data.users' does not exist (did you mean data.n_users?)"),
-        (["plan=true"], "plan=true has nothing to say"),
+        (["stage=train"], "stage is train (choose all or prepare)"),
         (["memory=ml"], "KeyError: 'broken'"),
         (["data.reader._target_=my.Reader"], "data.reader: my.Reader cannot be imported"),
     ],

@@ -98,7 +98,7 @@ def test_the_tokenizer_of_random_models_reads_and_answers(tiny: BaseModel, asset
 
 
 def test_an_unknown_architecture_is_the_users_error(tiny: BaseModel, assets: Assets) -> None:
-    with pytest.raises(UserError, match=r"'gpt' does not exist \(choose llama or phi3\)"):
+    with pytest.raises(UserError, match=r"'gpt' does not exist \(choose llama or phi3 or gemma3\)"):
         of(tiny, "gpt").load(assets, torch.float32, "cpu")
 
 
