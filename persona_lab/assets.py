@@ -200,6 +200,11 @@ class Assets:
     cache: Path
     offline: bool = field(default=False, kw_only=True)
 
+    @property
+    def ledger(self) -> Path:
+        """File of all that LLMs were asked and answered."""
+        return self.cache / "ledger.sqlite"
+
     def fetch(self, source: Source) -> Path:
         """Folder with the source's members, fetched by the first who asks.
 

@@ -255,7 +255,7 @@ def _stages(
         pass
     data, protocol = experiment.data, experiment.protocol
     try:
-        split = data.split(data.ratings(assets), protocol, experiment.movie_info)
+        split = data.split(data.ratings(assets), protocol, experiment.movie_info, assets)
     except NotAtHand:
         likes = Synthetic(
             n_users=2 * data.n_users + 1,
@@ -266,7 +266,7 @@ def _stages(
             seed=data.seed,
         )
         made_up = replace(data, reader=likes)
-        split = made_up.split(likes.read(None, "error"), protocol, NoMovieInfo())
+        split = made_up.split(likes.read(None, "error"), protocol, NoMovieInfo(), assets)
         if not isinstance(experiment.movie_info, NoMovieInfo):
             split = replace(split, movies=split.movies.assign(summary=_words(_SUMMARY_WORDS)))
         assumed.append(

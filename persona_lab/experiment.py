@@ -165,21 +165,28 @@ class Experiment:
             {
                 "data": self.data,
                 "content": self.data.fingerprint(assets),
-                "movie_info": [self.movie_info, self.movie_info.fingerprint()],
+                "movie_info": [self.movie_info, self.movie_info.fingerprint(assets)],
                 "item_mean": self.protocol.item_mean,
             },
-            lambda: self.data.split(ratings(), self.protocol, self.movie_info),
+            lambda: self.data.split(ratings(), self.protocol, self.movie_info, assets),
         )
         # Memories depend on the data's seed only: several training seeds share what was paid for.
         memories = store.once(
             Memories,
             {
                 "split": split.key,
-                "distiller": self.distiller,
+                "distiller": [self.distiller, self.distiller.fingerprint(assets)],
                 "traits": self.protocol.traits,
                 "title_check": self.protocol.title_check,
             },
-            lambda: distil(self.distiller, split.value, ratings(), self.protocol, self.data.seed),
+            lambda: distil(
+                self.distiller,
+                split.value,
+                ratings(),
+                self.protocol,
+                self.data.seed,
+                assets,
+            ),
         )
         enriched = self.memory.key != "item"
         vectors = store.once(

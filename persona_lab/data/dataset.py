@@ -73,7 +73,9 @@ class Data:
         text = json.dumps({"reader": describe(self.reader), "content": content}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def split(self, ratings: Ratings, protocol: Protocol, movie_info: MovieInfo) -> Split:
+    def split(
+        self, ratings: Ratings, protocol: Protocol, movie_info: MovieInfo, assets: Assets
+    ) -> Split:
         """Select the cohort and split its histories in time.
 
         Raises:
@@ -90,7 +92,7 @@ class Data:
         train, test = self._train_and_test(history)
         averaged = _averaged(ratings.frame, train, np.concatenate([*cohorts.values()]), protocol)
         movies = ratings.movies.merge(
-            movie_info.read(ratings.movies), on="item_id", how="left", validate="one_to_one"
+            movie_info.read(ratings.movies, assets), on="item_id", how="left", validate="one_to_one"
         ).sort_values("item_id", ignore_index=True)
         return Split(
             train=train.reset_index(drop=True),

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import pandas as pd
 
+from persona_lab.assets import Assets
 from persona_lab.errors import UserError
 from persona_lab.store import content_hash
 
@@ -20,11 +21,12 @@ _TEXTS = ["summary", "cast", "director"]
 class MovieInfo(Protocol):
     """A source of texts about movies."""
 
-    def read(self, movies: pd.DataFrame) -> pd.DataFrame:
+    def read(self, movies: pd.DataFrame, assets: Assets) -> pd.DataFrame:
         """Texts for the movies of a data set.
 
         Args:
             movies: One row per movie: item_id, title, year, genres.
+            assets: Where a source that asks an LLM keeps what it was told.
 
         Returns:
             One row per movie, in the same order: item_id, summary, cast, director, "" where
@@ -32,7 +34,7 @@ class MovieInfo(Protocol):
         """
         ...
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, assets: Assets) -> str:
         """Hash of all that the texts depend on."""
         ...
 
@@ -41,11 +43,11 @@ class MovieInfo(Protocol):
 class NoMovieInfo:
     """Title, year and genres are all that is known."""
 
-    def read(self, movies: pd.DataFrame) -> pd.DataFrame:
+    def read(self, movies: pd.DataFrame, assets: Assets) -> pd.DataFrame:
         """Empty texts (see `MovieInfo`)."""
         return movies[["item_id"]].assign(**dict.fromkeys(_TEXTS, ""))
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, assets: Assets) -> str:
         """A constant."""
         return "none"
 
@@ -63,7 +65,7 @@ class CsvMovieInfo:
 
     path: str | None = field(metadata={"key": False})
 
-    def read(self, movies: pd.DataFrame) -> pd.DataFrame:
+    def read(self, movies: pd.DataFrame, assets: Assets) -> pd.DataFrame:
         """Texts from the file (see `MovieInfo`).
 
         Raises:
@@ -83,7 +85,7 @@ class CsvMovieInfo:
             texts[column] = texts[column].str.replace("|", ", ", regex=False)
         return texts.reset_index()
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, assets: Assets) -> str:
         """Hash of the file's content."""
         return content_hash(self._file())
 

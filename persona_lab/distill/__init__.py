@@ -3,6 +3,7 @@
 A distiller writes the texts; the flow around it hands it the histories and checks what it wrote.
 """
 
+from persona_lab.distill.chat import Chat, Conversation, Reply, Request, converse_in_rounds
 from persona_lab.distill.histories import Cost, Distiller, History, UserMemories
 from persona_lab.distill.memories import Memories, distil
 from persona_lab.distill.statistical import Statistical
@@ -10,13 +11,18 @@ from persona_lab.distill.titles import Titles
 from persona_lab.distill.traits import traits
 
 __all__ = [
+    "Chat",
+    "Conversation",
     "Cost",
     "Distiller",
     "History",
     "Memories",
+    "Reply",
+    "Request",
     "Statistical",
     "Titles",
     "UserMemories",
+    "converse_in_rounds",
     "distil",
     "traits",
 ]

@@ -6,6 +6,7 @@ from typing import Literal, Protocol, get_args
 
 import pandas as pd
 
+from persona_lab.assets import Assets
 from persona_lab.data import Ratings, Split
 from persona_lab.data.split import in_time_order
 from persona_lab.errors import UserError
@@ -103,11 +104,17 @@ class Distiller(Protocol):
         """Which ratings it is given: "all" adds the test rows, to show the leak (decision 3)."""
         ...
 
-    def distill(self, histories: Iterable[History], seed: int) -> Iterator[UserMemories]:
+    def distill(
+        self, histories: Iterable[History], seed: int, assets: Assets
+    ) -> Iterator[UserMemories]:
         """Distil each history, in any order.
 
         A batch's interaction texts and snapshot may use rows up to and including the batch.
         """
+        ...
+
+    def fingerprint(self, assets: Assets) -> str:
+        """Hash of all that the texts depend on beside the fields."""
         ...
 
     def estimate(self, sizes: Sequence[int]) -> Cost:

@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 
 import pandas as pd
 
+from persona_lab.assets import Assets
 from persona_lab.data import Protocol, Ratings, Split
 from persona_lab.distill.histories import Cost, Distiller, UserMemories, histories, history_rows
 from persona_lab.distill.reasons import verdict
@@ -64,7 +65,12 @@ class Memories:
 
 
 def distil(
-    distiller: Distiller, split: Split, ratings: Ratings, protocol: Protocol, seed: int
+    distiller: Distiller,
+    split: Split,
+    ratings: Ratings,
+    protocol: Protocol,
+    seed: int,
+    assets: Assets,
 ) -> Memories:
     """Turn every selected user's history into memories (paper, section 3.2).
 
@@ -74,13 +80,14 @@ def distil(
         ratings: All ratings: the percentiles of traits are over all users.
         protocol: `traits` and `title_check` (decisions 2, 4 and 4b).
         seed: Handed to the distiller.
+        assets: Handed to the distiller, whose models and paid replies they keep.
 
     Raises:
         UserError: A field of the distiller has a value that cannot be.
         ValueError: The distiller did not return what its protocol asks for.
     """
     rows = history_rows(split, ratings, distiller.scope)
-    users = {user.user_id: user for user in distiller.distill(histories(rows), seed)}
+    users = {user.user_id: user for user in distiller.distill(histories(rows), seed, assets)}
     _check_complete(users, rows, distiller)
     counts: Counter[str] = Counter()
     cost = Cost()

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from persona_lab.assets import Assets
 from persona_lab.distill.english import Voice
 from persona_lab.distill.histories import Cost, History, Scope, UserMemories
 from persona_lab.distill.profile import write_profile
@@ -25,12 +26,15 @@ class Statistical:
     scope: Scope = "training"
     name: str = field(default="statistical", metadata={"key": False})
 
-    def distill(self, histories: Iterable[History], seed: int) -> Iterator[UserMemories]:
+    def distill(
+        self, histories: Iterable[History], seed: int, assets: Assets
+    ) -> Iterator[UserMemories]:
         """Distil each history, in order (see `Distiller`).
 
         Args:
             histories: At least one row each.
             seed: Chooses the wording, for each user anew.
+            assets: Not used.
 
         Raises:
             UserError: The batch size is not a whole number from 1.
@@ -41,6 +45,10 @@ class Statistical:
             )
         for history in histories:
             yield self._of_user(history, Voice(seed, history.user_id))
+
+    def fingerprint(self, assets: Assets) -> str:
+        """A constant."""
+        return "statistical"
 
     def estimate(self, sizes: Sequence[int]) -> Cost:
         """Nothing (see `Distiller`)."""

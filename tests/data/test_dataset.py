@@ -30,7 +30,7 @@ def toy() -> Ratings:
 
 
 def split(data: Data, ratings: Ratings, protocol: Protocol = STRICT) -> Split:
-    return data.split(ratings, protocol, NoMovieInfo())
+    return data.split(ratings, protocol, NoMovieInfo(), Assets(Path("nowhere")))
 
 
 def with_ratings(ratings: Ratings, frame: pd.DataFrame) -> Ratings:

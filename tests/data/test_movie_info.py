@@ -6,9 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from persona_lab.assets import Assets
 from persona_lab.data import CsvMovieInfo, MovieLens1M, NoMovieInfo
 from persona_lab.errors import UserError
 
+# Where nothing is: what is tested here reads no asset.
+NO_ASSETS = Assets(Path("nowhere"))
 MOVIES = pd.DataFrame(
     {
         "item_id": [10, 20, 30],
@@ -27,7 +30,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_no_info() -> None:
-    info = NoMovieInfo().read(MOVIES)
+    info = NoMovieInfo().read(MOVIES, NO_ASSETS)
     assert list(info.columns) == ["item_id", "summary", "cast", "director"]
     assert info.to_numpy().tolist() == [[10, "", "", ""], [20, "", "", ""], [30, "", "", ""]]
 
@@ -35,7 +38,7 @@ def test_no_info() -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_csv(file: Path, encoding: str) -> None:
     file.write_text(f"{HEADER}10,,Nuit.,Zoé Roy,\n{ROW}99,Else,Unused.,,\n", encoding=encoding)
-    info = CsvMovieInfo(str(file)).read(MOVIES)
+    info = CsvMovieInfo(str(file)).read(MOVIES, NO_ASSETS)
     assert list(info.columns) == ["item_id", "summary", "cast", "director"]
     assert info.to_numpy().tolist() == [
         [10, "Nuit.", "", "Zoé Roy"],
@@ -46,13 +49,13 @@ def test_csv(file: Path, encoding: str) -> None:
 
 def test_a_title_is_not_needed(file: Path) -> None:
     file.write_text("movie_id,summary,director,cast\n10,Night.,,\n")
-    assert CsvMovieInfo(str(file)).read(MOVIES)["summary"].tolist() == ["Night.", "", ""]
+    assert CsvMovieInfo(str(file)).read(MOVIES, NO_ASSETS)["summary"].tolist() == ["Night.", "", ""]
 
 
 def test_a_file_about_other_movies_is_refused(file: Path) -> None:
     file.write_text(f"{HEADER}{ROW}10,Toy Boat (1990),x,,\n30,Mule (1991),x,,\n")
     with pytest.raises(UserError, match=r"2 of 3 titles differ \(movie 10 is 'Toy Boat \(1990\)'"):
-        CsvMovieInfo(str(file)).read(MOVIES)
+        CsvMovieInfo(str(file)).read(MOVIES, NO_ASSETS)
 
 
 @pytest.mark.parametrize(
@@ -72,12 +75,15 @@ def test_a_file_about_other_movies_is_refused(file: Path) -> None:
 def test_a_bad_file_is_named(file: Path, content: bytes, message: str) -> None:
     file.write_bytes(content)
     with pytest.raises(UserError, match=rf"^info\.csv {message}"):
-        CsvMovieInfo(str(file)).read(MOVIES)
+        CsvMovieInfo(str(file)).read(MOVIES, NO_ASSETS)
 
 
 @pytest.mark.parametrize("path", [None, "nowhere.csv"])
 def test_a_missing_file_is_named(path: str | None) -> None:
-    for use in (lambda info: info.read(MOVIES), lambda info: info.fingerprint()):
+    for use in (
+        lambda info: info.read(MOVIES, NO_ASSETS),
+        lambda info: info.fingerprint(NO_ASSETS),
+    ):
         with pytest.raises(UserError, match=rf"^movie_info\.path is {path}, which is not a file"):
             use(CsvMovieInfo(path))
 
@@ -86,10 +92,14 @@ def test_fingerprint_follows_the_content(file: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.csv"
     for place in (file, copy):
         place.write_text(HEADER + ROW)
-    first = CsvMovieInfo(str(file)).fingerprint()
-    assert first == CsvMovieInfo(str(copy)).fingerprint() != NoMovieInfo().fingerprint()
+    first = CsvMovieInfo(str(file)).fingerprint(NO_ASSETS)
+    assert (
+        first
+        == CsvMovieInfo(str(copy)).fingerprint(NO_ASSETS)
+        != NoMovieInfo().fingerprint(NO_ASSETS)
+    )
     copy.write_text(f"{HEADER}{ROW}10,,x,,\n")
-    assert first != CsvMovieInfo(str(copy)).fingerprint()
+    assert first != CsvMovieInfo(str(copy)).fingerprint(NO_ASSETS)
 
 
 def test_the_real_ml_1m() -> None:
@@ -97,7 +107,7 @@ def test_the_real_ml_1m() -> None:
     if not (folder / "movie_info_ml_1m.csv").is_file():
         pytest.skip("movie_info: no movie_info_ml_1m.csv in PERSONA_LAB_TEST_DATA")
     movies = MovieLens1M().read(folder / "ml-1m.zip", "error").movies
-    info = CsvMovieInfo(str(folder / "movie_info_ml_1m.csv")).read(movies)
+    info = CsvMovieInfo(str(folder / "movie_info_ml_1m.csv")).read(movies, NO_ASSETS)
     assert (info["summary"] != "").sum() == 3_883
     with pytest.raises(UserError, match="about other movies"):
-        CsvMovieInfo(str(folder / "movie_info_ml_100k.csv")).read(movies)
+        CsvMovieInfo(str(folder / "movie_info_ml_100k.csv")).read(movies, NO_ASSETS)

@@ -1,7 +1,10 @@
 """A toy data set, split."""
 
+from pathlib import Path
+
 import pytest
 
+from persona_lab.assets import Assets
 from persona_lab.data import Data, Protocol, Ratings, Split, Synthetic
 from persona_lab.data.movie_info import NoMovieInfo
 
@@ -28,4 +31,4 @@ def toy() -> tuple[Ratings, Split]:
     )
     data = Data("toy", reader, min_ratings=20, max_ratings=40, n_users=3)
     ratings = reader.read(None, "error")
-    return ratings, data.split(ratings, STRICT, NoMovieInfo())
+    return ratings, data.split(ratings, STRICT, NoMovieInfo(), Assets(Path("nowhere")))

@@ -8,12 +8,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from persona_lab.assets import Assets
 from persona_lab.data import Data, MovieLens1M, NoMovieInfo, Protocol, Ratings, Split
 from persona_lab.distill import Cost, History, Memories, Statistical, UserMemories, distil, traits
 from persona_lab.distill.histories import Scope
 from persona_lab.distill.titles import Titles
 from persona_lab.errors import UserError
 
+# Where nothing is: what is tested here reads no asset.
+NO_ASSETS = Assets(Path("nowhere"))
 Toy = tuple[Ratings, Split]
 
 
@@ -26,7 +29,9 @@ class Gossip:
     scope: Scope = "training"
     leaves_out: str = ""
 
-    def distill(self, histories: Iterable[History], seed: int) -> Iterator[UserMemories]:
+    def distill(
+        self, histories: Iterable[History], seed: int, assets: Assets
+    ) -> Iterator[UserMemories]:
         for history in histories:
             if self.leaves_out == "user":
                 continue
@@ -49,13 +54,16 @@ class Gossip:
                 cost=Cost(calls=2, tokens_in=30, tokens_out=4, money=0.25),
             )
 
+    def fingerprint(self, assets: Assets) -> str:
+        return "gossip"
+
     def estimate(self, sizes: Sequence[int]) -> Cost:
         return Cost()
 
 
 def test_all_users_and_training_rows_are_there(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
-    memories = distil(Statistical(batch_size=7), split, ratings, strict, seed=0)
+    memories = distil(Statistical(batch_size=7), split, ratings, strict, seed=0, assets=NO_ASSETS)
     assert memories.profiles["user_id"].tolist() == split.users["user_id"].tolist()
     columns = ["user_id", "item_id", "rating", "timestamp", "position"]
     pd.testing.assert_frame_equal(memories.interactions[columns], split.train[columns])
@@ -68,7 +76,7 @@ def test_all_users_and_training_rows_are_there(toy: Toy, strict: Protocol) -> No
 
 def test_texts_belong_to_their_rows(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
-    memories = distil(Statistical(), split, ratings, strict, seed=0)
+    memories = distil(Statistical(), split, ratings, strict, seed=0, assets=NO_ASSETS)
     rows = memories.interactions.merge(split.movies, on="item_id")
     for title, year, rating, text in zip(
         rows["title"], rows["year"], rows["rating"], rows["text"], strict=True
@@ -78,8 +86,10 @@ def test_texts_belong_to_their_rows(toy: Toy, strict: Protocol) -> None:
 
 def test_the_statistical_distiller_passes_the_title_check(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
-    checked = distil(Statistical(), split, ratings, strict, seed=0)
-    written = distil(Statistical(), split, ratings, replace(strict, title_check=False), seed=0)
+    checked = distil(Statistical(), split, ratings, strict, seed=0, assets=NO_ASSETS)
+    written = distil(
+        Statistical(), split, ratings, replace(strict, title_check=False), seed=0, assets=NO_ASSETS
+    )
     assert checked.counts["profile_sentences_dropped"] == 0
     assert checked.counts["interaction_sentences_dropped"] == 0
     pd.testing.assert_frame_equal(checked.interactions, written.interactions)
@@ -89,7 +99,7 @@ def test_the_statistical_distiller_passes_the_title_check(toy: Toy, strict: Prot
 
 def test_title_check_of_a_distiller_that_gossips(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
-    memories = distil(Gossip(), split, ratings, strict, seed=0)
+    memories = distil(Gossip(), split, ratings, strict, seed=0, assets=NO_ASSETS)
     users, rows = len(memories.profiles), len(memories.interactions)
     assert (memories.profiles["profile"] == "I am easy to please.").all()
     plain = memories.snapshots.merge(
@@ -113,26 +123,28 @@ def test_title_check_of_a_distiller_that_gossips(toy: Toy, strict: Protocol) -> 
 
 def test_without_title_check_texts_stay_as_written(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
-    memories = distil(Gossip(), split, ratings, replace(strict, title_check=False), seed=0)
+    memories = distil(
+        Gossip(), split, ratings, replace(strict, title_check=False), seed=0, assets=NO_ASSETS
+    )
     assert memories.profiles["profile"].str.startswith("I love ").all()
     assert "profile_sentences_dropped" not in memories.counts
 
 
 def test_cost_and_insights_are_kept(toy: Toy, strict: Protocol, tmp_path: Path) -> None:
     ratings, split = toy
-    distil(Gossip(), split, ratings, strict, seed=0).save(tmp_path)
+    distil(Gossip(), split, ratings, strict, seed=0, assets=NO_ASSETS).save(tmp_path)
     memories = Memories.load(tmp_path)
     assert memories.cost == Cost(calls=6, tokens_in=90, tokens_out=12, money=0.75)
     assert memories.cost.tokens == 102
     assert (memories.snapshots["insight"] == memories.snapshots["batch"].astype(str)).all()
-    plain = distil(Statistical(), split, ratings, strict, seed=0)
+    plain = distil(Statistical(), split, ratings, strict, seed=0, assets=NO_ASSETS)
     assert (plain.snapshots["insight"] == "").all()
     assert plain.cost == Statistical().estimate([20, 30]) == Cost()
 
 
 def test_counts_are_of_words_as_they_stand(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
-    counts = distil(Gossip(), split, ratings, strict, seed=0).counts
+    counts = distil(Gossip(), split, ratings, strict, seed=0, assets=NO_ASSETS).counts
     assert counts["users"] == 3
     assert counts["rows"] == len(split.train)
     assert counts["profile_words_mean"] == counts["profile_words_max"] == 5
@@ -146,7 +158,9 @@ def test_traits_follow_the_protocol(toy: Toy, strict: Protocol) -> None:
     found = {}
     for name, rows in measured.items():
         protocol = replace(strict, traits=name)
-        profiles = distil(Statistical(), split, ratings, protocol, seed=0).profiles
+        profiles = distil(
+            Statistical(), split, ratings, protocol, seed=0, assets=NO_ASSETS
+        ).profiles
         found[name] = profiles.drop(columns="profile")
         pd.testing.assert_frame_equal(found[name], traits(rows, ratings.movies, users))
     assert not found["training"].equals(found["all"])
@@ -154,8 +168,8 @@ def test_traits_follow_the_protocol(toy: Toy, strict: Protocol) -> None:
 
 def test_scope_all_shows_the_leak(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
-    honest = distil(Statistical(), split, ratings, strict, seed=0)
-    leaking = distil(Statistical(scope="all"), split, ratings, strict, seed=0)
+    honest = distil(Statistical(), split, ratings, strict, seed=0, assets=NO_ASSETS)
+    leaking = distil(Statistical(scope="all"), split, ratings, strict, seed=0, assets=NO_ASSETS)
     assert (leaking.profiles["profile"] != honest.profiles["profile"]).all()
     n = ratings.frame.groupby("user_id").size()
     for user_id, profile in zip(
@@ -169,7 +183,7 @@ def test_scope_all_shows_the_leak(toy: Toy, strict: Protocol) -> None:
 def test_a_mean_of_no_ratings_is_not_compared_with(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
     unknown = replace(split, movies=split.movies.assign(mean_known=False))
-    memories = distil(Statistical(), unknown, ratings, strict, seed=0)
+    memories = distil(Statistical(), unknown, ratings, strict, seed=0, assets=NO_ASSETS)
     assert not memories.profiles["profile"].str.contains("that others give").any()
     assert not memories.interactions["text"].str.contains("others").any()
 
@@ -178,18 +192,18 @@ def test_a_mean_of_no_ratings_is_not_compared_with(toy: Toy, strict: Protocol) -
 def test_an_incomplete_distiller_is_refused(toy: Toy, strict: Protocol, leaves_out: str) -> None:
     ratings, split = toy
     with pytest.raises(ValueError, match="Gossip must give user"):
-        distil(Gossip(leaves_out=leaves_out), split, ratings, strict, seed=0)
+        distil(Gossip(leaves_out=leaves_out), split, ratings, strict, seed=0, assets=NO_ASSETS)
 
 
 def test_an_unknown_scope_is_refused(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
     with pytest.raises(UserError, match=r"distiller\.scope is test .*training, all"):
-        distil(Statistical(scope="test"), split, ratings, strict, seed=0)  # type: ignore[arg-type]
+        distil(Statistical(scope="test"), split, ratings, strict, seed=0, assets=NO_ASSETS)  # type: ignore[arg-type]
 
 
 def test_save_and_load(toy: Toy, strict: Protocol, tmp_path: Path) -> None:
     ratings, split = toy
-    memories = distil(Statistical(), split, ratings, strict, seed=0)
+    memories = distil(Statistical(), split, ratings, strict, seed=0, assets=NO_ASSETS)
     memories.save(tmp_path)
     read = Memories.load(tmp_path)
     for name in ("profiles", "snapshots", "interactions"):
@@ -202,8 +216,8 @@ def test_real_users(strict: Protocol) -> None:
     path = Path(os.environ["PERSONA_LAB_TEST_DATA"]) / "ml-1m.zip"
     data = Data("ml_1m", MovieLens1M(), path=str(path), n_users=40)
     ratings = data.reader.read(path, "error")
-    split = data.split(ratings, strict, NoMovieInfo())
-    memories = distil(Statistical(), split, ratings, strict, seed=0)
+    split = data.split(ratings, strict, NoMovieInfo(), NO_ASSETS)
+    memories = distil(Statistical(), split, ratings, strict, seed=0, assets=NO_ASSETS)
     words = memories.profiles["profile"].map(str.split).map(len)
     assert words.between(180, 400).all()
     assert memories.counts["profile_sentences_dropped"] == 0

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,9 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from persona_lab.assets import Assets
 from persona_lab.distill import History, Memories, Statistical, UserMemories
 from persona_lab.errors import UserError
 
+# Where nothing is: what is tested here reads no asset.
+NO_ASSETS = Assets(Path("nowhere"))
 Rows = list[dict[str, Any]]
 
 GENRES = ("Drama", "Comedy|Romance", "Horror|Thriller", "unknown", "", "Film-Noir", "Anime|War")
@@ -56,7 +60,7 @@ def make_history(rows: Rows, user_id: int = 1) -> History:
 
 
 def distil(history: History, seed: int = 0, batch_size: int = 10) -> UserMemories:
-    (memories,) = Statistical(batch_size).distill([history], seed)
+    (memories,) = Statistical(batch_size).distill([history], seed, NO_ASSETS)
     return memories
 
 
@@ -262,7 +266,7 @@ def test_wording_depends_on_seed_and_user_alone() -> None:
     assert texts(1, 0) == texts(1, 0)
     assert texts(1, 0) != texts(2, 0)
     assert texts(1, 0) != texts(1, 1)
-    both = Statistical().distill([make_history(fan(), 2), make_history(fan(), 1)], 0)
+    both = Statistical().distill([make_history(fan(), 2), make_history(fan(), 1)], 0, NO_ASSETS)
     assert [each.interactions for each in both] == [texts(2, 0)[1:], texts(1, 0)[1:]]
 
 
@@ -276,7 +280,7 @@ def test_neighbouring_texts_are_worded_differently() -> None:
 @pytest.mark.parametrize("batch_size", [0, -3, 2.5])
 def test_batch_size_is_checked(batch_size: Any) -> None:
     with pytest.raises(UserError, match=r"distiller\.batch_size"):
-        list(Statistical(batch_size).distill([make_history([{}])], 0))
+        list(Statistical(batch_size).distill([make_history([{}])], 0, NO_ASSETS))
 
 
 def test_texts_change_with_the_version_only() -> None:
@@ -284,4 +288,4 @@ def test_texts_change_with_the_version_only() -> None:
     memories = distil(make_history(mixed()))
     content = "\n".join([*memories.snapshots, *memories.interactions])
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    assert (Memories.VERSION, digest) == (1, "5132f1feca676335")
+    assert (Memories.VERSION, digest) == (2, "5132f1feca676335")

@@ -1,0 +1,117 @@
+"""What an algorithm asks of an LLM, and what it is told: requests out, replies in. Pure.
+
+An algorithm is a generator: it yields requests, is sent replies and returns its result. It knows
+nothing of networks, ledgers or money, and a `Chat` carries many of them side by side.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from pydantic import BaseModel
+
+from persona_lab.assets import Assets
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to an LLM. Two equal requests are one, and are paid for once.
+
+    Attributes:
+        messages: (role, content) in order; what is the same for all users comes first, so that a
+            server's cache of prompts counts.
+        schema: The form of the answer, where it is JSON. A server that knows no schemas is asked
+            without one: the messages must tell the form too, with the word JSON.
+        purpose: Name and version of the prompt, such as `reflect/1`.
+        sample: 0, 1, ...: the same question asked again is another request.
+        max_tokens: Longest answer.
+        temperature: Of sampling.
+    """
+
+    messages: tuple[tuple[str, str], ...]
+    schema: type[BaseModel] | None
+    purpose: str
+    sample: int = 0
+    max_tokens: int = 4096
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of a request; the text is any text, whatever the request's schema.
+
+    Attributes:
+        text: The answer, or the words of a refusal.
+        refused: Whether the server marked it as a refusal or withheld it.
+        finish_reason: Why it ended: `stop`, `length` (cut at `max_tokens`), ...
+        tokens_in: Tokens of the prompt.
+        tokens_cached: Those of them that the server had in its cache.
+        tokens_out: Tokens of the answer.
+        money: Price of this answer.
+    """
+
+    text: str
+    refused: bool = False
+    finish_reason: str = "stop"
+    tokens_in: int = 0
+    tokens_cached: int = 0
+    tokens_out: int = 0
+    money: float = 0.0
+
+
+T = TypeVar("T")
+Conversation = Generator[Request, Reply, T]
+
+
+class Chat(Protocol):
+    """An LLM that answers requests."""
+
+    def converse(self, conversations: Iterable[Conversation[T]], assets: Assets) -> list[T]:
+        """Carry conversations side by side to their ends.
+
+        Args:
+            conversations: Not yet begun.
+            assets: Where the ledger and models are.
+
+        Returns:
+            Their results, in the order given, whatever the order in which replies came.
+
+        Raises:
+            UserError: The LLM cannot be reached or may not be paid; what was answered is kept.
+        """
+        ...
+
+    def price(self, tokens_in: int, tokens_out: int) -> float:
+        """Price of tokens, none of them from a server's cache."""
+        ...
+
+    def fingerprint(self, assets: Assets) -> str:
+        """Hash of all that replies depend on beside the fields."""
+        ...
+
+
+def converse_in_rounds(
+    conversations: Iterable[Conversation[T]],
+    answer: Callable[[Sequence[Request]], Sequence[Reply]],
+) -> list[T]:
+    """Carry conversations to their ends, all requests that are open at a time at once.
+
+    Args:
+        conversations: Not yet begun.
+        answer: Gives a reply to each of a few requests, in order.
+    """
+    running = dict(enumerate(conversations))
+    results: dict[int, T] = {}
+    replies: dict[int, Reply | None] = dict.fromkeys(running)
+    while replies:
+        requests: dict[int, Request] = {}
+        for number, reply in replies.items():
+            try:
+                # The first step of a generator takes None.
+                requests[number] = running[number].send(reply)  # type: ignore[arg-type]
+            except StopIteration as end:
+                results[number] = end.value
+        if not requests:
+            break
+        replies = dict(zip(requests, answer(list(requests.values())), strict=True))
+    return [results[number] for number in running]
