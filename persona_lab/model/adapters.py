@@ -4,7 +4,6 @@ Adapter modes of the paper's Table 1 (decision 12) and the adapters themselves: 
 a shared base model for as long as they are needed. Pure but for `TrainedAdapter.save` and `load`.
 """
 
-import copy
 import json
 import warnings
 from collections.abc import Iterator, Mapping
@@ -471,7 +470,7 @@ def attach(
         base: The shared frozen base model.
         adapter: The adapter.
         merge: Add it to a copy of the weights it adapts instead of computing it beside them
-            (decision 22); they are restored bit by bit.
+            (decision 22); the weights themselves are put back.
 
     Raises:
         UserError: It cannot be merged: what it would be added to is held in 4 bits.
@@ -492,14 +491,18 @@ def attach(
             yield
             return
         adapted: list[Any] = [m for m in lent.modules() if isinstance(m, BaseTunerLayer)]
-        originals = [copy.deepcopy(m.get_base_layer().state_dict()) for m in adapted]
-        lent.merge_adapter()
+        own = [p for module in adapted for p in module.get_base_layer().parameters()]
+        originals = [parameter.data for parameter in own]
+        for parameter in own:
+            parameter.data = parameter.data.clone()
         try:
+            lent.merge_adapter()
             yield
         finally:
-            for module, original in zip(adapted, originals, strict=True):
+            for module in adapted:
                 module.merged_adapters.clear()
-                module.get_base_layer().load_state_dict(original)
+            for parameter, original in zip(own, originals, strict=True):
+                parameter.data = original
 
 
 def weights_of(lent: PeftModel) -> dict[str, Tensor]:
