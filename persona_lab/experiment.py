@@ -250,9 +250,9 @@ class Experiment:
         rerun: bool = False,
     ) -> dict[str, Entry[TrainedAdapter]]:
         """Every adapter of the plan, trained or reused, by its name."""
-        codec = self.codec(assets)
 
         def fit(name: str) -> TrainedAdapter:
+            codec = self.codec(assets)
             return fit_adapter(
                 self.base(assets),
                 codec,

@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from persona_lab.assets import Assets, NotAtHand, Source, hash_file
+from persona_lab.assets import Assets, Hub, NotAtHand, Source, hash_file
 from persona_lab.errors import UserError
 from persona_lab.model.engine import ATTENTION
 from persona_lab.model.phi3 import split_projections
@@ -132,6 +132,12 @@ class BaseModel:
         if self.random is not None:
             return _tiny_config(self.random)
         return AutoConfig.from_pretrained(self._folder(assets))
+    def published(self, assets: Assets) -> str | None:
+        """Hub id or folder by which others load the same weights; None for random ones."""
+        if self.random is not None:
+            return None
+        known = isinstance(self.source, Hub) and self.path is None
+        return self.source.repo_id if known else str(self._folder(assets))
 
     def _folder(self, assets: Assets) -> Path:
         if self.path is not None:
