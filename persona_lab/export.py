@@ -103,7 +103,7 @@ def _peft_folders(run: Run, entries: Entries, folders: Mapping[str, Path]) -> st
         options += f", quantization_config=BitsAndBytesConfig({bits})"
     (name, first), *_ = folders.items()
     return (
-        f"base = AutoModelForCausalLM.from_pretrained({published.base!r}{options})\n"
+        f"base = AutoModelForCausalLM.from_pretrained({published.shown!r}{options})\n"
         f"model = PeftModel.from_pretrained(base, {str(first)!r}, adapter_name={name!r})\n"
         "and the others by model.load_adapter(<folder>, <name>); model.set_adapter(<name>) chooses"
     )
@@ -114,7 +114,7 @@ def _vllm_folders(run: Run, entries: Entries, folders: Mapping[str, Path]) -> st
     rank = max(vllm_rank(published.form(entry)) for entry in entries.values())
     for name, folder in folders.items():
         publish(folder, published.form(entries[name]).save)
-    command = ["vllm", "serve", published.base, "--enable-lora", "--max-lora-rank", str(rank)]
+    command = ["vllm", "serve", published.shown, "--enable-lora", "--max-lora-rank", str(rank)]
     if published.window_is_off:
         command += ["--hf-overrides", '{"sliding_window": null}']
     if run.experiment.peft.quantisation is not None:
@@ -127,7 +127,7 @@ def _vllm_folders(run: Run, entries: Entries, folders: Mapping[str, Path]) -> st
 class _Published:
     """A run's base model as others load it: where from, and its configuration there."""
 
-    base: str
+    base: str | None
     config: PreTrainedConfig
     window_is_off: bool
 
@@ -138,7 +138,12 @@ class _Published:
         # transformers' Phi-3 would see less of a prompt than the run's.
         window = getattr(config, "sliding_window", None)
         off = window is not None and model.sliding_window == "off"
-        return cls(model.published(run.assets) or "<base>", config, off)
+        return cls(model.published(run.assets), config, off)
+
+    @property
+    def shown(self) -> str:
+        """The base in a command; one of random weights is nowhere."""
+        return self.base or "<base>"
 
     def form(self, entry: Entry[TrainedAdapter]) -> TrainedAdapter:
         """An adapter in the form that fits the model as published."""

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from persona_lab.configure import Run, load_run
 from persona_lab.export import main
 from persona_lab.model import attach
+from persona_lab.model import base as base_module
 from persona_lab.model.engine import Tree, group, run
 from persona_lab.model.phi3 import FUSED, fuse_weights
 
@@ -30,13 +31,10 @@ ROWS = [[5, 6, 7, 8, 9, 10, 11], [5, 6, 7, 8, 20, 21, 22]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a model whose projections are split."""
-    return finished(tmp_path_factory.mktemp("run") / "phi3")
-
-
-def finished(folder: Path, *overrides: str) -> Path:
-    command = [sys.executable, "-m", "persona_lab", "experiment=smoke", *SMALL, *overrides]
-    subprocess.run([*command, f"hydra.run.dir={folder}"], check=True, capture_output=True)
-    return folder
+    made = tmp_path_factory.mktemp("run") / "phi3"
+    command = [sys.executable, "-m", "persona_lab", "experiment=smoke", *SMALL]
+    subprocess.run([*command, f"hydra.run.dir={made}"], check=True, capture_output=True)
+    return made
 
 
 def told(*arguments: str | Path) -> tuple[int, str, str]:
@@ -117,6 +115,23 @@ def test_vllm_is_told_the_rank(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "persona_0" / "adapter_model.safetensors").exists()
 
 
+def test_a_window_that_the_run_had_off_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = base_module._tiny_config
+
+    def windowed(sizes: Any) -> Any:
+        config = published(sizes)
+        config.sliding_window = 3
+        return config
+
+    monkeypatch.setattr(base_module, "_tiny_config", windowed)
+    _, printed, _ = told(folder, "--to", "vllm", tmp_path / "vllm")
+    assert """--hf-overrides '{"sliding_window": null}'""" in printed
+    _, printed, _ = told(folder, "--to", "peft", tmp_path / "peft")
+    assert "from_pretrained('<base>', sliding_window=None)" in printed
+
+
 def test_what_is_in_the_way_stays(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "persona_1").mkdir()
     code, _, error = told(folder, "--to", "peft", tmp_path)
@@ -143,11 +158,32 @@ def test_what_is_lost_is_not_trained_again(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_without_adapters_is_the_users_error(tmp_path: Path) -> None:
-    frozen = finished(tmp_path / "frozen", "adapter=none")
+def changed(folder: Path, into: Path, old: str, new: str) -> Path:
+    """A run's folder with another configuration."""
+    shutil.copytree(folder, into)
+    config = into / ".hydra" / "config.yaml"
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+    return into
+
+
+def test_a_run_without_adapters_is_the_users_error(folder: Path, tmp_path: Path) -> None:
+    frozen = changed(folder, tmp_path / "run", "model.PersonaAdapters", "model.NoAdapter")
     code, _, error = told(frozen, "--to", "peft", tmp_path / "out")
     assert code == 1
     assert "is a run without adapters (name one that trained some)" in error
     code, _, error = told(tmp_path, "--to", "peft", tmp_path / "out")
     assert code == 1
     assert "is not the folder of a run" in error
+
+
+def test_what_has_no_such_form_leaves_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = "persona_lab.model.export.VLLM_RANKS"
+    monkeypatch.setattr(ranks, (4,))
+    code, _, error = told(folder, "--to", "vllm", tmp_path / "out")
+    assert code == 1
+    assert "takes ranks up to 4" in error
+    assert not (tmp_path / "out").exists()

@@ -132,6 +132,7 @@ class BaseModel:
         if self.random is not None:
             return _tiny_config(self.random)
         return AutoConfig.from_pretrained(self._folder(assets))
+
     def published(self, assets: Assets) -> str | None:
         """Hub id or folder by which others load the same weights; None for random ones."""
         if self.random is not None:

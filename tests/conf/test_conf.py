@@ -66,6 +66,8 @@ def test_paper_setup() -> None:
     assert (cfg.adapter.rows_per_user, cfg.adapter.max_rows) == (None, 5200)
     assert (cfg.train.lr, cfg.train.epochs, cfg.train.batch_size) == (3e-4, 2, 32)
     assert (cfg.trainer.accelerator, cfg.trainer.precision) == ("gpu", "bf16-mixed")
+    assert (cfg.model.context, cfg.model.sliding_window) == (4096, "off")
+    assert list(cfg.model.lora_targets) == ["q_proj", "k_proj"]
 
 
 def test_rows_are_table_1() -> None:

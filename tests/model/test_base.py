@@ -1,6 +1,7 @@
 """Base models: random ones, and folders of weights."""
 
 import copy
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -137,6 +138,33 @@ def test_a_local_folder_gives_the_saved_model(
     examples = make_examples()
     groups = list(by_prefix([e.ids for e in examples], [e.user_id for e in examples]))
     assert len(respond(model, codec, Decode(), groups, examples, 0)) == len(examples)
+
+
+def test_no_pad_token_is_needed(
+    tiny: BaseModel, assets: Assets, saved: Path, make_examples: Callable[..., list[Example]]
+) -> None:
+    """LLaMA-3 has none, and rows of any length stand in one batch."""
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
+    base = local(tiny, saved)
+    model, codec = base.load(assets, torch.float32, "cpu"), base.codec(assets, 4)
+    assert model.config.pad_token_id is None
+    assert codec.tokenizer.pad_token is None
+    examples = make_examples()
+    assert len({len(example.ids) for example in examples}) > 2
+    groups = list(by_prefix([e.ids for e in examples], [e.user_id for e in examples]))
+    together = respond(model, codec, Decode(), groups, examples, 0)
+    for i, example in enumerate(examples):
+        alone = respond(model, codec, Decode(), list(by_prefix([example.ids], [0])), [example], 0)
+        assert together[i].expected_rating == pytest.approx(alone[0].expected_rating, rel=1e-4)
+
+
+def test_others_find_the_same_weights(tiny: BaseModel, assets: Assets, saved: Path) -> None:
+    hub = Hub("model", "someone/model", "abc", ["*.safetensors"])
+    assert tiny.published(assets) is None
+    assert replace(tiny, random=None, source=hub).published(assets) == "someone/model"
+    assert local(tiny, saved).published(assets) == str(saved)
+    assert local(tiny, saved, source=hub).published(assets) == str(saved)
 
 
 def test_a_local_phi3_is_split_too(tiny: BaseModel, assets: Assets, tmp_path: Path) -> None:
