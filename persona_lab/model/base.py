@@ -137,8 +137,9 @@ class BaseModel:
         """Hub id or folder by which others load the same weights; None for random ones."""
         if self.random is not None:
             return None
-        known = isinstance(self.source, Hub) and self.path is None
-        return self.source.repo_id if known else str(self._folder(assets))
+        if self.path is None and isinstance(self.source, Hub):
+            return self.source.repo_id
+        return str(self._folder(assets))
 
     def _folder(self, assets: Assets) -> Path:
         if self.path is not None:

@@ -111,15 +111,14 @@ def fuse_adapter(
                 "and no form that gives the same there",
                 "export it merged: --to fused",
             )
-    config = copy.deepcopy(config)
-    others = {name for name in config.target_modules or [] if name not in _PARTS}
-    config.target_modules = {*others, FUSED}
+    given: Any = copy.deepcopy(config)
+    given.target_modules = {*given.target_modules} - {*_PARTS} | {FUSED}
     if isinstance(config, LoraConfig):
         # Other projections get the same rank, by zeros: not every reader knows a rank per module.
         whole = {name: _padded(name, tensor, n) for name, tensor in whole.items()}
-        config.lora_alpha *= math.sqrt(n) if config.use_rslora else n  # pyright: ignore[reportAttributeAccessIssue]
-        config.r *= n
-    return config, whole | fused
+        given.lora_alpha *= math.sqrt(n) if config.use_rslora else n
+        given.r *= n
+    return given, whole | fused
 
 
 def _by_projection(
