@@ -153,7 +153,10 @@ class Experiment:
             ),
         )
         result = self._result(assets, store, prepared, plan, predictions, found)
-        predictions.value.frame.to_parquet(folder / "predictions.parquet", index=False)
+        # The user's mean goes along: a report that compares runs has nothing but their folders.
+        frame = predictions.value.frame
+        frame = frame.assign(user_mean=frame["user_id"].map(found.value.user_means))
+        frame.to_parquet(folder / "predictions.parquet", index=False)
         result.save(folder)
         return result
 

@@ -1,21 +1,42 @@
 """Predictions -> errors, baselines on the same rows, and how far to trust their differences."""
 
 from persona_lab.evaluation.assessment import Assessment, assess
+from persona_lab.evaluation.claims import CLAIMS, OURS, Judged, TableRow, judge
+from persona_lab.evaluation.contrast import Contrast, adjust, contrast, rows_key
 from persona_lab.evaluation.metrics import score
 from persona_lab.evaluation.predictors import Baselines, baselines
 from persona_lab.evaluation.result import Result, Row, row_id
-from persona_lab.evaluation.uncertainty import Interval, interval, paired_interval
+from persona_lab.evaluation.uncertainty import (
+    Difference,
+    Interval,
+    holm,
+    interval,
+    paired_interval,
+    share_interval,
+)
 
 __all__ = [
+    "CLAIMS",
+    "OURS",
     "Assessment",
     "Baselines",
+    "Contrast",
+    "Difference",
     "Interval",
+    "Judged",
     "Result",
     "Row",
+    "TableRow",
+    "adjust",
     "assess",
     "baselines",
+    "contrast",
+    "holm",
     "interval",
+    "judge",
     "paired_interval",
     "row_id",
+    "rows_key",
     "score",
+    "share_interval",
 ]

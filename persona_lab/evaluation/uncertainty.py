@@ -1,11 +1,12 @@
 """Predictions on the same rows -> errors and their differences, with 95% intervals over users.
 
-A user's rows share that user's habits, so whole users are drawn again, not rows. The intervals say
-how a number would move with other users from the same population; the fitted models, the items and
-the training seed are held fixed. Pure.
+A user's rows share that user's habits, so whole users are drawn again, not rows; where a row of a
+table has runs of several seeds, the seeds are drawn again too. The intervals say how a number would
+move with other users from the same population; the items, and with one seed the fitted models, are
+held fixed. Pure.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,9 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 RESAMPLES = 2000
+FLIPS = 9999
 LEVEL = 0.95
+POWER = 0.8
 _CELLS = 1_000_000  # users drawn at a time: bounds the memory of a resample of many users
 
 
@@ -32,6 +35,20 @@ class Interval:
     high: float | None
 
 
+@dataclass(frozen=True)
+class Difference(Interval):
+    """A paired difference, first minus second, in stars.
+
+    Attributes:
+        p: Of the test over users that the two are exchangeable; None like the ends.
+        detectable: The smallest true difference that a test at 5% would show with 80% power on
+            users like these; None likewise.
+    """
+
+    p: float | None
+    detectable: float | None
+
+
 def interval(
     users: ArrayLike, ratings: ArrayLike, predictions: ArrayLike, *, seed: int = 0
 ) -> dict[str, Interval]:
@@ -40,89 +57,182 @@ def interval(
     Args:
         users: The user of each row, of shape (n_rows,).
         ratings: The true ratings, of shape (n_rows,).
-        predictions: The predicted ratings, of shape (n_rows,), none missing.
+        predictions: The predicted ratings, of shape (n_rows,), or (n_seeds, n_rows) where several
+            seeds are pooled; none missing.
         seed: Seed of the resampling.
 
     Returns:
         `rmse` and `mae`, in stars.
     """
-    errors = _errors(ratings, predictions)
-    return _bootstrap(_per_user(users, np.stack([errors**2, np.abs(errors)])), _rmse_mae, seed)
+    sums = _per_user(users, _errors(ratings, predictions))
+    values, ends, _ = _bootstrap([sums], lambda totals: _rmse_mae(totals[0]), seed)
+    return {
+        name: Interval(value, *end)
+        for name, value, end in zip(("rmse", "mae"), values, ends, strict=True)
+    }
+
+
+def share_interval(users: ArrayLike, counted: ArrayLike, *, seed: int = 0) -> Interval:
+    """Bootstrap over users of the share of rows that are counted.
+
+    Args:
+        users: The user of each row, of shape (n_rows,).
+        counted: Whether each row is, of shape (n_rows,) or (n_seeds, n_rows).
+        seed: Seed of the resampling.
+    """
+    # The mean of a 0 or 1 is the mean absolute error of a prediction of 0.
+    return interval(users, np.zeros(np.shape(users)), np.asarray(counted, float), seed=seed)["mae"]
 
 
 def paired_interval(
-    users: ArrayLike, ratings: ArrayLike, first: ArrayLike, second: ArrayLike, *, seed: int = 0
-) -> dict[str, Interval]:
-    """Bootstrap over users of the difference in error, first minus second, on the same rows.
+    users: ArrayLike, ratings: ArrayLike, first: ArrayLike, *others: ArrayLike, seed: int = 0
+) -> dict[str, Difference]:
+    """Compare predictions of the same rows: error of the first minus the mean error of the others.
 
-    A negative difference says that `first` errs less. Both predictions are scored on the same
-    drawn users, so what makes a user hard for both cancels out.
+    A negative difference says that `first` errs less. All are scored on the same drawn users, so
+    what makes a user hard for all cancels out; seeds are drawn for each side on its own. The test
+    exchanges the two predictions of whole users at random: under the hypothesis that they are
+    equally good nothing changes by that.
 
     Args:
         users: The user of each row, of shape (n_rows,).
         ratings: The true ratings, of shape (n_rows,).
-        first: Predicted ratings, of shape (n_rows,), none missing.
-        second: Predicted ratings to compare with, of shape (n_rows,), none missing.
+        first: Predicted ratings, of shape (n_rows,) or (n_seeds, n_rows), none missing.
+        others: Predicted ratings to compare with, most often one, likewise.
         seed: Seed of the resampling.
 
     Returns:
-        The differences of `rmse` and of `mae`, in stars.
+        The differences of `rmse` and of `mae`.
     """
-    a, b = _errors(ratings, first), _errors(ratings, second)
-    sums = _per_user(users, np.stack([a**2, np.abs(a), b**2, np.abs(b)]))
-    return _bootstrap(sums, lambda s: _rmse_mae(s) - _rmse_mae(s[:, [0, 3, 4]]), seed)
+    assert others, "nothing was compared"
+    sides = [_per_user(users, _errors(ratings, each)) for each in (first, *others)]
+
+    def difference(totals: list[np.ndarray]) -> np.ndarray:
+        own, *theirs = map(_rmse_mae, totals)
+        return own - np.mean(theirs, axis=0)
+
+    values, ends, deviations = _bootstrap(sides, difference, seed)
+    # At a fixed number of rows RMSE is monotone in the sum of squares: exchanging users for the
+    # difference of RMSE is flipping signs of the users' differences of squares.
+    own, *theirs = (side.mean(axis=1)[:, 1:] for side in sides)
+    ps = _sign_flip(own - np.mean(theirs, axis=0), seed)
+    return {
+        name: Difference(value, *end, p, detectable(deviation, len(sides[0])))
+        for name, value, end, p, deviation in zip(
+            ("rmse", "mae"), values, ends, ps, deviations, strict=True
+        )
+    }
+
+
+def detectable(deviation: float, n_users: int) -> float | None:
+    """Smallest difference shown with 80% power by a two-sided test at 5%.
+
+    Args:
+        deviation: Standard deviation of the difference over resamples of users.
+        n_users: Their number; a resample of few spreads too little, by sqrt((n - 1) / n).
+    """
+    if n_users < 2:
+        return None
+    quantiles = stats.t.ppf([(1 + LEVEL) / 2, POWER], n_users - 1).sum()
+    return float(quantiles * deviation * np.sqrt(n_users / (n_users - 1)))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Adjust p-values for their number (Holm, Scandinavian Journal of Statistics 6, 1979)."""
+    p = np.asarray(ps, dtype=float)
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate((p.size - np.arange(p.size)) * p[order])
+    adjusted = np.empty(p.size)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted.tolist()
 
 
 def _errors(ratings: ArrayLike, predictions: ArrayLike) -> np.ndarray:
-    errors = np.asarray(predictions, dtype=float) - np.asarray(ratings, dtype=float)
+    """Errors of shape (n_seeds, n_rows)."""
+    errors = np.atleast_2d(np.asarray(predictions, float)) - np.asarray(ratings, dtype=float)
     assert errors.size, "nothing was compared"
     assert np.isfinite(errors).all(), "a row without a prediction was compared"
     return errors
 
 
-def _per_user(users: ArrayLike, losses: np.ndarray) -> np.ndarray:
-    """Sum losses (k, n_rows) to (n_users, 1 + k): the number of rows, then each loss's sum."""
+def _per_user(users: ArrayLike, errors: np.ndarray) -> np.ndarray:
+    """Errors (n_seeds, n_rows) -> sums (n_users, n_seeds, 3): rows, squares, absolutes."""
     _, user = np.unique(np.asarray(users), return_inverse=True)
-    columns = [np.bincount(user), *(np.bincount(user, weights=loss) for loss in losses)]
-    return np.stack(columns, axis=1).astype(float)
+    sums = [
+        [np.bincount(user, weights=loss) for loss in (np.ones(user.size), each**2, np.abs(each))]
+        for each in errors
+    ]
+    return np.moveaxis(np.array(sums), -1, 0)
 
 
 def _rmse_mae(totals: np.ndarray) -> np.ndarray:
-    """Totals (m, 3+) of rows, squared and absolute error -> RMSE and MAE, of shape (m, 2)."""
+    """Totals (m, 3) of rows, squared and absolute error -> RMSE and MAE, of shape (m, 2)."""
     n, squared, absolute = totals[:, 0], totals[:, 1], totals[:, 2]
     return np.stack([np.sqrt(squared / n), absolute / n], axis=1)
 
 
 def _bootstrap(
-    sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int
-) -> dict[str, Interval]:
-    """Percentile intervals of a statistic (m, k) -> (m, 2) of the users' totals.
+    sides: Sequence[np.ndarray],
+    statistic: Callable[[list[np.ndarray]], np.ndarray],
+    seed: int,
+) -> tuple[list[float], list[tuple[float | None, float | None]], list[float]]:
+    """Values, percentile intervals and deviations of a statistic of totals over users and seeds.
 
     The percentiles are widened for few users as in Hesterberg, "What Teachers Should Know About
     the Bootstrap" (2015): a plain percentile interval is too narrow by sqrt((n - 1) / n) and by
     the normal's quantile in place of Student's t.
+
+    Args:
+        sides: Sums of shape (n_users, n_seeds, 3), of the same users.
+        statistic: One array (m, 3) of totals per side -> (m, k).
+        seed: Seed of the resampling.
     """
-    n_users = len(sums)
-    values = statistic(sums.sum(axis=0, keepdims=True))[0].tolist()
-    lows: list[float | None] = [None, None]
-    highs: list[float | None] = [None, None]
-    if n_users > 1:
-        t = stats.t.ppf((1 - LEVEL) / 2, n_users - 1)
-        tail = float(stats.norm.cdf(np.sqrt(n_users / (n_users - 1)) * t))
-        lows, highs = np.quantile(statistic(_redraw(sums, seed)), [tail, 1 - tail], axis=0).tolist()
-    return {
-        name: Interval(value, low, high)
-        for name, value, low, high in zip(("rmse", "mae"), values, lows, highs, strict=True)
-    }
+    n_users = len(sides[0])
+    values = statistic([side.sum(axis=(0, 1))[None] for side in sides])[0].tolist()
+    if n_users < 2:
+        return values, [(None, None)] * len(values), [0.0] * len(values)
+    t = stats.t.ppf((1 - LEVEL) / 2, n_users - 1)
+    tail = float(stats.norm.cdf(np.sqrt(n_users / (n_users - 1)) * t))
+    drawn = statistic(_redraw(sides, seed))
+    lows, highs = np.quantile(drawn, [tail, 1 - tail], axis=0).tolist()
+    return values, list(zip(lows, highs, strict=True)), drawn.std(axis=0, ddof=1).tolist()
 
 
-def _redraw(sums: np.ndarray, seed: int) -> np.ndarray:
-    """Totals over users drawn with replacement: (n_users, k) -> (RESAMPLES, k)."""
+def _redraw(sides: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
+    """Totals over users and seeds drawn with replacement: one (RESAMPLES, 3) per side."""
     rng = np.random.default_rng(seed)
-    n_users = len(sums)
+    n_users = len(sides[0])
     at_once = max(1, _CELLS // n_users)
+    joined = np.concatenate(sides, axis=1)
     blocks = []
     for start in range(0, RESAMPLES, at_once):
         drawn = rng.integers(n_users, size=(min(at_once, RESAMPLES - start), n_users))
-        blocks.append(sums[drawn].sum(axis=1))
-    return np.concatenate(blocks)
+        blocks.append(joined[drawn].sum(axis=1))
+    parts = np.split(np.concatenate(blocks), np.cumsum([s.shape[1] for s in sides])[:-1], axis=1)
+    totals = []
+    for part in parts:
+        n_seeds = part.shape[1]
+        times = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=RESAMPLES)
+        totals.append(np.einsum("rs,rsk->rk", times, part))
+    return totals
+
+
+def _sign_flip(differences: np.ndarray, seed: int) -> list[float | None]:
+    """Two-sided p of each column's sum under random signs of the rows, of shape (n_users, k).
+
+    The observed signs count as one draw, so that no p is 0 (Phipson and Smyth, 2010).
+    """
+    n_users, k = differences.shape
+    if n_users < 2:
+        return [None] * k
+    rng = np.random.default_rng(seed)
+    observed = np.abs(differences.sum(axis=0))
+    # Sums that differ by rounding alone are equal.
+    least = observed - 1e-9 * np.abs(differences).sum(axis=0)
+    at_once = max(1, _CELLS // n_users)
+    reached = np.zeros(k)
+    for start in range(0, FLIPS, at_once):
+        size = (min(at_once, FLIPS - start), n_users)
+        signs = rng.integers(2, size=size) * 2.0 - 1.0
+        reached += (np.abs(signs @ differences) >= least).sum(axis=0)
+    return ((reached + 1) / (FLIPS + 1)).tolist()

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from persona_lab.evaluation import interval, paired_interval, uncertainty
+from persona_lab.evaluation import holm, interval, paired_interval, share_interval, uncertainty
 
 
 def simulated(rng, n_users, rows_per_user, spread, noise):
@@ -64,10 +65,85 @@ def test_hand_worked_case():
     assert found["rmse"].high == pytest.approx(2 - 0)
 
 
+def test_seeds_are_drawn_again_beside_users():
+    rng = np.random.default_rng(0)
+    users, shared = simulated(rng, n_users=40, rows_per_user=20, spread=0.0, noise=1.0)
+    zeros = np.zeros(users.size)
+    alike = interval(users, zeros, np.stack([shared, shared]))["rmse"]
+    apart = interval(users, zeros, np.stack([0.5 * shared, 1.5 * shared]))["rmse"]
+    one = interval(users, zeros, shared)["rmse"]
+    assert (alike.value, alike.low, alike.high) == pytest.approx((one.value, one.low, one.high))
+    assert apart.value == pytest.approx(one.value * np.sqrt((0.25 + 2.25) / 2))
+    assert apart.high - apart.low > 3 * (one.high - one.low)
+
+
+def test_against_several_the_mean_of_their_errors_counts():
+    users, ratings = [1, 1, 2], [1, 2, 3]
+    found = paired_interval(users, ratings, [1, 2, 5], [2, 3, 3], [1, 2, 3])
+    assert found["rmse"].value == pytest.approx(np.sqrt(4 / 3) - (np.sqrt(2 / 3) + 0) / 2)
+
+
+def test_the_test_over_users_is_that_of_scipy_on_users_sums():
+    rng = np.random.default_rng(0)
+    users, first = simulated(rng, n_users=10, rows_per_user=8, spread=0.3, noise=1.0)
+    second = first * rng.uniform(0.7, 1.5, 10)[users]
+    found = paired_interval(users, np.zeros(users.size), first, second)
+    for metric, loss in (("rmse", np.square), ("mae", np.abs)):
+        sums = np.bincount(users, weights=loss(first) - loss(second))
+        exact = stats.permutation_test(
+            (sums,), np.sum, permutation_type="samples", n_resamples=2048
+        )
+        assert found[metric].p == pytest.approx(exact.pvalue, abs=0.02)
+
+
+def rejections(factor, n_draws=200) -> float:
+    def rejects(rng):
+        users, first = simulated(rng, n_users=20, rows_per_user=10, spread=0.5, noise=1.0)
+        _, second = simulated(rng, n_users=20, rows_per_user=10, spread=0.5, noise=1.0)
+        found = paired_interval(users, np.zeros(users.size), first, factor * second)
+        return found["rmse"].p <= 0.05
+
+    return coverage(rejects, n_draws)
+
+
+def test_a_planted_difference_is_found_and_a_planted_null_at_the_level_only():
+    assert rejections(1.5) > 0.95
+    assert 0.01 <= rejections(1.0) <= 0.09
+
+
+def test_the_detectable_difference_is_found_in_four_of_five_tries():
+    rng = np.random.default_rng(0)
+    n = 30
+    differences = rng.normal(0, 1, n)
+    deviation = differences.std() / np.sqrt(n)  # of means of resamples, the one of n, not n - 1
+    smallest = uncertainty.detectable(deviation, n)
+    standard_error = differences.std(ddof=1) / np.sqrt(n)
+    critical = stats.t.ppf(0.975, n - 1)
+    power = 1 - stats.nct.cdf(critical, n - 1, smallest / standard_error)
+    assert power == pytest.approx(0.8, abs=0.01)
+    found = paired_interval(np.arange(n), np.zeros(n), np.abs(differences) + 1, np.ones(n))["mae"]
+    spread = np.abs(differences).std() / np.sqrt(n)
+    assert found.detectable == pytest.approx(uncertainty.detectable(spread, n), rel=0.05)
+
+
+def test_holm_by_hand():
+    # 4 x 0.005, 3 x 0.01, 2 x 0.03, and 0.04 no smaller than what comes before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_share_has_an_interval_over_users():
+    found = share_interval([1, 1, 2, 2], [True, False, False, False])
+    assert (found.value, found.low, found.high) == (0.25, 0.0, 0.5)
+
+
 def test_one_user_leaves_no_interval():
     found = interval([3, 3], [1, 5], [2, 5])
     assert found["rmse"].value == pytest.approx(np.sqrt(0.5))
     assert (found["rmse"].low, found["mae"].high) == (None, None)
+    paired = paired_interval([3, 3], [1, 5], [2, 5], [1, 5])["rmse"]
+    assert (paired.low, paired.p, paired.detectable) == (None, None, None)
 
 
 def test_same_seed_same_interval_in_any_row_order_and_block_size(monkeypatch):

@@ -1,0 +1,71 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from persona_lab.evaluation import adjust, contrast, rows_key
+
+
+def test_rows_are_the_same_in_any_order_and_not_with_another_rating(run):
+    one = run(1.0)
+    assert rows_key(one) == rows_key(run(0.5, seed=1))
+    assert rows_key(one) != rows_key(one.assign(rating=6 - one["rating"]))
+    assert rows_key(one) != rows_key(one.iloc[1:])
+
+
+def test_a_planted_difference_is_found_and_a_null_is_not(run):
+    better, worse, same = [run(0.7, 1)], [run(1.0, 2)], [run(1.0, 3)]
+    for prediction in ("expected", "decoded"):
+        assert contrast(better, worse, prediction=prediction).verdict() == "lower"
+        assert contrast(worse, better, prediction=prediction).verdict("mae") == "higher"
+        assert contrast(same, worse, prediction=prediction).verdict() == "undecided"
+
+
+def test_rows_that_either_side_left_unanswered_are_left_out_and_checked(run):
+    one, other = run(0.7, 1, unrelated=20), run(1.0, 2, unrelated=30)
+    found = contrast([one], [other], prediction="decoded")
+    assert (found.n, found.n_users, found.n_seeds) == (330, 28, (1, 1))
+    kept = one["prediction"].notna() & (one.index >= 30)
+    error = one["prediction"][kept].astype(float) - one["rating"][kept]
+    theirs = other["prediction"].dropna().astype(float) - other["rating"]
+    expected = np.sqrt((error**2).mean()) - np.sqrt((theirs**2).mean())
+    assert found.differences["rmse"].value == pytest.approx(expected)
+    assert found.check["mae"].value != found.differences["mae"].value
+    assert contrast([one], [other], prediction="expected").check is None
+
+
+def test_a_claim_holds_only_if_the_check_agrees(run):
+    # The better run answers few rows; on the others its users' means are far off.
+    one, other = run(0.3, 1, unrelated=300, mean=-2.0), run(1.0, 2, mean=-2.0)
+    found = contrast([one], [other], prediction="decoded")
+    assert found.differences["rmse"].high < 0 < found.check["rmse"].low
+    assert found.verdict() == "undecided"
+
+
+def test_runs_of_other_rows_or_without_answers_are_not_compared(run):
+    one = run(1.0)
+    assert contrast([one], [run(1.0, n_users=29)], prediction="expected") is None
+    silent = one.assign(prediction=pd.array([pd.NA] * len(one), dtype="Float64"))
+    assert contrast([one], [silent], prediction="decoded") is None
+
+
+def test_seeds_are_pooled(run):
+    runs = [run(0.7, seed) for seed in (1, 2, 3)]
+    found = contrast(runs, [run(1.0, 4)], prediction="expected")
+    assert found.n_seeds == (3, 1)
+    squares = np.concatenate([(r["expected_rating"] - r["rating"]) ** 2 for r in runs])
+    assert found.verdict() == "lower"
+    one = contrast([run(1.0, 4)], [run(1.0, 5)], prediction="expected").differences["rmse"]
+    theirs = np.sqrt(((run(1.0, 4)["expected_rating"] - run(1.0, 4)["rating"]) ** 2).mean())
+    assert found.differences["rmse"].value == pytest.approx(np.sqrt(squares.mean()) - theirs)
+    assert one.low < 0 < one.high
+
+
+def test_many_contrasts_raise_the_bar_of_each(run):
+    weak = contrast([run(0.93, 1)], [run(1.0, 2)], prediction="expected")
+    alone = weak.p("rmse")
+    nulls = {f"n{i}": contrast([run(1, i)], [run(1, 50 + i)], prediction="expected")
+             for i in range(3, 8)}  # fmt: skip
+    found = adjust({"weak": weak, **nulls})
+    assert found["weak"].adjusted["rmse"] > alone
+    assert found["weak"].adjusted["rmse"] <= 6 * alone + 1e-12
+    assert all(found[name].verdict() == "undecided" for name in nulls)
