@@ -21,8 +21,20 @@ from transformers import PreTrainedModel
 
 from persona_lab.assets import Assets
 from persona_lab.data import Data, MovieInfo, Protocol, Ratings, Split
-from persona_lab.distill import Distiller, Memories, distil
-from persona_lab.evaluation import Baselines, Result, Row, assess, baselines, row_id
+from persona_lab.distill import Distiller, Memories, distil, history_rows, users_traits
+from persona_lab.evaluation import (
+    Audit,
+    Baselines,
+    Result,
+    Row,
+    Seen,
+    assess,
+    audit,
+    baselines,
+    beyond,
+    other_ratings,
+    row_id,
+)
 from persona_lab.memory import Bank, Embedder, Memory, Vectors, embed
 from persona_lab.model import (
     AdapterMode,
@@ -43,6 +55,7 @@ from persona_lab.personas import Clustering, Personas
 from persona_lab.prompting import Codec, Example, Template, make_examples
 from persona_lab.store import Entry, Store
 
+_AUDITED = 50  # rows, each of another user
 _VERSIONS = ("torch", "transformers", "peft", "lightning", "scikit-learn", "persona-lab")
 
 
@@ -152,7 +165,12 @@ class Experiment:
                 prepared.split.value, self.data.ratings(assets).frame, shown_mean=shown_mean
             ),
         )
-        result = self._result(assets, store, prepared, plan, predictions, found)
+        seen = store.once(
+            Audit,
+            self._prompts_spec(assets, prepared) | {"split": prepared.split.key},
+            lambda: self.audit(assets, prepared),
+        )
+        result = self._result(assets, store, prepared, plan, predictions, found, seen.value)
         # The user's mean goes along: a report that compares runs has nothing but their folders.
         frame = predictions.value.frame
         frame = frame.assign(user_mean=frame["user_id"].map(found.value.user_means))
@@ -239,6 +257,58 @@ class Experiment:
             prepared.vectors.value,
             self.memory,
             self.protocol.recall_time,
+        )
+
+    def audit(self, assets: Assets, prepared: Prepared) -> Audit:
+        """Make everything again from other test ratings, and look for what changed."""
+        ratings, split, memories = (
+            self.data.ratings(assets),
+            prepared.split.value,
+            prepared.memories.value,
+        )
+        pairs = ["user_id", "item_id"]
+        selected = ratings.frame[ratings.frame["user_id"].isin(split.users["user_id"])]
+        known = pd.MultiIndex.from_frame(split.train[pairs])
+        unseen = selected[~pd.MultiIndex.from_frame(selected[pairs]).isin(known)]
+
+        def rated_otherwise(rows: pd.DataFrame) -> tuple[Ratings, Split]:
+            other = replace(ratings, frame=other_ratings(ratings.frame, rows))
+            return other, self.data.split(other, self.protocol, self.movie_info)
+
+        def seen(ratings: Ratings, prepared: Prepared) -> Seen:
+            rows = history_rows(prepared.split.value, ratings, self.distiller.scope)
+            examples = self.examples(prepared, codec, sample, training=False)
+            prompts = [each.ids for each in examples]
+            return Seen(prepared.split.value, prepared.memories.value, rows, prompts)
+
+        other, other_split = rated_otherwise(unseen)
+        if self.distiller.estimate(split.train.groupby("user_id").size().tolist()).calls == 0:
+            again = distil(
+                self.distiller, other_split, other, self.protocol, self.data.seed, assets
+            )
+        else:
+            texts = memories.profiles[["user_id", "profile"]]
+            tiers = users_traits(other_split, other, self.protocol)
+            again = replace(memories, profiles=texts.merge(tiers, on="user_id"))
+        codec = self.codec(assets)
+        sample = split.test.groupby("user_id").head(1).head(_AUDITED)
+        trained = split.train.groupby("user_id").sample(1, random_state=0).head(_AUDITED)
+        bank = self.bank(prepared)
+        recalled = bank.recall_rows(trained) if bank else []
+        places = trained[[*pairs, "position"]].to_numpy().tolist()[: len(recalled)]
+        return audit(
+            seen(ratings, prepared),
+            seen(
+                other,
+                replace(
+                    prepared,
+                    split=replace(prepared.split, value=other_split),
+                    memories=replace(prepared.memories, value=again),
+                ),
+            ),
+            rated_otherwise(split.train)[1].movies.set_index("item_id")["mean"],
+            sample,
+            [(*place, each) for place, each in zip(places, recalled, strict=True)],
         )
 
     def adapters(
@@ -363,6 +433,20 @@ class Experiment:
             responses |= dict(zip(own, answers, strict=True))
         return [responses[i] for i in range(len(examples))]
 
+    @property
+    def control(self) -> bool:
+        """Whether prompt, memory or personas are changed so that it is no row of Table 1."""
+        shown = self.memory
+        papers = Memory(shown.name, shown.profile, shown.interactions)
+        whole = set(self.prompt.show) == {"profile", "traits", "memories"}
+        of_profiles = self.adapter.name != "persona" or self.personas.name in ("kmeans", "elbow")
+        return not (shown == papers and whole and self.prompt.order == "paper" and of_profiles)
+
+    @property
+    def row_id(self) -> str | None:
+        """The row of Table 1 that this is, None for any other."""
+        return None if self.control else row_id(self.role, self.adapter.name, self.memory.name)
+
     def _rate(
         self,
         assets: Assets,
@@ -373,7 +457,7 @@ class Experiment:
         rerun: bool,
     ) -> Predictions:
         """Train what is missing, then let each user's adapter rate the user's test rows."""
-        name = row_id(self.role, self.adapter.name, self.memory.name) or "run"
+        name = self.row_id or "run"
         config = {each.name: _name(getattr(self, each.name)) for each in fields(self)}
         with self.logger.open(folder, name, config) as logger:
             adapters = self.adapters(
@@ -406,12 +490,13 @@ class Experiment:
         plan: Plan,
         predictions: Entry[Predictions],
         found: Entry[Baselines],
+        seen: Audit,
     ) -> Result:
         facts, memories = predictions.value.facts, prepared.memories.value
         assessed = assess(predictions.value.frame, found.value, self.decode.name)
         adapters = self._adapter_keys(assets, store, prepared, plan)
         row = Row(
-            id=row_id(self.role, self.adapter.name, self.memory.name),
+            id=self.row_id,
             setup=self.setup,
             role=self.role,
             model=self.model.name,
@@ -426,6 +511,7 @@ class Experiment:
             peft=self.peft.name,
             seed=self.seed,
             changed=dict(self.changed),
+            control=self.control,
         )
         return Result(
             row=row,
@@ -436,6 +522,14 @@ class Experiment:
             timing=prepared.timing() | facts["timing"],
             cost={"tokens": memories.cost.tokens, "money": memories.cost.money},
             distillation=memories.counts,
+            adapters=facts["adapters"],
+            skipped=prepared.split.value.skipped,
+            beyond=beyond(
+                predictions.value.frame,
+                prepared.split.value.train,
+                dict(memories.profiles[["user_id", "activity"]].to_numpy().tolist()),
+            ),
+            audit=seen.findings,
             versions=facts["versions"],
             keys=prepared.keys()
             | {

@@ -4,8 +4,8 @@ A distiller writes the texts; the flow around it hands it the histories and chec
 """
 
 from persona_lab.distill.chat import Chat, Conversation, Reply, Request, converse_in_rounds
-from persona_lab.distill.histories import Cost, Distiller, History, UserMemories
-from persona_lab.distill.memories import Memories, distil
+from persona_lab.distill.histories import Cost, Distiller, History, UserMemories, history_rows
+from persona_lab.distill.memories import Memories, distil, users_traits
 from persona_lab.distill.statistical import Statistical
 from persona_lab.distill.titles import Titles
 from persona_lab.distill.traits import traits
@@ -24,5 +24,7 @@ __all__ = [
     "UserMemories",
     "converse_in_rounds",
     "distil",
+    "history_rows",
     "traits",
+    "users_traits",
 ]

@@ -100,12 +100,9 @@ def distil(
         users = {user_id: check(user, counts) for user_id, user in users.items()}
 
     ordered = [users[user_id] for user_id in split.users["user_id"]]
-    measured = split.training_rows(ratings.frame)
-    if protocol.traits == "all":
-        measured = ratings.frame
     profiles = pd.DataFrame(
         [(user.user_id, user.profile) for user in ordered], columns=["user_id", "profile"]
-    ).merge(traits(measured, ratings.movies, split.users["user_id"]), on="user_id")
+    ).merge(users_traits(split, ratings, protocol), on="user_id")
     snapshots = pd.DataFrame(
         [
             (user.user_id, batch, *texts)
@@ -124,6 +121,22 @@ def distil(
     words = _words("profile", profiles["profile"]) | _words("interaction", interactions["text"])
     counted = sizes | words | dict(sorted(counts.items()))
     return Memories(profiles, snapshots, interactions, counted, cost)
+
+
+def users_traits(split: Split, ratings: Ratings, protocol: Protocol) -> pd.DataFrame:
+    """Tiers of the selected users' traits, measured on the rows that the protocol says.
+
+    Args:
+        split: Knows the users and the rule of training rows.
+        ratings: All ratings: the percentiles are over all users.
+        protocol: `traits` (decision 2).
+
+    Returns:
+        As from `traits`.
+    """
+    everything = protocol.traits == "all"
+    measured = ratings.frame if everything else split.training_rows(ratings.frame)
+    return traits(measured, ratings.movies, split.users["user_id"])
 
 
 @dataclass(frozen=True, eq=False)

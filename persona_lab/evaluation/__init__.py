@@ -1,6 +1,8 @@
 """Predictions -> errors, baselines on the same rows, and how far to trust their differences."""
 
 from persona_lab.evaluation.assessment import Assessment, assess
+from persona_lab.evaluation.audit import Audit, Seen, audit, other_ratings
+from persona_lab.evaluation.beyond import beyond
 from persona_lab.evaluation.claims import CLAIMS, OURS, Judged, TableRow, judge
 from persona_lab.evaluation.contrast import Contrast, adjust, contrast, rows_key
 from persona_lab.evaluation.metrics import score
@@ -19,6 +21,7 @@ __all__ = [
     "CLAIMS",
     "OURS",
     "Assessment",
+    "Audit",
     "Baselines",
     "Contrast",
     "Difference",
@@ -26,14 +29,18 @@ __all__ = [
     "Judged",
     "Result",
     "Row",
+    "Seen",
     "TableRow",
     "adjust",
     "assess",
+    "audit",
     "baselines",
+    "beyond",
     "contrast",
     "holm",
     "interval",
     "judge",
+    "other_ratings",
     "paired_interval",
     "row_id",
     "rows_key",

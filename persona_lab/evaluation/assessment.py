@@ -12,7 +12,7 @@ import pandas as pd
 
 from persona_lab.evaluation.metrics import decoded, score
 from persona_lab.evaluation.predictors import Baselines
-from persona_lab.evaluation.uncertainty import interval, paired_interval
+from persona_lab.evaluation.uncertainty import interval, paired_interval, share_interval
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,16 @@ class Assessment:
 
     Attributes:
         metrics: What `score` returns, without the counts.
-        intervals: `rmse`, `mae`, `rmse_expected`, `mae_expected` -> {value, low, high}; a metric
-            without rows is left out.
+        intervals: `rmse`, `mae`, `urr`, `rmse_expected`, `mae_expected` -> {value, low, high}; a
+            metric without rows, or that the decoding does not have, is left out.
         n_test: Test rows.
         n_unrelated: Test rows whose response has no rating.
         baselines: version -> name -> errors, as in `Baselines.metrics`.
         comparisons: One record per baseline and kind of prediction: `version`, `baseline`,
-            `prediction` ("expected" or "decoded"), `n` rows, `rmse` and `mae`: {value, low, high}
-            of the run's error minus the baseline's; `check`: the same for all rows with the
-            user's mean in place of an unrelated response, None where there is none. A claim about
-            decoded ratings holds only if both agree (decision 13).
+            `prediction` ("expected" or "decoded"), `n` rows, `rmse` and `mae`: {value, low, high,
+            p, detectable} of the run's error minus the baseline's (`Difference`); `check`: the
+            same for all rows with the user's mean in place of an unrelated response, None where
+            there is none. A claim about decoded ratings holds only if both agree (decision 13).
         per_persona: `persona`, `n_users` and the scores of each persona's rows.
     """
 
@@ -86,6 +86,9 @@ def _intervals(rows: pd.DataFrame, decode: str) -> dict[str, dict[str, Any]]:
         if len(scored):
             both = interval(scored["user_id"], scored["rating"], scored[column])
             intervals |= {f"{name}{suffix}": asdict(ends) for name, ends in both.items()}
+    if decode != "expected":
+        unrelated = share_interval(rows["user_id"], decoded(rows, decode).isna())
+        intervals["urr"] = asdict(unrelated)
     return intervals
 
 

@@ -6,7 +6,7 @@ one changes its meaning. `save` and `load` touch disk.
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -37,7 +37,8 @@ class Row:
     """What a run was a run of: the name of each choice.
 
     Attributes:
-        id: `r0` to `r10` where role, adapter and memory are those of a row of Table 1.
+        id: `r0` to `r10` where role, adapter and memory are those of a row of Table 1, and it is
+            no control.
         setup: `embedded`, `paper` or someone's own.
         role: `slm` or `llm`.
         model: Name of the model that the role resolved to.
@@ -52,6 +53,8 @@ class Row:
         peft: The adapters' kind.
         seed: The training seed.
         changed: Every other choice that differs from the default: dotted field -> value.
+        control: Whether its prompt, memory or personas are changed so that it is no row of
+            Table 1 whatever its adapter.
     """
 
     id: str | None
@@ -69,6 +72,7 @@ class Row:
     peft: str
     seed: int
     changed: dict[str, Any] = field(default_factory=dict)
+    control: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,10 @@ class Result:
         cuts: What was cut from prompts, by section's name.
         distillation: What the distiller wrote, asked again, kept and dropped, by name (see
             `Memories.counts`).
+        adapters: name -> {"n_rows", "n_steps", "loss", ...}: what each adapter trained on.
+        skipped: Lines of the data that were left out, by problem.
+        beyond: Calibration, ranks, histograms, slices and unrelated responses, see `beyond`.
+        audit: What looking for test ratings found, place by place, see `Audit`.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -116,6 +124,10 @@ class Result:
     reused: bool
     cuts: dict[str, int] = field(default_factory=dict)
     distillation: dict[str, float] = field(default_factory=dict)
+    adapters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+    beyond: dict[str, Any] = field(default_factory=dict)
+    audit: list[dict[str, Any]] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
         """Write result.json into a folder: all of it or, when interrupted, nothing."""
@@ -143,8 +155,10 @@ class Result:
             raise UserError(f"{path} is not a run's result: {error}", mend) from error
         if schema != cls.SCHEMA:
             raise UserError(f"{path} has schema {schema}, not {cls.SCHEMA}", mend)
-        missing = {f.name for f in fields(cls)} - found.keys() - {"row"}
+        # What has a default came later: a result written before it is one still.
+        wanted = {f.name for f in fields(cls) if f.default_factory is MISSING}
+        missing = wanted - found.keys() - {"row"}
         if missing:
             raise UserError(f"{path} lacks {', '.join(sorted(missing))}", mend)
-        known = {f.name: found[f.name] for f in fields(cls) if f.name != "row"}
+        known = {f.name: found[f.name] for f in fields(cls) if f.name in found}
         return cls(row=row, **known)

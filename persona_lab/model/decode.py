@@ -20,8 +20,9 @@ from persona_lab.errors import UserError
 from persona_lab.model.engine import Group, Tree, TreeCache, run, step
 from persona_lab.prompting import Codec, Example
 
-PATTERN = r"(?<![\w.,/-])([1-5])(?!\w|[.,]\d|/(?!5(?!\d))\d|-\d)"
-"""The first stand-alone 1 to 5: not in "10", "4.5", "2024", "4/10" or "1-5"; "4/5" is 4."""
+PATTERN = r"(?<![\w.,/-])([1-5])(?:\.0+)?(?!\w|[.,]\d|/(?!5(?!\d))\d|-\d)"
+"""The first stand-alone 1 to 5: not in "10", "4.5", "2024", "4/10" or "1-5"; "4/5" and "4.00"
+are 4."""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def test_expected_decode_has_one_comparison_per_baseline():
 def test_counts_intervals_and_personas():
     found = assess(*toy(unrelated=30), "paper")
     assert (found.n_test, found.n_unrelated) == (200, 30)
+    assert 0 <= found.intervals["urr"]["low"] < 0.15 < found.intervals["urr"]["high"]
     assert found.metrics["urr"] == pytest.approx(0.15)
     assert found.intervals["rmse"]["value"] == pytest.approx(found.metrics["rmse"])
     assert found.intervals["rmse"]["low"] < found.metrics["rmse"] < found.intervals["rmse"]["high"]
@@ -70,7 +71,7 @@ def test_counts_intervals_and_personas():
 def test_a_run_without_any_rating_has_no_decoded_numbers():
     found = assess(*toy(n_users=3, unrelated=30), "paper")
     assert found.metrics["rmse"] is None
-    assert set(found.intervals) == {"rmse_expected", "mae_expected"}
+    assert set(found.intervals) == {"rmse_expected", "mae_expected", "urr"}
     assert [record["prediction"] for record in found.comparisons] == ["expected"]
 
 

@@ -1,0 +1,138 @@
+"""The audit of the whole flow: none under strict, what leaks under paper, planted canaries."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from persona_lab.assets import Assets
+from persona_lab.configure import CONF, build
+from persona_lab.distill.titles import natural_title
+from persona_lab.experiment import Experiment, Prepared
+from persona_lab.store import Store
+
+TEST = "changes with the test ratings"
+
+
+def experiment(*overrides: str) -> Experiment:
+    with initialize_config_module(CONF, version_base="1.3"):
+        cfg = compose("config", ["experiment=smoke", *overrides])
+        return build(cfg, {}, Path.cwd()).experiment
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    cache = tmp_path_factory.mktemp("audit")
+    return {"assets": Assets(cache), "store": Store(cache / "store")}
+
+
+@pytest.fixture(scope="module")
+def prepared(places: dict[str, Any]) -> Prepared:
+    return experiment().prepare(**places)
+
+
+def found(places, one: Experiment, prepared: Prepared | None = None) -> set[tuple[str, str]]:
+    """The places and kinds of leaks that the audit reports."""
+    findings = one.audit(places["assets"], prepared or one.prepare(**places)).findings
+    assert all(each["checked"] > 0 for each in findings)
+    return {(each["place"], each["what"]) for each in findings if each["found"]}
+
+
+def planted(prepared: Prepared, part: str, **columns: Any) -> Prepared:
+    """The prepared stages with the first row of one of the memories' tables changed."""
+    memories = prepared.memories.value
+    table = getattr(memories, part).copy()
+    for name, value in columns.items():
+        table.loc[0, name] = value
+    changed = dataclasses.replace(memories, **{part: table})
+    entry = dataclasses.replace(prepared.memories, value=changed)
+    return dataclasses.replace(prepared, memories=entry)
+
+
+def titles(prepared: Prepared) -> list[str]:
+    """Titles of the first user's history, its first movie's first."""
+    rows = prepared.memories.value.interactions
+    movies = prepared.split.value.movies.set_index("item_id")
+    own = rows.loc[rows["user_id"] == rows["user_id"].iloc[0], "item_id"]
+    return [f"{natural_title(movies.title[i])} ({int(movies.year[i])})" for i in own]
+
+
+def test_strict_leaks_nothing(places, prepared):
+    assert found(places, experiment(), prepared) == set()
+
+
+def test_what_leaks_under_paper_is_named(places):
+    leaks = found(places, experiment("protocol=paper"))
+    assert leaks >= {
+        ("item mean", TEST),
+        ("item mean", "changes with the ratings of training rows"),
+        ("trait", TEST),
+        ("retrieval", "a training row recalls what came after it"),
+        ("prompt", TEST),
+    }
+    assert ("profile", TEST) not in leaks or ("memory", TEST) not in leaks
+
+
+@pytest.mark.parametrize(
+    ("override", "leak"),
+    [
+        ("protocol.item_mean=all", ("item mean", TEST)),
+        ("protocol.item_mean=training", ("item mean", "changes with the ratings of training rows")),
+        ("protocol.traits=all", ("trait", TEST)),
+        ("protocol.recall_time=any", ("retrieval", "a training row recalls what came after it")),
+        ("distiller.scope=all", ("distiller", TEST)),
+        ("distiller.scope=all", ("profile", TEST)),
+    ],
+)
+def test_each_field_that_leaks_is_found_alone(places, override, leak):
+    assert leak in found(places, experiment(override))
+
+
+def test_a_canary_in_a_profile_is_found(places, prepared):
+    text = "I gave my last movie 5."
+    leaks = found(places, experiment(), planted(prepared, "profiles", profile=text))
+    assert {("profile", TEST), ("prompt", TEST)} <= leaks
+
+
+def test_a_canary_in_a_trait_is_found(places, prepared):
+    before = int(prepared.memories.value.profiles["conformity"].iloc[0])
+    leaks = found(places, experiment(), planted(prepared, "profiles", conformity=(before + 1) % 3))
+    assert {("trait", TEST), ("prompt", TEST)} <= leaks
+
+
+def test_a_canary_in_a_memory_is_found(places, prepared):
+    leaks = found(places, experiment(), planted(prepared, "interactions", text="Later I gave a 5."))
+    assert ("memory", TEST) in leaks
+
+
+def test_a_memory_of_a_test_row_is_found(places, prepared):
+    test = prepared.split.value.test.iloc[0]
+    row = {"user_id": test["user_id"], "item_id": test["item_id"]}
+    leaks = found(places, experiment(), planted(prepared, "interactions", **row))
+    assert ("memory", "is of a test row") in leaks
+
+
+def test_a_title_in_a_profile_is_found(places, prepared):
+    changed = planted(prepared, "profiles", profile=f"I loved {titles(prepared)[0]}.")
+    leaks = found(places, experiment(), changed)
+    assert ("profile", "names a title of the user's history") in leaks
+
+
+def test_another_title_in_a_memory_is_found_and_its_own_is_not(places, prepared):
+    own, another = titles(prepared)[:2]
+    what = ("memory", "names another title of the user's history")
+    changed = planted(prepared, "interactions", text=f"I rated {own} as 4.")
+    assert what not in found(places, experiment(), changed)
+    changed = planted(prepared, "interactions", text=f"I rated it as I rated {another}.")
+    assert what in found(places, experiment(), changed)
+
+
+def test_a_mean_that_holds_a_label_is_found(places, prepared):
+    split = prepared.split.value
+    movies = split.movies.copy()
+    movies.loc[movies["item_id"] == split.test["item_id"].iloc[0], "mean"] = 4.99
+    entry = dataclasses.replace(prepared.split, value=dataclasses.replace(split, movies=movies))
+    leaks = found(places, experiment(), dataclasses.replace(prepared, split=entry))
+    assert ("item mean", TEST) in leaks
