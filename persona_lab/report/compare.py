@@ -19,6 +19,8 @@ NAMES = {
     "user_mean": "user mean",
     "item_mean": "item mean",
     "user_item_bias": "user + item bias",
+    "item_knn": "nearest neighbours",
+    "biased_mf": "matrix factorisation",
 }
 UNVARIED = ("prompt_mean", "always_4", "user_mean")
 """Baselines that predict the same in every version."""

@@ -62,6 +62,49 @@ def test_bias_is_the_hand_worked_damped_means():
     )
 
 
+def predicted(train, test):
+    """The predictions of a split without other users, by name."""
+    train, test = pd.DataFrame(train, columns=COLUMNS), pd.DataFrame(test, columns=COLUMNS)
+    movies = pd.DataFrame({"item_id": [1, 2, 3], "mean": np.nan})
+    split = SimpleNamespace(train=train, test=test, movies=movies)
+    return baselines(split, pd.concat([train, test]), shown_mean=False).frame
+
+
+def test_a_neighbour_lends_its_residual_by_hand():
+    # Users 1 and 2 rate items 1 and 2 alike and apart from each other; user 3 rated item 1 only.
+    train = [(1, 1, 5), (1, 2, 5), (2, 1, 1), (2, 2, 1), (3, 1, 5)]
+    frame = predicted(train, [(3, 2, 5)])
+    mean = 17 / 5
+    item_1, item_2 = (11 - 3 * mean) / 8, (6 - 2 * mean) / 7
+    user_3 = (5 - mean - item_1) / 6
+    bias = mean + item_2 + user_3
+    assert frame["cohort/user_item_bias"].tolist() == pytest.approx([bias])
+    # Item 1 is the only one rated: its residual counts whole, however similar it is.
+    residual = 5 - (mean + item_1 + user_3)
+    assert frame["cohort/item_knn"].tolist() == pytest.approx([bias + residual])
+
+
+def test_tastes_that_no_offset_can_say_are_found_by_neighbours_and_factors():
+    # Half of the users love what the others hate: every mean is about 3.
+    rng = np.random.default_rng(0)
+    user, item = np.divmod(np.arange(40 * 30), 30)
+    rating = np.where((user % 2) == (item % 2), 5, 1)
+    rows = pd.DataFrame({"user_id": user, "item_id": item, "rating": rating})
+    test = rng.random(len(rows)) < 0.3
+    movies = pd.DataFrame({"item_id": np.arange(30), "mean": np.nan})
+    split = SimpleNamespace(train=rows[~test], test=rows[test], movies=movies)
+    found = baselines(split, rows, shown_mean=False).metrics["cohort"]
+    assert found["user_item_bias"]["rmse"] > 1.9
+    assert found["item_knn"]["rmse"] < 0.5
+    assert found["biased_mf"]["rmse"] < 1.0
+
+
+def test_the_unseen_get_the_bias():
+    frame = predicted([(1, 1, 5), (1, 2, 3), (2, 1, 4)], [(2, 3, 2), (9, 1, 2)])
+    for name in ("item_knn", "biased_mf"):
+        assert frame[f"cohort/{name}"].tolist() == frame["cohort/user_item_bias"].tolist()
+
+
 def test_errors_and_their_rounded_version():
     split, ratings = toy()
     found = baselines(split, ratings).metrics["prompt"]["prompt_mean"]
