@@ -273,7 +273,7 @@ class Experiment:
 
         def rated_otherwise(rows: pd.DataFrame) -> tuple[Ratings, Split]:
             other = replace(ratings, frame=other_ratings(ratings.frame, rows))
-            return other, self.data.split(other, self.protocol, self.movie_info)
+            return other, self.data.split(other, self.protocol, self.movie_info, assets)
 
         def seen(ratings: Ratings, prepared: Prepared) -> Seen:
             rows = history_rows(prepared.split.value, ratings, self.distiller.scope)
