@@ -94,7 +94,12 @@ def contrast(
     users, ratings, means = (rows[name].to_numpy() for name in ("user_id", "rating", "user_mean"))
     column = "expected_rating" if prediction == "expected" else "prediction"
     scored = [
-        np.stack([frame[column].astype("Float64").to_numpy(float, np.nan) for frame in side])
+        np.stack(
+            [
+                frame[column].astype("Float64").to_numpy(dtype=float, na_value=np.nan)
+                for frame in side
+            ]
+        )
         for side in sides
     ]
     answered = ~np.isnan(np.concatenate(scored)).any(axis=0)
