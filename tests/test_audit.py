@@ -72,7 +72,6 @@ def test_what_leaks_under_paper_is_named(places):
         ("retrieval", "a training row recalls what came after it"),
         ("prompt", TEST),
     }
-    assert ("profile", TEST) not in leaks or ("memory", TEST) not in leaks
 
 
 @pytest.mark.parametrize(
