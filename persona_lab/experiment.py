@@ -519,6 +519,8 @@ class Experiment:
             **vars(assessed),
             truncated=facts["truncated"],
             cuts=facts["cuts"],
+            skipped=prepared.split.value.skipped,
+            adapters=facts["adapters"],
             timing=prepared.timing() | facts["timing"],
             cost={"tokens": memories.cost.tokens, "money": memories.cost.money},
             distillation=memories.counts,

@@ -50,6 +50,8 @@ def test_a_run_writes_its_result_and_predictions(first: tuple[Path, Result]) -> 
     expected = digits.to_numpy() @ [1, 2, 3, 4, 5]
     assert frame["expected_rating"].to_numpy() == pytest.approx(expected)
     assert frame["digit_mass"].between(0, 1).all()
+    assert frame["user_mean"].between(1, 5).all()
+    assert {"n_rows", "n_steps", "loss"} <= result.adapters["persona_0"].keys()
 
 
 def test_a_second_run_reuses_all_and_gives_the_same(

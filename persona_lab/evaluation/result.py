@@ -97,6 +97,8 @@ class Result:
         keys: stage -> key in the store.
         reused: Whether the predictions were taken from the store.
         cuts: What was cut from prompts, by section's name.
+        skipped: Lines of the ratings that the reader left out, by problem.
+        adapters: Each adapter's training summary: `n_rows`, `n_steps`, `loss`, `unique_tokens`.
         distillation: What the distiller wrote, asked again, kept and dropped, by name (see
             `Memories.counts`).
         adapters: name -> {"n_rows", "n_steps", "loss", ...}: what each adapter trained on.
@@ -123,6 +125,8 @@ class Result:
     keys: dict[str, str]
     reused: bool
     cuts: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+    adapters: dict[str, dict[str, Any]] = field(default_factory=dict)
     distillation: dict[str, float] = field(default_factory=dict)
     adapters: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)

@@ -1,16 +1,23 @@
 """Runs -> which of their differences are more than noise.
 
-Runs are compared only where their test rows come from one split. Every statement rests on a paired
-95% interval, clustered by user, of the RMSE of expected ratings, which every row has. Pure.
+Runs are compared only where their test rows come from one split. Every statement rests on paired
+95% intervals, clustered by user: of the ratings as decoded, on the rows that both answered and
+again with each user's mean training rating for what was not (decision 13), and of the expected
+ratings, which every row has. Pure.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pandas as pd
+
 from persona_lab.evaluation import paired_interval
+from persona_lab.evaluation.metrics import decoded
 from persona_lab.report.runs import Report, Run
 
+MAX_URR = 0.05
 VERSIONS = ("prompt", "all", "cohort")
 NAMES = {
     "prompt_mean": "item mean that the prompt shows",
@@ -24,6 +31,8 @@ NAMES = {
 }
 UNVARIED = ("prompt_mean", "always_4", "user_mean")
 """Baselines that predict the same in every version."""
+
+Interval = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,9 +50,40 @@ class Group:
     baselines: dict[tuple[str, str], dict[str, Any]]
 
     @property
-    def best(self) -> Run:
-        """The run with the lowest RMSE of expected ratings."""
-        return min(self.runs, key=lambda run: run.result.metrics["rmse_expected"])
+    def best(self) -> Run | None:
+        """The run with the lowest RMSE among those that answered nearly all rows, if any did.
+
+        A run whose responses mostly hold no rating has an RMSE of a few rows that it chose itself.
+        """
+        answering = [run for run in self.runs if answers(run)]
+        return min(answering, key=lambda run: run.result.metrics["rmse"], default=None)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A run's RMSE minus another's, paired on the rows: {value, low, high} each.
+
+    Attributes:
+        decoded: On the `n` rows that both answered; None where there is none.
+        check: On all rows, unrelated responses as the user's mean; None where it is the same.
+        expected: Of the expected ratings, on all rows.
+        n: Rows that both answered.
+    """
+
+    decoded: Interval | None
+    check: Interval | None
+    expected: Interval
+    n: int
+
+    @property
+    def verdict(self) -> str:
+        """What the decoded ratings show."""
+        return verdict(self.decoded, self.check) if self.decoded else verdict()
+
+
+def answers(run: Run) -> bool:
+    """Whether a run's responses hold a rating in all but a few rows."""
+    return (run.result.metrics["urr"] or 0) <= MAX_URR and run.result.metrics["rmse"] is not None
 
 
 def groups(report: Report) -> tuple[Group, ...]:
@@ -97,37 +137,84 @@ def against_baseline(run: Run, version: str, name: str, prediction: str) -> dict
     return None
 
 
-def against_run(run: Run, best: Run) -> dict[str, Any] | None:
-    """Return the interval of a run's RMSE of expected ratings minus the best run's.
+def both_readings(record: dict[str, Any] | None) -> tuple[Interval | None, Interval | None]:
+    """Return a stored comparison's difference in RMSE and its check's."""
+    if record is None:
+        return None, None
+    return record["rmse"], record["check"] and record["check"]["rmse"]
 
-    None where a run has no predictions or they are not of the same rows.
-    """
-    if run.predictions is None or best.predictions is None:
+
+def against_run(run: Run, other: Run) -> Difference | None:
+    """Return a run's errors minus another's, None unless both predict the same rows."""
+    if run.predictions is None or other.predictions is None:
         return None
-    keys = ["user_id", "item_id"]
-    rows = run.predictions.merge(best.predictions, on=keys, suffixes=("", "_best"))
-    if not len(rows) == len(run.predictions) == len(best.predictions):
-        return None
-    found = paired_interval(
-        rows["user_id"], rows["rating"], rows["expected_rating"], rows["expected_rating_best"]
+    rows = run.predictions.merge(
+        other.predictions, on=["user_id", "item_id"], suffixes=("", "_other")
     )
-    return asdict(found["rmse"])
+    if not len(rows) == len(run.predictions) == len(other.predictions):
+        return None
+    ours = decoded(rows, run.result.row.decode)
+    theirs = decoded(
+        pd.DataFrame({name: rows[f"{name}_other"] for name in ("prediction", "expected_rating")}),
+        other.result.row.decode,
+    )
+    both = ours.notna() & theirs.notna()
+
+    def rmse(kept: Any, first: pd.Series, second: pd.Series) -> Interval | None:
+        if not kept.any():
+            return None
+        users, ratings = rows["user_id"][kept], rows["rating"][kept]
+        return asdict(paired_interval(users, ratings, first[kept], second[kept])["rmse"])
+
+    every = pd.Series(True, index=rows.index)
+    filled = [each.fillna(rows["user_mean"]) for each in (ours, theirs)]
+    expected = rmse(every, rows["expected_rating"], rows["expected_rating_other"])
+    assert expected is not None
+    return Difference(
+        rmse(both, ours, theirs), None if both.all() else rmse(every, *filled), expected,
+        int(both.sum()),
+    )  # fmt: skip
 
 
-def verdict(*differences: dict[str, Any] | None) -> str:
+def contrasts(group: Group) -> Iterator[tuple[Run, Run]]:
+    """Yield each run of an adapter per persona with each that differs from it in the adapter alone.
+
+    The question of the paper first: against one adapter for all users.
+    """
+    others = ("single_max", "single_min", "single_full", "random_persona", "none")
+    found = [
+        (others.index(other.result.row.adapter), i, run, other)
+        for i, run in enumerate(group.runs)
+        if run.result.row.adapter == "persona"
+        for other in group.runs
+        if other.result.row.adapter in others and _but_adapter(run) == _but_adapter(other)
+    ]
+    yield from ((run, other) for _, _, run, other in sorted(found, key=lambda each: each[:2]))
+
+
+def _but_adapter(run: Run) -> str:
+    choices = asdict(run.result.row)
+    changed = {
+        name: value for name, value in choices["changed"].items() if not name.startswith("adapter")
+    }
+    return json.dumps(choices | {"id": None, "adapter": None, "changed": changed}, sort_keys=True)
+
+
+def verdict(*differences: Interval | None) -> str:
     """Say what intervals of a difference show: `lower`, `higher` or `within noise`.
 
-    With several intervals (a check) a claim holds only if all agree. Without ends: `no interval`.
+    With several intervals (a check) a claim holds only if all agree. `no interval` where there are
+    no ends, or no width between them though the predictions differ, as with a handful of users or
+    rows; `equal` where nothing differs.
     """
-    signs = set()
-    for difference in differences:
-        if difference is None:
-            continue
-        if difference["low"] is None:
-            return "no interval"
-        signs.add((difference["low"] > 0) - (difference["high"] < 0))
-    if not signs:
+    given = [difference for difference in differences if difference is not None]
+    if not given:
         return "not compared"
+    if any(each["low"] is None or each["low"] == each["high"] != 0 for each in given):
+        return "no interval"
+    if all(each["low"] == each["high"] == 0 for each in given):
+        return "equal"
+    signs = {(each["low"] > 0) - (each["high"] < 0) for each in given}
     return {1: "higher", -1: "lower", 0: "within noise"}[signs.pop() if len(signs) == 1 else 0]
 
 
@@ -137,20 +224,20 @@ def baseline_label(version: str, name: str) -> str:
     return spoken if name in UNVARIED else f"{spoken} ({version})"
 
 
-def findings(group: Group) -> Iterator[str]:
-    """Say how a group's best run stands to the baselines on the same rows, the prompt's apart."""
+def findings(run: Run, baselines: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Say how a run's decoded ratings stand to baselines on the same rows."""
     by_verdict: dict[str, dict[str, None]] = {}
-    for version, name in group.baselines:
-        if version == "prompt":
-            continue
-        record = against_baseline(group.best, version, name, "expected")
-        said = verdict(record and record["rmse"])
+    prediction = "expected" if run.result.row.decode == "expected" else "decoded"
+    for version, name in baselines:
+        record = against_baseline(run, version, name, prediction)
+        said = verdict(*both_readings(record))
         by_verdict.setdefault(said, {})[baseline_label(version, name)] = None
     for said, text in (
         ("lower", "Its error is lower, beyond noise, than that of"),
         ("within noise", "Within noise of"),
+        ("equal", "Exactly the error of"),
         ("higher", "Its error is higher, beyond noise, than that of"),
-        ("no interval", "Too few users for an interval against"),
+        ("no interval", "Too few users or rows for an interval against"),
         ("not compared", "Not compared with"),
     ):
         if said in by_verdict:

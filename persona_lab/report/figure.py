@@ -105,7 +105,7 @@ def _row(axes: Axes, y: int, run: Run) -> None:
             axes.plot(ends, [y + shift] * 2, color=OURS, linewidth=1.6 if filled else 0.8)
         face = OURS if filled else "none"
         axes.plot(found["value"], y + shift, "o", color=OURS, markerfacecolor=face, markersize=4.5)
-    numbers = paper.TABLE_1.get(run.result.row.id or "")
+    numbers = run.papers
     if numbers:
         axes.plot(numbers.rmse, y, "D", color=PAPERS, markersize=4)
 

@@ -19,7 +19,7 @@ from persona_lab.report.tables import (
     notes,
 )
 
-OPEN = ("Table 1", "Simple predictors", "Runs against")
+OPEN = ("Table 1", "One adapter per persona", "Simple predictors", "Runs against")
 """Starts of the titles of tables that are shown unfolded."""
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 HEAD = "paper (ML-1M, LLaMA-3/Phi-3)"
 MODELS = {"llm": "llama3", "slm": "phi3"}
+DISTILLER = ("openai", "GPT-4o")
+EMBEDDER = ("ada002", "text-embedding-ada-002")
 
 
 class Numbers(NamedTuple):

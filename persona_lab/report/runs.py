@@ -4,6 +4,7 @@ Reads `status.json`, `result.json` and `predictions.parquet` of each run and not
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from persona_lab.evaluation import Result, Row
 from persona_lab.report import paper
 
 MEMORIES = {"ms": "M_s", "ml": "M_l", "ms_ml": "M_s + M_l"}
+_COLUMNS = {"user_id", "item_id", "rating", "response", "prediction", "expected_rating"}
+_COLUMNS |= {"p1", "p2", "p3", "p4", "p5", "digit_mass", "persona", "user_mean"}
 DEPTH = 2  # a sweep's folder holds runs; a day's folder holds sweeps
 
 
@@ -28,8 +31,7 @@ class Run:
         name: The run's folder, relative to the one asked for where that is one. Names a run.
         result: Its numbers.
         label: What tells it from the report's other runs in one short line.
-        predictions: user_id, item_id, rating and expected_rating of its test rows; None where the
-            folder has no readable predictions.
+        predictions: Its test rows as in predictions.parquet; None where the folder has none.
     """
 
     name: str
@@ -43,6 +45,13 @@ class Run:
         row = self.result.row
         papers = row.model.lower().startswith(paper.MODELS.get(row.role, "\0"))
         return row.setup != "paper" or not papers
+
+    @property
+    def papers(self) -> paper.Numbers | None:
+        """The paper's numbers of the same row, None where what the prompt shows was changed."""
+        row = self.result.row
+        other_prompt = any(re.match(r"(prompt|memory)\b", name) for name in row.changed)
+        return None if other_prompt else paper.TABLE_1.get(row.id or "")
 
 
 @dataclass(frozen=True)
@@ -143,10 +152,12 @@ def _status(folder: Path) -> dict[str, Any]:
 
 def _predictions(folder: Path) -> pd.DataFrame | None:
     path = folder / "predictions.parquet"
-    columns = ["user_id", "item_id", "rating", "expected_rating"]
     try:
-        return pd.read_parquet(path, columns=columns)
+        frame = pd.read_parquet(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}", "run it again") from error
+    if missing := _COLUMNS - {*frame}:
+        raise UserError(f"{path} lacks {', '.join(sorted(missing))}", "run it again")
+    return frame

@@ -10,10 +10,16 @@ from typing import Any, NamedTuple, TypeVar
 
 from persona_lab.report import paper
 from persona_lab.report.compare import (
+    MAX_URR,
     NAMES,
+    UNVARIED,
+    Difference,
     Group,
     against_baseline,
     against_run,
+    answers,
+    both_readings,
+    contrasts,
     findings,
     groups,
     verdict,
@@ -24,6 +30,12 @@ QUESTION = "Do persona adapters make a small language model rate as its users do
 NONE = "–"
 CHOICES = ("setup", "data", "distiller", "embedder", "personas", "protocol", "decode", "peft")
 FEW_USERS = 30
+LITTLE_MASS = 0.5
+FITTED = {
+    "prompt": "what the prompt shows",
+    "all": "all but the test rows",
+    "cohort": "the users' training rows",
+}
 
 T = TypeVar("T")
 
@@ -53,6 +65,7 @@ class Table:
 
 
 Cells = dict[Column, Callable[[T], str]]
+_Compared = tuple[Run, Run, Difference | None]
 
 
 def _table(title: str, cells: Cells[T], items: Iterable[T], strong: Iterable[int] = ()) -> Table:
@@ -72,10 +85,10 @@ def number(value: float | None, sign: str = "") -> str:
 
 
 def with_interval(interval: dict[str, Any] | None, sign: str = "") -> str:
-    """Return `value [low, high]`, the value alone where there are no ends."""
+    """Return `value [low, high]`, the value alone where there are no ends or nothing between."""
     if interval is None:
         return NONE
-    if interval["low"] is None:
+    if interval["low"] is None or interval["low"] == interval["high"]:
         return number(interval["value"], sign)
     ends = f"[{number(interval['low'], sign)}, {number(interval['high'], sign)}]"
     return f"{number(interval['value'], sign)} {ends}"
@@ -100,11 +113,12 @@ def main_table(report: Report) -> Table:
         if len({getattr(run.result.row, choice) for run in report.runs}) > 1:
             cells[Column(choice)] = lambda run, choice=choice: str(getattr(run.result.row, choice))
     if len({run.result.cohort for run in report.runs}) > 1:
-        cells[Column("cohort")] = lambda run: run.result.cohort
+        cells[Column("users")] = lambda run: run.result.cohort
     if len(found) > 1:
         cells[Column("test rows")] = lambda run: name_of[run.name]
-    if len({tuple(cell(run) for cell in cells.values()) for run in report.runs}) < len(report.runs):
-        cells[Column("changed")] = _changed
+    common = _common(report.runs)
+    if any(run.result.row.changed.keys() - common for run in report.runs):
+        cells[Column("changed")] = lambda run: _changed(run, common)
     cells |= {
         Column("RMSE [95%]", True): lambda run: with_interval(run.result.intervals.get("rmse")),
         Column("MAE", True): lambda run: number(run.result.metrics["mae"]),
@@ -113,6 +127,7 @@ def main_table(report: Report) -> Table:
         Column("RMSE expected [95%]", True): lambda run: with_interval(
             run.result.intervals.get("rmse_expected")
         ),
+        Column("digit mass", True): lambda run: number(run.result.metrics["digit_mass"]),
         Column(f"{paper.HEAD}: RMSE / MAE / URR", True): _papers,
     }
     return _table("Table 1", cells, report.runs)
@@ -133,15 +148,30 @@ def _answered(run: Run) -> str:
 
 
 def _papers(run: Run) -> str:
-    numbers = paper.TABLE_1.get(run.result.row.id or "")
+    numbers = run.papers
     if numbers is None:
         return NONE
     return f"{numbers.rmse:.3f} / {numbers.mae:.3f} / {numbers.urr_percent:.2f}%"
 
 
-def _changed(run: Run) -> str:
-    changed = run.result.row.changed
-    return ", ".join(f"{name}={_value(changed[name])}" for name in sorted(changed)) or NONE
+def _changed(run: Run, but: Iterable[str] = ()) -> str:
+    return _settings(run.result.row.changed, but) or NONE
+
+
+def _settings(changed: dict[str, Any], but: Iterable[str] = ()) -> str:
+    shown = sorted(changed.keys() - {*but})
+    return ", ".join(f"{name}={_value(changed[name])}" for name in shown)
+
+
+def _common(runs: Sequence[Run]) -> dict[str, Any]:
+    """What every run changed alike."""
+    first, *others = [run.result.row.changed for run in runs] or [{}]
+    absent = object()
+    return {
+        name: value
+        for name, value in first.items()
+        if all(changed.get(name, absent) == value for changed in others)
+    }
 
 
 def _value(value: object) -> str:
@@ -152,54 +182,74 @@ def baseline_table(group: Group) -> Table:
     """Return the simple predictors on a group's test rows, and its best run minus each."""
     best = group.best
 
-    def compared(prediction: str) -> Callable[[tuple[str, str]], str]:
+    def compared(best: Run, prediction: str) -> Callable[[tuple[str, str]], str]:
         def cell(key: tuple[str, str]) -> str:
             record = against_baseline(best, *key, prediction)
             if record is None:
                 return NONE
-            check = record["check"] and record["check"]["rmse"]
-            return f"{with_interval(record['rmse'], '+')} {verdict(record['rmse'], check)}"
+            said = verdict(*both_readings(record))
+            return f"{with_interval(record['rmse'], '+')} {said}"
 
         return cell
 
     def errors(*metrics: str) -> Callable[[tuple[str, str]], str]:
         return lambda key: " / ".join(number(group.baselines[key].get(m)) for m in metrics)
 
-    best_id = best.result.row.id or best.name
     cells: Cells[tuple[str, str]] = {
         Column("predictor"): lambda key: NAMES.get(key[1], key[1]),
-        Column("fitted on"): lambda key: key[0],
+        Column("fitted on"): lambda key: NONE if key[1] in UNVARIED else FITTED.get(key[0], key[0]),
         Column("RMSE / MAE", True): errors("rmse", "mae"),
-        Column(f"{best_id} expected minus this [95%]", True): compared("expected"),
     }
-    if best.result.row.decode != "expected":
-        head = f"{best_id} {best.result.row.decode} minus this [95%]"
-        cells[Column(head, True)] = compared("decoded")
+    if best is not None:
+        best_id = best.result.row.id or best.name
+        if best.result.row.decode != "expected":
+            cells[Column(f"{best_id} minus this [95%]", True)] = compared(best, "decoded")
+        cells[Column(f"{best_id} expected minus this [95%]", True)] = compared(best, "expected")
     cells |= {
         Column("rounded: RMSE / MAE", True): errors("rmse_rounded", "mae_rounded"),
         Column("unseen rows", True): lambda key: f"{group.baselines[key].get('fallback', 0):,}",
     }
-    strong = [i for i, (version, _) in enumerate(group.baselines) if version == "prompt"]
+    shown = [key for key in group.baselines if key[1] not in UNVARIED or key[0] != "cohort"]
+    strong = [i for i, (version, _) in enumerate(shown) if version == "prompt"]
     title = f"Simple predictors on the same test rows{_where(group)}"
-    return _table(title, cells, group.baselines, strong)
+    return _table(title, cells, shown, strong)
 
 
 def _where(group: Group) -> str:
     return f", test rows {group.name}" if group.name else ""
 
 
+def contrast_table(group: Group) -> Table:
+    """Return the runs of an adapter per persona minus those that differ in the adapter alone."""
+    return _differences(f"One adapter per persona against others{_where(group)}", contrasts(group))
+
+
 def between_rows(group: Group) -> Table:
     """Return each run of a group minus its best run."""
     best = group.best
-    others = [run for run in group.runs if run is not best]
-    found = {run.name: against_run(run, best) for run in others}
-    cells: Cells[Run] = {
-        Column("run"): lambda run: run.label,
-        Column("RMSE expected", True): lambda run: number(run.result.metrics["rmse_expected"]),
-        Column(f"minus {best.label} [95%]", True): lambda run: with_interval(found[run.name], "+"),
-        Column("difference"): lambda run: verdict(found[run.name]),
+    pairs = [] if best is None else [(run, best) for run in group.runs if run is not best]
+    return _differences(f"Runs against the one with the lowest RMSE{_where(group)}", pairs)
+
+
+def _differences(title: str, pairs: Iterable[tuple[Run, Run]]) -> Table:
+    found = [(run, other, against_run(run, other)) for run, other in pairs]
+
+    def shown(cell: Callable[[Difference], str]) -> Callable[[_Compared], str]:
+        return lambda item: NONE if item[2] is None else cell(item[2])
+
+    cells: Cells[_Compared] = {
+        Column("run"): lambda item: item[0].label,
+        Column("minus"): lambda item: item[1].label,
+        Column("RMSE [95%]", True): shown(lambda each: with_interval(each.decoded, "+")),
+        Column("on n", True): shown(lambda each: f"{each.n:,}"),
+        Column("all rows, unrelated as the user's mean", True): shown(
+            lambda each: with_interval(each.check, "+")
+        ),
+        Column("difference"): lambda item: item[2].verdict if item[2] else verdict(),
+        Column("RMSE expected [95%]", True): shown(lambda each: with_interval(each.expected, "+")),
+        Column("difference expected"): lambda item: verdict(item[2] and item[2].expected),
     }
-    return _table(f"Runs against the best run{_where(group)}", cells, others)
+    return _table(title, cells, found)
 
 
 def persona_table(report: Report) -> Table:
@@ -259,7 +309,7 @@ def time_table(report: Report) -> Table:
 
     cells: Cells[Run] = {Column("run"): lambda run: run.label}
     cells |= {Column(stage, True): seconds(stage) for stage in stages}
-    cells[Column("all", True)] = lambda run: (
+    cells[Column("total", True)] = lambda run: (
         f"{sum(t['seconds'] or 0 for t in run.result.timing.values()):,.1f} s"
     )
     for name in costs:
@@ -276,7 +326,7 @@ def settings_table(report: Report) -> Table:
     }
     for choice in ("role", "model", *CHOICES, "seed"):
         cells[Column(choice)] = lambda run, choice=choice: str(getattr(run.result.row, choice))
-    cells[Column("cohort")] = lambda run: run.result.cohort
+    cells[Column("users")] = lambda run: run.result.cohort
     cells[Column("changed from the defaults")] = _changed
     return _table("Settings", cells, report.runs)
 
@@ -290,11 +340,41 @@ def provenance_table(report: Report, title: str, field: str) -> Table:
     cells: Cells[tuple[tuple[str, str], list[str]]] = {
         Column("name"): lambda item: item[0][0],
         Column("value"): lambda item: item[0][1],
-        Column("runs"): lambda item: (
-            "all" if len(item[1]) == len(report.runs) else ", ".join(item[1])
-        ),
+        Column("runs"): lambda item: _where_from(item[1], report),
     }
     return _table(title, cells, sorted(values.items(), key=lambda item: item[0][0]))
+
+
+def _where_from(runs: list[str], report: Report) -> str:
+    return "every run" if len(runs) == len(report.runs) else ", ".join(runs)
+
+
+def written_table(report: Report) -> Table:
+    """Return what was left out, written and dropped before a model saw it, and learned from.
+
+    One row per distinct count, with the runs that have it.
+    """
+    values: dict[tuple[str, str, str], list[str]] = {}
+    for run in report.runs:
+        result = run.result
+        trained = ((name, each["n_rows"]) for name, each in result.adapters.items())
+        for what, counts in (
+            ("lines of the ratings left out", result.skipped.items()),
+            ("memories", result.distillation.items()),
+            ("training rows of an adapter", trained),
+            ("cut from test prompts", result.cuts.items()),
+        ):
+            for name, n in counts:
+                values.setdefault((what, name, f"{n:,}"), []).append(run.label)
+    cells: Cells[tuple[tuple[str, str, str], list[str]]] = {
+        Column("what"): lambda item: item[0][0],
+        Column("name"): lambda item: item[0][1].replace("_", " "),
+        Column("number", True): lambda item: item[0][2],
+        Column("runs"): lambda item: _where_from(item[1], report),
+    }
+    order = list(dict.fromkeys(what for what, _, _ in values))
+    items = sorted(values.items(), key=lambda item: order.index(item[0][0]))
+    return _table("Left out, written, dropped, trained on", cells, items)
 
 
 def failure_table(report: Report) -> Table:
@@ -311,21 +391,32 @@ def failure_table(report: Report) -> Table:
 
 
 def headlines(report: Report) -> tuple[str, ...]:
-    """Return what the table shows, in sentences: the best run of each group against baselines."""
-    said = []
-    for group in groups(report):
-        best = group.best
-        rmse = with_interval(best.result.intervals["rmse_expected"])
-        which = "Best RMSE expected" if len(group.runs) > 1 else "RMSE expected"
-        said.append(f"{which}{_where(group)}: {rmse}, {best.label} on {model(best)}.")
-        record = against_baseline(best, "prompt", "prompt_mean", "expected")
-        if record:
-            said.append(
-                "Its error minus that of the item mean that its prompt shows: "
-                f"{with_interval(record['rmse'], '+')}, {verdict(record['rmse'])}."
-            )
-        said.extend(findings(group))
+    """Return what the table shows, in sentences: persona against single first."""
+    said = (sentence for group in groups(report) for sentence in _headlines(group))
     return tuple(plain(sentence) for sentence in said)
+
+
+def _headlines(group: Group) -> Iterator[str]:
+    for run, other in contrasts(group):
+        found = against_run(run, other)
+        if found and other.result.row.adapter.startswith("single"):
+            yield (
+                f"RMSE of {run.label} minus that of {other.label}{_where(group)}: "
+                f"{with_interval(found.decoded, '+')}, {found.verdict}."
+            )
+    best = group.best
+    if best is not None:
+        which = "Lowest RMSE" if len(group.runs) > 1 else "RMSE"
+        rmse = with_interval(best.result.intervals["rmse"])
+        yield f"{which}{_where(group)}: {rmse}, {best.label} on {model(best)}."
+        yield from findings(best, list(group.baselines))
+    silent = [run for run in group.runs if not answers(run)]
+    if silent:
+        named = "; ".join(f"{run.label}: {_percent(run.result.metrics['urr'])}" for run in silent)
+        yield (
+            f"Not ranked{_where(group)}, as more than {MAX_URR:.0%} of the responses hold no "
+            f"rating: {named}."
+        )
 
 
 def notes(report: Report) -> tuple[str, ...]:
@@ -339,16 +430,30 @@ def _notes(report: Report) -> Iterator[str]:
         return
     yield (
         f"Protocol: {_all(run.result.row.protocol for run in runs)}. "
-        f"Users: the {_all(run.result.cohort for run in runs)} cohort of "
+        f"Users: {_all(run.result.cohort for run in runs)}, of "
         f"{_all(run.result.row.data for run in runs)}. "
         f"Decode: {_all(run.result.row.decode for run in runs)}."
     )
+    if changed := _settings(_common(runs)):
+        where = " in every run" if len(runs) > 1 else ""
+        yield f"Changed from the defaults of the setup{where}: {changed}."
     yield (
         "Brackets are 95% intervals over users (users drawn again 2,000 times); they do not cover "
         "another training seed. Rows without a rating in the response are left out of RMSE and "
         "MAE and counted in URR; n counts what is left. RMSE expected scores the mean of the "
-        "model's probabilities of 1 to 5, which every row has."
+        "model's probabilities of 1 to 5, scaled to add up to 1; digit mass is their sum before."
     )
+    yield (
+        "A difference is called lower or higher where its interval excludes 0, on the rows that "
+        "both answered and on all rows with the user's mean training rating for the others; no "
+        "correction for the number of comparisons is made."
+    )
+    little = [run.label for run in runs if run.result.metrics["digit_mass"] < LITTLE_MASS]
+    if little:
+        yield (
+            f"The model puts less than half of its probability on the digits, so that expected "
+            f"ratings say little: {'; '.join(little)}."
+        )
     users = max(sum(p["n_users"] for p in run.result.per_persona) for run in runs)
     if 0 < users < FEW_USERS:
         yield f"Only {users} users were tested: the intervals are rough."
@@ -357,17 +462,28 @@ def _notes(report: Report) -> Iterator[str]:
             "The best of several runs is chosen on the same test rows, so its numbers are "
             "flattered."
         )
-    if any(run.stands_in for run in runs):
-        yield (
-            "Stand-ins draw no conclusion about LLaMA-3 or Phi-3. "
-            "The paper's numbers come from other test rows, which are not known."
-        )
+    yield from _stand_ins(runs)
     if len(groups(report)) > 1:
         yield (
             f"The runs come from {len(groups(report))} splits (other users, test rows or item "
             "means), named by letter: compare runs only within one, each with its own baselines."
         )
     yield from _cautions(runs)
+
+
+def _stand_ins(runs: Sequence[Run]) -> Iterator[str]:
+    if any(run.stands_in for run in runs):
+        yield "Stand-ins draw no conclusion about LLaMA-3 or Phi-3."
+    for papers, field, doing in (
+        (paper.DISTILLER, "distiller", "memories"),
+        (paper.EMBEDDER, "embedder", "vectors"),
+    ):
+        used = [getattr(run.result.row, field) for run in runs]
+        others = [name for name in used if name != papers[0]]
+        if others:
+            yield f"The {doing} are by {_all(others)}, a stand-in for the paper's {papers[1]}."
+    if any(run.papers for run in runs):
+        yield "The paper's numbers come from other test rows, which are not known."
 
 
 def _cautions(runs: Sequence[Run]) -> Iterator[str]:
@@ -404,11 +520,12 @@ def all_tables(report: Report) -> tuple[Table, ...]:
     """Return every table of a report, the main one first, without the empty ones."""
     tables = [main_table(report)]
     for group in groups(report):
-        tables += [baseline_table(group), between_rows(group)]
+        tables += [contrast_table(group), baseline_table(group), between_rows(group)]
     tables += [
         failure_table(report),
         unrelated_table(report),
         persona_table(report),
+        written_table(report),
         time_table(report),
         settings_table(report),
         provenance_table(report, "Versions", "versions"),

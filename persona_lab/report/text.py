@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import json
 import re
 from typing import Any
 
@@ -11,10 +12,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from persona_lab.report import paper
 from persona_lab.report.compare import groups
 from persona_lab.report.runs import Report, Run
 from persona_lab.report.tables import (
+    CHOICES,
     QUESTION,
     Table,
     all_tables,
@@ -89,18 +90,20 @@ def csv_text(report: Report) -> str:
 
 def _run_line(run: Run, group: str) -> dict[str, Any]:
     row, result = run.result.row, run.result
-    names = ("id", "role", "model", "adapter", "memory", "setup", "data", "protocol", "decode")
     line: dict[str, Any] = {"kind": "run", "test_rows": group}
-    line |= {name: getattr(row, name) for name in (*names, "seed")}
+    line |= {"id": row.id, "role": row.role, "model": row.model}
+    line |= {name: getattr(row, name) for name in ("adapter", "memory", *CHOICES, "seed")}
+    line |= {"changed": json.dumps(row.changed, sort_keys=True) if row.changed else None}
     line |= {"stand_in": run.stands_in, "cohort": result.cohort, "fitted_on": None}
     for metric in ("rmse", "mae", "rmse_expected", "mae_expected"):
         interval = result.intervals.get(metric, {})
         line |= {metric: result.metrics[metric]}
         line |= {f"{metric}_{end}": interval.get(end) for end in ("low", "high")}
+    line |= {"digit_mass": result.metrics["digit_mass"]}
     line |= {"urr": result.metrics["urr"], "n_test": result.n_test}
     line |= {"n_unrelated": result.n_unrelated}
-    numbers = paper.TABLE_1.get(row.id or "")
-    line |= {f"paper_{key}": value for key, value in (numbers._asdict() if numbers else {}).items()}
+    if run.papers:
+        line |= {f"paper_{key}": value for key, value in run.papers._asdict().items()}
     return line | {"folder": run.name}
 
 

@@ -46,7 +46,7 @@ class Sweep:
 
     def add(
         self, name: str, *, split_seed=0, noise=0.9, unrelated=0, cohort="reported", n_users=40,
-        **fields,
+        digit_mass=0.9, facts=None, **fields,
     ) -> Result:  # fmt: skip
         split, found = split_of(split_seed, n_users)
         row = replace(ROW, **fields)
@@ -56,7 +56,9 @@ class Sweep:
             response="4",
             prediction=pd.array(np.rint(expected), dtype="Float64"),
             expected_rating=expected,
-            digit_mass=0.9,
+            **{f"p{n}": 0.2 for n in range(1, 6)},
+            digit_mass=digit_mass,
+            user_mean=split.test["user_id"].map(found.user_means),
             persona=split.test["user_id"] % 4,
         ).reset_index(drop=True)
         predictions.loc[predictions.index[:unrelated], "prediction"] = pd.NA
@@ -67,6 +69,7 @@ class Sweep:
                     "predictions": {"seconds": 61.5, "rows_per_second": 10.4}},
             cost={"tokens": 123456, "money": 0.0}, versions={"torch": "2.13.0"},
             keys={"split": f"split{split_seed}", "predictions": name}, **vars(assessment),
+            **(facts or {}),
         )  # fmt: skip
         self.write(name, {"state": "completed", "error": None}, result, predictions)
         return result

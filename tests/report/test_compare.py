@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from persona_lab.report import build
-from persona_lab.report.compare import against_run, findings, groups, verdict
+from persona_lab.report.compare import against_run, contrasts, findings, groups, verdict
 
 
 def difference(low, high):
@@ -21,6 +21,10 @@ def difference(low, high):
         ([difference(-0.2, -0.1), difference(-0.2, 0.1)], "within noise"),
         ([difference(-0.2, -0.1), difference(0.1, 0.2)], "within noise"),
         ([difference(None, None)], "no interval"),
+        ([difference(2.0, 2.0)], "no interval"),
+        ([difference(-0.2, -0.1), difference(0.3, 0.3)], "no interval"),
+        ([difference(0.0, 0.0)], "equal"),
+        ([], "not compared"),
         ([None], "not compared"),
     ],
 )
@@ -45,9 +49,49 @@ def test_the_difference_to_the_best_run_is_paired_on_the_rows(sweep):
     good, bad = sweep.add("good", noise=0.2), sweep.add("bad", noise=1.2)
     runs = {run.name: run for run in build(sweep.folder).runs}
     found = against_run(runs["bad"], runs["good"])
-    expected = bad.metrics["rmse_expected"] - good.metrics["rmse_expected"]
-    assert found["value"] == pytest.approx(expected)
-    assert 0 < found["low"] < found["high"]
+    for name, interval in (("rmse", found.decoded), ("rmse_expected", found.expected)):
+        assert interval["value"] == pytest.approx(bad.metrics[name] - good.metrics[name])
+        assert 0 < interval["low"] < interval["high"]
+    assert (found.verdict, found.check, found.n) == ("higher", None, 640)
+
+
+def test_decoded_ratings_are_compared_where_both_answered_and_again_everywhere(sweep):
+    sweep.add("some", unrelated=600)
+    sweep.add("all", noise=0.5)
+    sweep.add("none", unrelated=640)
+    runs = {run.name: run for run in build(sweep.folder).runs}
+    found = against_run(runs["some"], runs["all"])
+    assert found.n == 40
+    filled = runs["some"].predictions
+    filled = filled["prediction"].fillna(filled["user_mean"]).astype(float)
+    errors = [filled - runs["some"].predictions["rating"]]
+    errors += [runs["all"].predictions["prediction"].astype(float)]
+    errors[1] = errors[1] - runs["all"].predictions["rating"]
+    first, second = [float((each**2).mean() ** 0.5) for each in errors]
+    assert found.check["value"] == pytest.approx(first - second)
+    silent = against_run(runs["none"], runs["all"])
+    assert (silent.decoded, silent.verdict, silent.n) == (None, "not compared", 0)
+
+
+def test_a_run_that_hardly_answers_is_never_the_best(sweep):
+    """Its few answers, or its expected ratings, may err least."""
+    sweep.add("silent", noise=0.1, unrelated=630)
+    sweep.add("talking", noise=1.0, unrelated=10)
+    (group,) = groups(build(sweep.folder))
+    assert group.best.name == "talking"
+    silent = replace(group, runs=tuple(run for run in group.runs if run.name == "silent"))
+    assert silent.best is None
+
+
+def test_personas_are_compared_with_what_differs_in_the_adapter_alone(sweep):
+    sweep.add("a", adapter="persona", changed={"adapter.max_rows": 3})
+    sweep.add("b", adapter="none")
+    sweep.add("c", adapter="single_max")
+    sweep.add("d", adapter="single_max", memory="ms_ml")
+    sweep.add("e", adapter="single_max", changed={"memory.top_k": 3})
+    sweep.add("f", adapter="single_max", seed=1)
+    (group,) = groups(build(sweep.folder))
+    assert [(a.name, b.name) for a, b in contrasts(group)] == [("a", "c"), ("a", "b")]
 
 
 def test_runs_are_not_compared_without_the_same_rows(sweep):
@@ -61,8 +105,7 @@ def test_runs_are_not_compared_without_the_same_rows(sweep):
 def test_findings_name_every_baseline_once(sweep):
     sweep.add("run", noise=0.5)
     (group,) = groups(build(sweep.folder))
-    said = " ".join(findings(group))
+    said = " ".join(findings(group.best, list(group.baselines)))
     for name in ("always 4", "user mean", "item mean (all)", "user + item bias (cohort)"):
         assert said.count(name) == 1
     assert "lower, beyond noise" in said
-    assert all(sentence.endswith(".") for sentence in findings(group))

@@ -19,6 +19,7 @@ from persona_lab.report.tables import (
     plain,
     unrelated_table,
     with_interval,
+    written_table,
 )
 
 
@@ -70,9 +71,10 @@ def test_a_row_outside_table_1_has_no_numbers_of_the_paper(sweep):
 def test_the_prompts_mean_stands_first_and_set_off(table_1):
     (group,) = groups(build(table_1.folder))
     table = baseline_table(group)
-    assert table.rows[0][:2] == ("item mean that the prompt shows", "prompt")
+    assert table.rows[0][:2] == ("item mean that the prompt shows", NONE)
     assert table.strong == {0}
-    assert cells(table, "fitted on") == ["prompt", *["all"] * 5, *["cohort"] * 5]
+    once, fitted = cells(table, "fitted on"), ["all but the test rows", "the users' training rows"]
+    assert once == [NONE, fitted[0], NONE, NONE, *[fitted[0]] * 2, *[fitted[1]] * 3]
     assert all(cell.split()[-1] == "lower" for cell in cells(table, table.columns[3].head))
 
 
@@ -89,11 +91,51 @@ def test_unrelated_responses_are_shown_in_every_reading(table_1):
     assert table.rows[0][1] == "12"
 
 
-def test_headlines_lead_with_the_best_run_and_the_prompts_mean(table_1):
-    first, second, *_ = headlines(build(table_1.folder))
-    assert "r10 · persona · M_s + M_l on smollm2 (stand-in)" in first
-    assert "item mean that its prompt shows" in second
-    assert second.endswith("lower.")
+def test_headlines_lead_with_persona_against_single(table_1):
+    said = headlines(build(table_1.folder))
+    starts = [sentence.split(":")[0] for sentence in said]
+    assert starts[0] == "RMSE of r9 · persona · M_s minus that of r5 · single_max · M_s"
+    assert "r10 · persona · M_s + M_l on smollm2 (stand-in)" in said[4]
+    assert "item mean that the prompt shows" in said[5]
+
+
+def test_no_headline_crowns_a_run_without_ratings(sweep):
+    sweep.add("silent", id="r2", noise=0.1, unrelated=634)
+    (said,) = headlines(build(sweep.folder))
+    assert said.startswith("Not ranked")
+    assert "r2 · no adapter · M_s: 99.06%" in said
+
+
+def test_a_row_with_another_prompt_is_none_of_the_papers(sweep):
+    sweep.add("a", id="r9", changed={"prompt": "movie_only"})
+    sweep.add("b", id="r9", changed={"data.n_users": 9})
+    found = main_table(build(sweep.folder))
+    assert cells(found, "paper (ML-1M, LLaMA-3/Phi-3): RMSE / MAE / URR")[0] == NONE
+    assert found.rows[1][-1].startswith("1.292")
+    assert cells(found, "changed") == ["prompt=movie_only", "data.n_users=9"]
+
+
+def test_what_all_runs_changed_is_a_note(sweep):
+    sweep.add("a", changed={"data.n_users": 9})
+    report = build(sweep.folder)
+    assert "changed" not in {column.head for column in main_table(report).columns}
+    assert any(
+        "Changed from the defaults of the setup: data.n_users=9." in n for n in notes(report)
+    )
+
+
+def test_what_was_left_out_and_trained_on_is_counted(sweep):
+    facts = {
+        "skipped": {"rating out of range": 3},
+        "distillation": {"profile_sentences_dropped": 2},
+        "adapters": {"persona_0": {"n_rows": 1200}},
+    }
+    sweep.add("a", facts=facts)
+    sweep.add("b", facts=facts | {"adapters": {}})
+    found = {row[1]: row[2:] for row in written_table(build(sweep.folder)).rows}
+    assert found["rating out of range"] == ("3", "every run")
+    assert found["profile sentences dropped"] == ("2", "every run")
+    assert found["persona 0"] == ("1,200", "a · no adapter · M_s")
 
 
 @pytest.mark.parametrize(
@@ -105,6 +147,10 @@ def test_headlines_lead_with_the_best_run_and_the_prompts_mean(table_1):
         ({"changed": {"protocol.traits": "all"}}, "seen: traits are measured on all ratings"),
         ({"n_users": 5}, "Only 5 users"),
         ({"model": "smollm2"}, "no conclusion about LLaMA-3 or Phi-3"),
+        ({"setup": "paper", "model": "phi3"}, "by statistical, a stand-in for the paper's GPT-4o"),
+        ({"setup": "paper", "model": "phi3"}, "by minilm, a stand-in for the paper's text-embed"),
+        ({"setup": "paper", "id": "r9"}, "come from other test rows"),
+        ({"digit_mass": 0.1}, "less than half of its probability on the digits"),
     ],
 )
 def test_notes_say_what_the_numbers_cannot_show(sweep, fields, said):
@@ -113,9 +159,9 @@ def test_notes_say_what_the_numbers_cannot_show(sweep, fields, said):
 
 
 def test_notes_of_a_plain_run_claim_nothing_more(sweep):
-    sweep.add("run", setup="paper", model="phi3")
+    sweep.add("run", setup="paper", model="phi3", distiller="openai", embedder="ada002")
     found = " ".join(notes(build(sweep.folder)))
-    assert "Protocol: strict. Users: the reported cohort of ml_100k. Decode: paper." in found
+    assert "Protocol: strict. Users: reported, of ml_100k. Decode: paper." in found
     for said in ("Development", "stand-in", "Only", "splits", "flattered", "cut"):
         assert said not in found
 
@@ -145,6 +191,7 @@ def test_numbers():
     assert number(None) == NONE
     assert with_interval({"value": 1.0, "low": -0.5, "high": 2.0}) == "1.000 [−0.500, 2.000]"
     assert with_interval({"value": 1.0, "low": None, "high": None}) == "1.000"
+    assert with_interval({"value": 3.0, "low": 3.0, "high": 3.0}) == "3.000"
 
 
 @given(st.text())

@@ -30,7 +30,7 @@ def test_markdown_tables_keep_their_shape_whatever_the_text(sweep):
 
 
 def test_csv_has_full_precision_and_no_formula(sweep):
-    result = sweep.add("run", id="r10", adapter=HOSTILE)
+    result = sweep.add("run", id="r10", adapter=HOSTILE, changed={"data.n_users": 9})
     sweep.fail("broken", error="-1+1")
     rows = list(csv.DictReader(io.StringIO(csv_text(build(sweep.folder)))))
     run = rows[0]
@@ -38,6 +38,8 @@ def test_csv_has_full_precision_and_no_formula(sweep):
     assert float(run["rmse_expected_low"]) == result.intervals["rmse_expected"]["low"]
     assert (run["paper_rmse"], run["stand_in"]) == ("1.171", "True")
     assert run["adapter"] == f"'{HOSTILE}"
+    assert (run["changed"], run["distiller"]) == ('{"data.n_users": 9}', "statistical")
+    assert (run["embedder"], run["personas"], run["digit_mass"][:3]) == ("minilm", "kmeans", "0.9")
     assert next(row["model"] for row in rows if row["kind"] == "baseline") == "prompt_mean"
     assert rows[-1]["error"] == "'-1+1"
     negative = [cell for row in rows for cell in row.values() if cell and cell[0] in "=+@-"]
