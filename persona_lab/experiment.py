@@ -56,6 +56,7 @@ from persona_lab.prompting import Codec, Example, Template, make_examples
 from persona_lab.store import Entry, Store
 
 _AUDITED = 50  # rows, each of another user
+_SHOWN = 3  # prompts of a run that a report shows
 _VERSIONS = ("torch", "transformers", "peft", "lightning", "scikit-learn", "persona-lab")
 
 
@@ -146,7 +147,7 @@ class Experiment:
         Args:
             assets: Public artefacts.
             store: Results of stages that other runs share.
-            folder: Gets `result.json` and `predictions.parquet`.
+            folder: Gets `result.json`, `predictions.parquet`, `personas.json` and `examples.json`.
             rerun: Train and rate again although the store has this row.
         """
         prepared = self.prepare(assets, store)
@@ -175,8 +176,28 @@ class Experiment:
         frame = predictions.value.frame
         frame = frame.assign(user_mean=frame["user_id"].map(found.value.user_means))
         frame.to_parquet(folder / "predictions.parquet", index=False)
+        self._illustrate(assets, prepared, folder)
         result.save(folder)
         return result
+
+    def _illustrate(self, assets: Assets, prepared: Prepared, folder: Path) -> None:
+        """Write what a report shows beside the numbers: the personas and a few test prompts."""
+        personas, profiles = prepared.personas.value, prepared.memories.value.profiles
+        picture = personas.picture(prepared.vectors.value.profiles, profiles["profile"].tolist())
+        (folder / "personas.json").write_text(json.dumps(picture), encoding="utf-8")
+        test, movies = prepared.split.value.test, prepared.split.value.movies
+        rows = test.iloc[np.linspace(0, len(test) - 1, min(_SHOWN, len(test))).astype(int)]
+        codec, titles = self.codec(assets), movies.set_index("item_id")["title"]
+        examples = [
+            {
+                "user_id": each.user_id,
+                "item_id": each.item_id,
+                "title": str(titles[each.item_id]),
+                "prompt": codec.tokenizer.decode(each.ids),
+            }
+            for each in self.examples(prepared, codec, rows, training=False)
+        ]
+        (folder / "examples.json").write_text(json.dumps(examples), encoding="utf-8")
 
     def prepare(self, assets: Assets, store: Store) -> Prepared:
         """Ratings -> split -> memories -> vectors -> personas, each computed or reused."""

@@ -1,6 +1,7 @@
 """The whole flow on synthetic ratings and a random model: what runs share, reuse and report."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,11 @@ def test_a_run_writes_its_result_and_predictions(first: tuple[Path, Result]) -> 
     assert frame["expected_rating"].to_numpy() == pytest.approx(expected)
     assert frame["digit_mass"].between(0, 1).all()
     assert frame["user_mean"].between(1, 5).all()
+    examples = json.loads((folder / "examples.json").read_text())
+    assert len(examples) == 3
+    assert all(each["title"] in each["prompt"] for each in examples)
+    picture = json.loads((folder / "personas.json").read_text())
+    assert len(picture["users"]) == 8
     assert {"n_rows", "n_steps", "loss"} <= result.adapters["persona_0"].keys()
 
 

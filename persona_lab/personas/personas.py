@@ -3,10 +3,11 @@
 Pure, but for `Personas.save` and `Personas.load`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -72,6 +73,32 @@ class Personas:
             centers=np.stack(centers).astype(np.float32),
             curve=curve,
         )
+
+    def picture(self, features: np.ndarray, profiles: Sequence[str]) -> dict[str, Any]:
+        """Return what a report draws and says of the personas, ready for JSON.
+
+        Args:
+            features: What was clustered, of shape (n_users, dim), in the order of `assignment`.
+            profiles: The users' profiles, in the same order.
+
+        Returns:
+            `users`: user_id, persona, x, y (first two principal components) and profile of each;
+            `explained`: share of the variance of either component; `curve`: as in the attributes,
+            None for NaN.
+        """
+        centred = features.astype(np.float64) - features.mean(axis=0)
+        left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+        places = np.zeros((len(features), 2))
+        places[:, : len(sizes[:2])] = left[:, :2] * sizes[:2]
+        shares = np.zeros(2)
+        shares[: len(sizes[:2])] = sizes[:2] ** 2 / max(float((sizes**2).sum()), 1e-12)
+        users = self.assignment.assign(x=places[:, 0], y=places[:, 1], profile=list(profiles))
+        curve = self.curve.astype(object).where(self.curve.notna(), None)
+        return {
+            "users": users.round({"x": 4, "y": 4}).to_dict("records"),
+            "explained": shares.round(4).tolist(),
+            "curve": curve.to_dict("records"),
+        }
 
     def save(self, folder: Path) -> None:
         """Write assignment.parquet, curve.parquet and centers.safetensors."""

@@ -5,8 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from persona_lab.assets import Assets, default_cache
 from persona_lab.errors import UserError
-from persona_lab.report import build, print_table, write
+from persona_lab.report import Report, Tagger, build, print_table, tagger, write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,12 +21,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("several folders were given", "add --into <folder for the report>")
         report = build(*given.folders)
         print_table(report)
-        for path in write(report, given.into or given.folders[0]):
+        for path in write(report, given.into or given.folders[0], _words(report)):
             print(path)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _words(report: Report) -> Tagger | None:
+    if all(run.personas is None for run in report.runs):
+        return None
+    try:
+        return tagger(Assets(default_cache()))
+    except UserError as error:
+        print(f"no figure of the personas' words: {error}", file=sys.stderr)
+        return None
 
 
 if __name__ == "__main__":

@@ -29,6 +29,12 @@ NAMES = {
     "item_knn": "nearest neighbours",
     "biased_mf": "matrix factorisation",
 }
+FITTED = {
+    "prompt": "what the prompt shows",
+    "all": "all but the test rows",
+    "cohort": "the users' training rows",
+}
+"""What each version of a baseline was fitted on."""
 UNVARIED = ("prompt_mean", "always_4", "user_mean")
 """Baselines that predict the same in every version."""
 
@@ -210,10 +216,10 @@ def verdict(*differences: Interval | None) -> str:
     given = [difference for difference in differences if difference is not None]
     if not given:
         return "not compared"
-    if any(each["low"] is None or each["low"] == each["high"] != 0 for each in given):
-        return "no interval"
     if all(each["low"] == each["high"] == 0 for each in given):
         return "equal"
+    if any(each["low"] is None or each["low"] == each["high"] for each in given):
+        return "no interval"
     signs = {(each["low"] > 0) - (each["high"] < 0) for each in given}
     return {1: "higher", -1: "lower", 0: "within noise"}[signs.pop() if len(signs) == 1 else 0]
 
@@ -221,7 +227,7 @@ def verdict(*differences: Interval | None) -> str:
 def baseline_label(version: str, name: str) -> str:
     """Return a baseline's name, with its version where that changes what it predicts."""
     spoken = NAMES.get(name, name)
-    return spoken if name in UNVARIED else f"{spoken} ({version})"
+    return spoken if name in UNVARIED else f"{spoken} ({FITTED.get(version, version)})"
 
 
 def findings(run: Run, baselines: Sequence[tuple[str, str]]) -> Iterator[str]:

@@ -1,29 +1,45 @@
-"""Report -> one HTML file that needs nothing else: no network, no script. Pure.
+"""Report and drawings -> one HTML file that needs nothing else: no network, no script. Pure.
 
 Every text is escaped by Jinja; the content security policy would stop what slipped through.
 """
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from persona_lab.report import figure
-from persona_lab.report.runs import Report
+from persona_lab.report.figures import Drawing, inline_svg
+from persona_lab.report.runs import Report, Run
 from persona_lab.report.tables import (
+    NONE,
     QUESTION,
     Table,
     all_tables,
     failure_table,
     headlines,
     notes,
+    number,
+    visible,
 )
 
 OPEN = ("Table 1", "One adapter per persona", "Simple predictors", "Runs against")
 """Starts of the titles of tables that are shown unfolded."""
 
 
-def html(report: Report) -> str:
+@dataclass(frozen=True)
+class Answer:
+    """A test row as the page shows it: what was asked, what came, what was true."""
+
+    asked: str
+    prompt: str
+    response: str
+    read: str
+
+
+def html(report: Report, drawings: Sequence[Drawing]) -> str:
     """Return the report as an HTML document."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -38,6 +54,8 @@ def html(report: Report) -> str:
     def shown(table: Table) -> bool:
         return table.title.startswith(OPEN)
 
+    # Our own drawings; matplotlib escapes the labels in them.
+    figures = [(Markup(inline_svg(drawing)), drawing) for drawing in drawings]
     return environment.get_template("page.html").render(
         question=QUESTION,
         headlines=headlines(report),
@@ -45,6 +63,25 @@ def html(report: Report) -> str:
         failures=failures if failures.rows else None,
         main=[table for table in tables if shown(table)],
         folded=[table for table in tables if not shown(table)],
-        # Our own drawing; matplotlib escapes the labels in it.
-        plot=Markup(figure.inline_svg(report)) if report.runs else None,
+        figures=figures,
+        wordless=bool(drawings) and not any(drawn.name.startswith("words") for drawn in drawings),
+        examples=[(visible(run.label), list(_answers(run))) for run in report.runs if run.examples],
     )
+
+
+def _answers(run: Run) -> Iterator[Answer]:
+    if run.predictions is None:
+        return
+    rows = run.predictions.set_index(["user_id", "item_id"])
+    for each in run.examples:
+        row = rows.loc[(each["user_id"], each["item_id"])]
+        read = NONE if pd.isna(row["prediction"]) else f"{row['prediction']:g}"
+        yield Answer(
+            asked=visible(f"user {each['user_id']}: {each['title']}"),
+            prompt=visible(each["prompt"]),
+            response=visible(row["response"]),
+            read=(
+                f"read as {read}; expected {number(row['expected_rating'])}; "
+                f"rated {row['rating']:g} by the user"
+            ),
+        )

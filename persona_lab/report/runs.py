@@ -1,6 +1,7 @@
 """Run folders -> what a report is made of: results, predictions, failures.
 
-Reads `status.json`, `result.json` and `predictions.parquet` of each run and nothing else.
+Reads status.json, result.json, predictions.parquet, personas.json and examples.json of each run
+and nothing else.
 """
 
 import json
@@ -32,12 +33,16 @@ class Run:
         result: Its numbers.
         label: What tells it from the report's other runs in one short line.
         predictions: Its test rows as in predictions.parquet; None where the folder has none.
+        personas: What `Personas.picture` gives, from personas.json; None where there is none.
+        examples: user_id, item_id, title and prompt of a few test rows, from examples.json.
     """
 
     name: str
     label: str
     result: Result
     predictions: pd.DataFrame | None
+    personas: dict[str, Any] | None = None
+    examples: tuple[dict[str, Any], ...] = ()
 
     @property
     def stands_in(self) -> bool:
@@ -128,7 +133,10 @@ def _read(folder: Path, name: str) -> Run | Failure:
         return Failure(name, state, str(error), overrides)
     try:
         result = Result.load(folder)
-        return Run(name, _label(result.row, name), result, _predictions(folder))
+        return Run(
+            name, _label(result.row, name), result, _predictions(folder),
+            _json(folder / "personas.json"), tuple(_json(folder / "examples.json") or ()),
+        )  # fmt: skip
     except UserError as error:
         return Failure(name, "damaged", str(error), overrides)
 
@@ -148,6 +156,15 @@ def _status(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         return {"state": "damaged", "error": f"status.json: {error}"}
     return status if isinstance(status, dict) else {"state": "damaged", "error": "status.json"}
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}", "run it again") from error
 
 
 def _predictions(folder: Path) -> pd.DataFrame | None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from persona_lab.report import paper
 from persona_lab.report.compare import (
+    FITTED,
     MAX_URR,
     NAMES,
     UNVARIED,
@@ -31,11 +32,6 @@ NONE = "–"
 CHOICES = ("setup", "data", "distiller", "embedder", "personas", "protocol", "decode", "peft")
 FEW_USERS = 30
 LITTLE_MASS = 0.5
-FITTED = {
-    "prompt": "what the prompt shows",
-    "all": "all but the test rows",
-    "cohort": "the users' training rows",
-}
 
 T = TypeVar("T")
 
@@ -77,6 +73,11 @@ def _table(title: str, cells: Cells[T], items: Iterable[T], strong: Iterable[int
 def plain(text: object) -> str:
     """Return text on one line without control characters (terminals obey them)."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def visible(text: object) -> str:
+    """Return text with its line breaks, every other control character shown as its code."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in str(text))
 
 
 def number(value: float | None, sign: str = "") -> str:
@@ -277,6 +278,7 @@ def unrelated_table(report: Report) -> Table:
     cells: Cells[Run] = {
         Column("run"): lambda run: run.label,
         Column("without a rating", True): lambda run: f"{run.result.n_unrelated:,}",
+        Column("the most frequent"): _most_frequent,
     }
     for variant, head in (
         ("", "left out"),
@@ -289,6 +291,14 @@ def unrelated_table(report: Report) -> Table:
         )
     runs = [run for run in report.runs if run.result.n_unrelated]
     return _table("Responses without a rating", cells, runs)
+
+
+def _most_frequent(run: Run) -> str:
+    if run.predictions is None:
+        return NONE
+    silent = run.predictions.loc[run.predictions["prediction"].isna(), "response"]
+    found = silent.value_counts(sort=True).head(3)
+    return "; ".join(f"{json.dumps(text, ensure_ascii=False)} {n:,}" for text, n in found.items())
 
 
 def time_table(report: Report) -> Table:

@@ -62,6 +62,49 @@ def _escaped(text: str) -> str:
     return safe
 
 
+def latex(report: Report) -> str:
+    """Return Table 1 as a LaTeX table for booktabs."""
+    table = main_table(report)
+    lines = [[column.head for column in table.columns], *table.rows]
+    rows = [" & ".join(map(_tex, line)) + r" \\" for line in lines]
+    sides = "".join("r" if column.numeric else "l" for column in table.columns)
+    said = " ".join(map(_tex, (*headlines(report), *notes(report))))
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            r"\begin{table}",
+            rf"\begin{{tabular}}{{{sides}}}",
+            r"\toprule",
+            rows[0],
+            r"\midrule",
+            *rows[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{said}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "−": "$-$",
+    "·": r"$\cdot$",
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+}
+
+
+def _tex(text: str) -> str:
+    """Keep text from becoming a command, and M_s a formula."""
+    spoken = re.sub(r"M_([sl])", r"M-\1", text)
+    found = "".join(_TEX.get(mark, mark) for mark in spoken)
+    return re.sub(r"M-([sl])\b", r"$M_\1$", found)
+
+
 def csv_text(report: Report) -> str:
     """Return the table as CSV in full precision: a line per run and per baseline."""
     lines = [

@@ -19,6 +19,23 @@ ROW = Row(
 )  # fmt: skip
 
 
+TRAINED = {
+    "persona": {f"persona_{n}": {"n_rows": 100 + 10 * n} for n in range(4)},
+    "single_max": {"single": {"n_rows": 120}},
+}
+PERSONAS = {
+    "users": [
+        {"user_id": n, "persona": n % 4, "x": n / 40, "y": n % 7 / 7, "profile": f"movie m{n % 4}"}
+        for n in range(40)
+    ],
+    "explained": [0.5, 0.25],
+    "curve": [
+        {"k": 1, "inertia": 9.0, "silhouette": None}, {"k": 2, "inertia": 4.0, "silhouette": 0.5},
+        {"k": 4, "inertia": 2.0, "silhouette": 0.4},
+    ],
+}  # fmt: skip
+
+
 def ratings_of(n_users: int, n_items: int, rng: np.random.Generator) -> pd.DataFrame:
     user, item = np.divmod(np.arange(n_users * n_items), n_items)
     liked = rng.normal(3.5, 0.5, n_users)[user] + rng.normal(0, 0.6, n_items)[item]
@@ -46,14 +63,14 @@ class Sweep:
 
     def add(
         self, name: str, *, split_seed=0, noise=0.9, unrelated=0, cohort="reported", n_users=40,
-        digit_mass=0.9, facts=None, **fields,
+        digit_mass=0.9, facts=None, response="4", title="Fargo", **fields,
     ) -> Result:  # fmt: skip
         split, found = split_of(split_seed, n_users)
         row = replace(ROW, **fields)
         rng = np.random.default_rng(sum(map(ord, name)))
         expected = np.clip(split.test["rating"] + rng.normal(0, noise, len(split.test)), 1, 5)
         predictions = split.test.assign(
-            response="4",
+            response=response,
             prediction=pd.array(np.rint(expected), dtype="Float64"),
             expected_rating=expected,
             **{f"p{n}": 0.2 for n in range(1, 6)},
@@ -68,11 +85,18 @@ class Sweep:
             timing={"split": {"seconds": 0.4, "rows_per_second": None},
                     "predictions": {"seconds": 61.5, "rows_per_second": 10.4}},
             cost={"tokens": 123456, "money": 0.0}, versions={"torch": "2.13.0"},
-            keys={"split": f"split{split_seed}", "predictions": name}, **vars(assessment),
+            keys={"split": f"split{split_seed}", "personas": "p", "predictions": name},
+            **vars(assessment),
             **(facts or {}),
         )  # fmt: skip
         self.write(name, {"state": "completed", "error": None}, result, predictions)
+        row = {name: int(predictions[name].iloc[0]) for name in ("user_id", "item_id")}
+        prompt = f"MOVIE: {title}"
+        self.beside(name, "examples", [row | {"title": title, "prompt": prompt}])
         return result
+
+    def beside(self, name, kind, content):
+        (self.folder / name / f"{kind}.json").write_text(json.dumps(content))
 
     def write(self, name, status, result=None, predictions=None):
         folder = self.folder / name
@@ -92,7 +116,9 @@ class Sweep:
             self.add(
                 f"row={row}", id=row, role=role, adapter=adapter, memory=memory, model=model,
                 noise=1.3 - 0.06 * i, unrelated=12 if row == "r3" else 0,
+                facts={"adapters": TRAINED.get(adapter, {})},
             )  # fmt: skip
+            self.beside(f"row={row}", "personas", PERSONAS)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ def difference(low, high):
         ([difference(2.0, 2.0)], "no interval"),
         ([difference(-0.2, -0.1), difference(0.3, 0.3)], "no interval"),
         ([difference(0.0, 0.0)], "equal"),
+        ([difference(0.0, 0.0), difference(-0.1, 0.1)], "no interval"),
         ([], "not compared"),
         ([None], "not compared"),
     ],
@@ -106,6 +107,11 @@ def test_findings_name_every_baseline_once(sweep):
     sweep.add("run", noise=0.5)
     (group,) = groups(build(sweep.folder))
     said = " ".join(findings(group.best, list(group.baselines)))
-    for name in ("always 4", "user mean", "item mean (all)", "user + item bias (cohort)"):
+    for name in (
+        "always 4",
+        "user mean",
+        "item mean (all but the test rows)",
+        "bias (the users' training rows)",
+    ):
         assert said.count(name) == 1
     assert "lower, beyond noise" in said

@@ -1,4 +1,8 @@
+import sys
+
 from persona_lab.report.__main__ import main
+
+from .conftest import PERSONAS
 
 
 def test_the_door_prints_the_table_and_writes_it_again(sweep, capsys):
@@ -6,7 +10,7 @@ def test_the_door_prints_the_table_and_writes_it_again(sweep, capsys):
     assert main([str(sweep.folder)]) == 0
     printed = capsys.readouterr().out
     assert "Table 1" in printed
-    for name in ("report.html", "table1.md", "table1.csv", "table1.png", "table1.pdf"):
+    for name in ("report.html", "table1.md", "table1.csv", "table1.tex", "figures/intervals.pdf"):
         assert str(sweep.folder / name) in printed
         assert (sweep.folder / name).stat().st_size > 0
     first = (sweep.folder / "report.html").read_bytes()
@@ -30,3 +34,13 @@ def test_no_runs_is_one_line_and_exit_code_1(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("no runs in ")
     assert error.count("\n") == 1
+
+
+def test_without_the_tagger_the_rest_is_written_and_the_reason_said(sweep, capsys, monkeypatch):
+    sweep.add("run", id="r9")
+    sweep.beside("run", "personas", PERSONAS)
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    assert main([str(sweep.folder)]) == 0
+    assert "no figure of the personas' words: spaCy is not installed" in capsys.readouterr().err
+    assert not (sweep.folder / "figures" / "words.png").exists()
+    assert "distinct words are left out" in (sweep.folder / "report.html").read_text()

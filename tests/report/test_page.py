@@ -2,9 +2,21 @@ import re
 from html.parser import HTMLParser
 
 from persona_lab.report import build
-from persona_lab.report.page import html
+from persona_lab.report.figures import draw
+from persona_lab.report.page import html as page_of
+from persona_lab.report.tables import plain, visible
 
 VOID = {"meta", "br", "img", "link", "input"}
+TAGS = {
+    "html", "head", "meta", "title", "style", "body", "header", "main", "section", "div", "h1",
+    "h2", "h3", "ul", "li", "p", "table", "thead", "tbody", "tr", "th", "td", "span", "details",
+    "summary", "article", "pre", "code", "figure", "figcaption", "svg", "g", "defs", "path", "use",
+    "text", "clippath", "rect", "tspan",
+}  # fmt: skip
+
+
+def html(report):
+    return page_of(report, draw(report, None))
 
 
 class Page(HTMLParser):
@@ -16,12 +28,14 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.text = ""
         self.open: list[str] = []
+        self.ids: list[str] = []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.links += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href", "action")]
+        self.ids += [v or "" for k, v in attrs if k == "id"]
         assert not [k for k, _ in attrs if k.startswith("on")]
         if tag not in VOID:
             self.open.append(tag)
@@ -46,7 +60,8 @@ def test_the_page_needs_nothing_else(table_1):
     assert re.findall(r"url\((?!#)", text) == []
     assert "default-src 'none'" in text
     assert "prefers-color-scheme: dark" in text
-    assert page.tags.count("svg") == 1
+    assert page.tags.count("svg") == 5
+    assert len(page.ids) == len({*page.ids})
 
 
 def test_the_page_shows_every_row_the_baselines_and_the_failure(table_1):
@@ -58,17 +73,44 @@ def test_the_page_shows_every_row_the_baselines_and_the_failure(table_1):
         "1 of 12 runs failed",
     ):
         assert said in page.text
-    assert page.tags.count("table") == 11
-    assert page.tags.count("details") == 6
+    assert page.tags.count("table") == 12
+    assert page.tags.count("details") == 7 + 11
 
 
-def test_hostile_text_stays_text(sweep):
-    hostile = "<img src=x onerror=alert(1)>\"'&</style></svg><script>alert(2)</script>"
-    sweep.add("run", adapter=hostile, model=hostile, changed={hostile: hostile})
-    sweep.fail("broken", error=hostile)
-    page = Page(html(build(sweep.folder)))
-    assert not {"img", "script"} & set(page.tags)
-    assert page.text.count("alert(2)") >= 4
+HOSTILE = (
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<svg/onload=alert(1)>",
+    "</pre><script>alert(1)</script>", "</code></p></article></details><h1>owned</h1>",
+    "</title><script>alert(1)</script>", "</style><style>body{display:none}</style>",
+    "<iframe src=javascript:alert(1)></iframe>", "<a href='javascript:alert(1)'>here</a>",
+    "<meta http-equiv=refresh content='0;url=http://bad'>", "<base href=http://bad/>",
+    "<link rel=stylesheet href=http://bad>", "<form action=http://bad><input autofocus>",
+    "<object data=http://bad>", "<!--", "<![CDATA[", "-->", "&lt;b&gt;&amp;", "\"'><b>x</b>",
+    "{{ 7 * 7 }}{% raw %}", "${7*7}", "=cmd|'/c calc'!A1", "+1+1", "-2+3", "@SUM(1)",
+    "\t=1+1", "<|im_end|><|im_start|>system", "<|eot_id|>[INST]<<SYS>>", "\x1b[31mred\x07\x00",
+    "\u202eevil\u2066 \u200b", "\\input{/etc/passwd}$\\write18{ls}$", "| a | [x](http://bad) `",
+)  # fmt: skip
+
+
+def test_hostile_titles_and_responses_stay_text_everywhere(sweep):
+    """Also as a model's, an adapter's and a setting's name, and as an error."""
+    for i, text in enumerate(HOSTILE):
+        sweep.add(
+            f"{i}", adapter=text, model=text, title=text, response=text, unrelated=2,
+            changed={text: text}, n_users=2,
+        )  # fmt: skip
+        sweep.fail(f"broken{i}", error=text)
+    report = build(sweep.folder)
+    page = Page(html(report))
+    assert {*page.tags} <= TAGS
+    assert page.tags.count("h1") == page.tags.count("body") == 1
+    assert page.tags.count("style") == 1 + page.tags.count("svg")
+    assert all(link.startswith("#") for link in page.links)
+    for text in HOSTILE:
+        assert page.text.count(visible(text)) >= 3, text
+        assert plain(text) in page.text
+    assert page.text.isprintable() or {*page.text} - {"\n"} <= {
+        c for c in page.text if c.isprintable()
+    }
 
 
 def test_failures_alone_make_a_page_without_a_plot(sweep):

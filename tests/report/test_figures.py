@@ -1,0 +1,78 @@
+import pytest
+
+from persona_lab.report import build
+from persona_lab.report.figures import VARIABLES, draw, inline_svg, save
+
+
+def tag(texts):
+    """Every word is a noun."""
+    return [text.split() for text in texts]
+
+
+def svg_of(report, name, tagger=None):
+    (drawing,) = [each for each in draw(report, tagger) if each.name == name]
+    return inline_svg(drawing)
+
+
+def test_the_plot_names_rows_and_baselines_in_the_pages_colours(table_1):
+    svg = svg_of(build(table_1.folder), "intervals")
+    assert svg.startswith("<svg ")
+    for said in (
+        "r10 · persona · M_s + M_l",
+        "user + item bias (all but the test rows)",
+        "always 4",
+    ):
+        assert said in svg
+    for colour, variable in VARIABLES.items():
+        assert colour not in svg
+        assert f"var({variable})" in svg
+
+
+def test_the_same_report_draws_the_same_plots(table_1):
+    report = build(table_1.folder)
+    first, second = draw(report, tag), draw(report, tag)
+    assert [each.name for each in first] == [
+        "intervals", "reliability", "training_size", "elbow", "personas", "words",
+    ]  # fmt: skip
+    assert [*map(inline_svg, first)] == [*map(inline_svg, second)]
+
+
+def test_text_of_runs_is_never_read_as_mathematics(sweep):
+    sweep.add("run", adapter="$\\frac{$ <b>")
+    svg = svg_of(build(sweep.folder), "intervals")
+    assert "$\\frac{$ &lt;b&gt;" in svg
+
+
+def test_words_are_drawn_only_with_a_tagger_and_set_personas_apart(table_1):
+    report = build(table_1.folder)
+    assert "words" not in {each.name for each in draw(report, None)}
+    svg = svg_of(report, "words", tag)
+    assert ">m1<" in svg
+    assert "movie" not in svg
+
+
+def test_training_sizes_are_those_of_the_adapters(table_1):
+    report = build(table_1.folder)
+    (drawing,) = [each for each in draw(report, None) if each.name == "training_size"]
+    rmse = drawing.figure.axes[0]
+    sizes = {tuple(line.get_xdata()) for line in rmse.lines}
+    assert sizes == {(100, 110, 120, 130), (120,)}
+    r9 = next(run for run in report.runs if run.result.row.id == "r9")
+    expected = [scores["rmse"] for scores in r9.result.per_persona]
+    assert expected in [list(line.get_ydata()) for line in rmse.lines]
+
+
+def test_a_bin_of_the_reliability_plot_is_the_share_that_came_true(sweep):
+    sweep.add("run", n_users=1)
+    (drawing,) = [each for each in draw(build(sweep.folder), None) if each.name == "reliability"]
+    shown, came_true = drawing.figure.axes[0].lines[1].get_data()
+    assert (*shown, *came_true) == pytest.approx((0.2, 0.2))
+
+
+def test_pictures_and_prints_are_written(sweep, tmp_path):
+    sweep.add("one", n_users=1)
+    sweep.add("other", split_seed=1)
+    paths = save(draw(build(sweep.folder), None), tmp_path / "figures")
+    assert {path.suffix for path in paths} == {".png", ".pdf"}
+    for path in paths:
+        assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"%PDF")
