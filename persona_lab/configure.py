@@ -14,14 +14,16 @@ import math
 import os
 import pkgutil
 import re
+import signal
 import sys
+import threading
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CONF = "persona_lab.conf"
+# Fields of no group beside the experiment's own.
+_SWITCHES: dict[str, Any] = dict.fromkeys(("plan", "rerun", "verify"), bool)
+_SWITCHES |= {"stage": Literal["all", "prepare"], "cache": str | None}
 # What a result's row names, beside the setup, the role and the seed.
 _NAMED = ["model", "adapter", "memory", "data", "distiller", "embedder", "personas", "protocol"]
 _NAMED += ["decode", "peft"]
@@ -89,6 +94,9 @@ def accept(arguments: Sequence[str]) -> list[str]:
 
     `-m` is dropped beside `--cfg` and `--info`; `+experiment=mine` means `experiment=mine` for
     every group that is there already; models in an added `--config-dir` can play both roles.
+
+    Raises:
+        UserError: A group is set to null, which Hydra answers with a traceback.
     """
     given = list(arguments)
     if any(re.match(r"(-c|-i|--cfg|--info)\b", argument) for argument in given):
@@ -98,6 +106,9 @@ def accept(arguments: Sequence[str]) -> list[str]:
         if flag in ("--config-dir", "-cd"):
             _let_play(path.stem for path in Path(folder, "model").glob("*.yaml"))
     ours = "|".join(item.name for item in resources.files(CONF).iterdir() if item.is_dir())
+    for argument in given:
+        if re.fullmatch(rf"({ours})=(null)?", argument):
+            raise UserError(f"{argument} chooses nothing", "leave it out, or choose an option")
     return [re.sub(rf"^\+(?=({ours})=)", "", argument) for argument in given]
 
 
@@ -163,6 +174,9 @@ def build(cfg: DictConfig, changed: Mapping[str, Any], folder: Path) -> Run:
 
     fields = _absolute(OmegaConf.to_container(cfg, resolve=True), folder)
     check(fields)
+    hints = typing.get_type_hints(Experiment, include_extras=True) | _SWITCHES
+    for key in {"seed", *_SWITCHES} & fields.keys():
+        _check_field(key, key, fields[key], hints)
     try:
         parts = hydra.utils.instantiate(fields, _convert_="all")
     except HydraException as error:
@@ -209,7 +223,7 @@ def check(node: Any, where: str = "") -> None:
             "is the dotted path right, and its module in this folder or on PYTHONPATH?",
         ) from error
     if dataclasses.is_dataclass(target):
-        hints = typing.get_type_hints(target)
+        hints = typing.get_type_hints(target, include_extras=True)
         for key, value in node.items():
             if not key.startswith("_"):
                 _check_field(f"{where}.{key}", key, value, hints)
@@ -257,8 +271,12 @@ def load_run(folder: Path) -> Run:
 def run_job(cfg: DictConfig) -> None:
     """Run one composed configuration in its folder, with its state in status.json.
 
-    A job of a sweep never raises: the sweep goes on, and its end lists what failed.
+    A job of a sweep never raises: the sweep goes on, and its end lists what failed. Ctrl-C and
+    SIGTERM (exit code 143) end the run and the whole sweep.
     """
+    # Lightning notes a SIGTERM and goes on rating, unless a handler of ours stands behind its own.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     context = HydraConfig.get()
     folder = Path(context.runtime.output_dir)
     in_sweep = context.mode == RunMode.MULTIRUN
@@ -274,8 +292,6 @@ def run_job(cfg: DictConfig) -> None:
                 else "a run has one device: training over several is not there yet",
                 "take trainer=cpu or trainer=gpu; a launcher spreads jobs over devices",
             )
-        if cfg.stage not in _STATES:
-            raise UserError(f"stage is {cfg.stage}", f"choose {' or '.join(_STATES)}")
         run = build(cfg, status["row"]["changed"], Path(context.runtime.cwd))
         with _warnings_in_log():
             if cfg.plan:
@@ -287,7 +303,7 @@ def run_job(cfg: DictConfig) -> None:
     except BaseException as error:
         _publish(status | {"state": "failed", "error": _first_line(error), "ended": _now()}, folder)
         _log.debug("traceback", exc_info=True)
-        # Lightning turns Ctrl-C and SIGTERM into SystemExit: those end the whole sweep.
+        # Lightning turns Ctrl-C into SystemExit, as `_terminate` does SIGTERM.
         if in_sweep and isinstance(error, Exception):
             _log.error("%s failed: %s", folder.name, _first_line(error))
             return
@@ -300,6 +316,10 @@ def run_job(cfg: DictConfig) -> None:
     _publish(status | {"state": state, "ended": _now()}, folder)
     if not in_sweep:
         _conclude(folder, [folder])
+
+
+def _terminate(number: int, frame: object) -> typing.NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _estimate(run: Run) -> "Estimate":
@@ -490,7 +510,10 @@ def explain(error: Exception) -> UserError:
     if match := re.match("Ambiguous value for argument '(.*?)'", str(error)):
         return UserError(f"{match[1]} names several values", "name one, or add -m to run them all")
     if isinstance(error, OverrideParseException):
-        return UserError(f"{error.override} cannot be read", "put quotes around the value")
+        key, _, value = str(error.override).partition("=")
+        quoted = '"' + value.replace("'", r"\'") + '"'
+        mend = f"quote the value for the shell and for Hydra: '{key}={quoted}'"
+        return UserError(f"{error.override} cannot be read", mend if value else f"write {key}=...")
     return UserError(_first_line(error), "HYDRA_FULL_ERROR=1 shows all")
 
 

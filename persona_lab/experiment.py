@@ -13,10 +13,11 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 from transformers import PreTrainedModel
 
 from persona_lab.assets import Assets
@@ -123,7 +124,7 @@ class Experiment:
 
     setup: str
     role: str
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     changed: Mapping[str, Any]
     data: Data
     movie_info: MovieInfo

@@ -45,7 +45,11 @@ def _hydra() -> Iterator[None]:
         (["experment=smoke"], "'experment' does not exist (did you mean experiment?)"),
         (["train.speed=3"], "'train.speed' does not exist (choose batch_size,"),
         (["adapter=none,persona"], "adapter=none,persona names several values (name one, or add"),
-        (["data.n_users=[1"], "data.n_users=[1 cannot be read (put quotes around the value)"),
+        (
+            ["decode.pattern=("],
+            """(quote the value for the shell and for Hydra: 'decode.pattern="("')""",
+        ),
+        (["adapter"], "adapter cannot be read (write adapter=...)"),
     ],
 )
 @pytest.mark.usefixtures("_hydra")
@@ -84,6 +88,40 @@ def test_check_names_the_field(fields: dict[str, object], said: str) -> None:
 def test_check_takes_what_fits() -> None:
     inner = {"_target_": TOY, "size": 2, "parts": ["a", "b"]}
     configure.check({"toy": {"_target_": TOY, "size": 1, "rate": 1, "inner": inner}})
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("seed=-1", "seed=null", "rerun=foo", "stage=some", "cache=3"),
+        *("adapter.rows_per_user=-5", "adapter.max_rows=0", "peft.r=0", "peft.dropout=1"),
+        *("train.epochs=0", "train.batch_size=0", "train.lr=-1", "train.warmup=2"),
+        *("train.schedule=cosy", "train.tokens_per_microbatch=0", "trainer.precision=foo"),
+        *("trainer.tokens_per_batch=0", "decode.top_k=0", "decode.temperature=0"),
+        *("decode.max_new_tokens=0", "memory.top_k=0", "memory.min_similarity=1.5"),
+        *("memory.query=users", "memory.key=movie", "personas.n_personas=0", "personas.n_init=0"),
+        *("data.n_users=0", "data.seed=-1", "data.cohort=test", "data.test_rows_per_user=0"),
+        *("data.train_fraction=1", "data.validation_fraction=1", "data.min_ratings=0"),
+        *("data.reader.opposition=1.5", "data.reader.ratings_per_user=[5]", "embedder.dim=0"),
+        *("distiller.batch_size=0", "protocol.item_mean=mine", "protocol.title_check=maybe"),
+        *("model.context=0", "data.reader.seed=-1"),
+    ],
+)
+@pytest.mark.usefixtures("_hydra")
+def test_impossible_values_are_named(override: str, tmp_path: Path) -> None:
+    cfg = compose("config", ["experiment=smoke", override])
+    with pytest.raises(UserError) as caught:
+        configure.build(cfg, {}, tmp_path)
+    line = str(caught.value)
+    assert line.startswith(f"{override.split('=')[0]} is ")
+    assert "(it should be " in line
+    assert "\n" not in line
+
+
+def test_a_group_has_an_option() -> None:
+    for argument in ("adapter=null", "adapter="):
+        with pytest.raises(UserError, match=f"^{argument} chooses nothing"):
+            configure.accept([argument])
 
 
 def test_accept() -> None:

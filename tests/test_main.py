@@ -2,6 +2,8 @@
 
 import json
 import logging
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,7 +103,7 @@ def test_sweep_goes_on_after_a_failure(door: Door, tmp_path: Path) -> None:
 
 
 def test_a_sweeps_plan(door: Door, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    end = door("-m", "experiment=smoke", "row=r3,r9", "plan=true", "peft.r=0")
+    end = door("-m", "experiment=smoke", "row=r3,r9", "plan=true", "model.lora_targets=[none]")
     assert end == "persona-lab: 1 of 2 jobs completed"
     assert [status(job)["state"] for _, job in sorted(jobs(tmp_path).items())] == [
         *("planned", "failed")
@@ -149,8 +151,9 @@ def test_refused_before_anything_is_written(
     ("arguments", "said"),
     [
         (["data.n_users=abc"], "data.n_users is 'abc' (it should be a valid integer)"),
+        (["train.epochs=0"], "train.epochs is 0 (it should be greater than 0)"),
         (["+data.users=3"], "'data.users' does not exist (did you mean data.n_users?)"),
-        (["stage=train"], "stage is train (choose all or prepare)"),
+        (["stage=train"], "stage is 'train' (it should be 'all' or 'prepare')"),
         (["memory=ml"], "KeyError: 'broken'"),
         (["data.reader._target_=my.Reader"], "data.reader: my.Reader cannot be imported"),
     ],
@@ -220,3 +223,21 @@ def test_own_folder_and_own_class(door: Door, tmp_path: Path) -> None:
     assert (row.data, row.adapter, row.changed) == ("own", "none", {})
     reader = configure.load_run(folder).experiment.data.reader
     assert (type(reader).__name__, reader.columns) == ("Reader", ["user", "item"])
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]])
+def test_sigterm_ends_a_run_and_a_sweep_while_lightning_rates(
+    sweep: list[str], tmp_path: Path
+) -> None:
+    # The last word of the process is a signal to itself in the middle of the ratings.
+    code = (
+        "import os, signal, sys; from persona_lab.model import module;"
+        "from persona_lab.__main__ import main;"
+        "module.respond = lambda *given: os.kill(os.getpid(), signal.SIGTERM) or {};"
+        "main()"
+    )
+    given = ["experiment=smoke", "adapter=none", f"cache={tmp_path / 'cache'}", *sweep]
+    done = subprocess.run([sys.executable, "-c", code, *given], cwd=tmp_path, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
+    (file,) = tmp_path.glob("*/*/*/**/status.json")
+    assert status(file.parent)["state"] == "failed"

@@ -7,10 +7,11 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from persona_lab.assets import Assets, Source
 from persona_lab.data.movie_info import MovieInfo
@@ -49,14 +50,14 @@ class Data:
     source: Source | None = field(default=None, metadata={"key": False})
     path: str | None = field(default=None, metadata={"key": False})
     invalid: Invalid = "error"
-    min_ratings: int = 100
-    max_ratings: int = 200
-    n_users: int = 200
+    min_ratings: PositiveInt = 100
+    max_ratings: PositiveInt = 200
+    n_users: PositiveInt = 200
     cohort: Literal["reported", "dev"] = "reported"
-    seed: int = 0
-    train_fraction: float = 0.6
-    test_rows_per_user: int | None = None
-    validation_fraction: float = 0.0
+    seed: NonNegativeInt = 0
+    train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    test_rows_per_user: PositiveInt | None = None
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def ratings(self, assets: Assets) -> Ratings:
         """Read all ratings, fetching the files first where that is needed.
@@ -79,11 +80,8 @@ class Data:
         """Select the cohort and split its histories in time.
 
         Raises:
-            UserError: A field has a value that cannot be, users are too few, or no rating is left
-                to average over or to test on.
+            UserError: Users are too few, or no rating is left to average over or to test on.
         """
-        self._check()
-        protocol.check()
         eligible = self._eligible(ratings.frame)
         cohorts = self._cohorts(eligible)
         selected = np.sort(cohorts[self.cohort])
@@ -134,9 +132,10 @@ class Data:
         n, here = self.n_users, len(eligible)
         found = f"{here} users have {self.min_ratings} to {self.max_ratings} ratings"
         if n > here:
+            fewer = f"set data.n_users to at most {here}, or " if here else ""
             raise UserError(
                 f"{found}, and data.n_users is {n}",
-                f"set data.n_users to at most {here}, or widen data.min_ratings, data.max_ratings",
+                f"{fewer}widen data.min_ratings, data.max_ratings",
             )
         enough_for_two = 2 * n <= here
         if self.cohort == "dev" and not enough_for_two:
@@ -163,21 +162,6 @@ class Data:
             test = draw_rows(test, self.test_rows_per_user, self.seed)
         return train, test
 
-    def _check(self) -> None:
-        drawn, kept_back = self.test_rows_per_user, self.validation_fraction
-        for name, valid, wanted in (
-            ("cohort", self.cohort in ("reported", "dev"), "reported or dev"),
-            ("seed", _whole(self.seed, 0), "a whole number from 0"),
-            ("n_users", _whole(self.n_users, 1), "a whole number from 1"),
-            ("min_ratings", _whole(self.min_ratings, 1), "a whole number from 1"),
-            ("max_ratings", _whole(self.max_ratings, 1), "a whole number from 1"),
-            ("test_rows_per_user", drawn is None or _whole(drawn, 1), "null, or from 1"),
-            ("train_fraction", _share(self.train_fraction), "above 0 and below 1"),
-            ("validation_fraction", kept_back == 0 or _share(kept_back), "from 0 and below 1"),
-        ):
-            if not valid:
-                raise UserError(f"data.{name} is {getattr(self, name)}", f"it must be {wanted}")
-
 
 def _averaged(
     frame: pd.DataFrame, train: pd.DataFrame, in_cohorts: np.ndarray, protocol: Protocol
@@ -198,11 +182,3 @@ def _averaged(
             "lower data.n_users, or set protocol.item_mean=none",
         )
     return averaged
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and value >= least
-
-
-def _share(value: object) -> bool:
-    return isinstance(value, float) and 0 < value < 1

@@ -1,9 +1,7 @@
 """What of a user's ratings may reach a prompt, in one place for all rooms. Pure."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args, get_type_hints
-
-from persona_lab.errors import UserError
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -28,16 +26,3 @@ class Protocol:
     profile_snapshot: Literal["final", "causal"]
     title_check: bool
     recall_time: Literal["earlier", "any"]
-
-    def check(self) -> None:
-        """Refuse a value that is not one of the options.
-
-        Raises:
-            UserError: Names the field, the value and the options.
-        """
-        for name, kind in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            options = (True, False) if kind is bool else get_args(kind)
-            if options and value not in options:
-                choices = ", ".join(str(option).lower() for option in options)
-                raise UserError(f"protocol.{name} is {value}", f"choose one of {choices}")

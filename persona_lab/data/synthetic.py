@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from persona_lab.data.ratings import Invalid, Ratings
 from persona_lab.errors import UserError
@@ -63,12 +65,12 @@ class Synthetic:
         seed: Draws everything.
     """
 
-    n_users: int
-    n_items: int
-    n_personas: int
-    ratings_per_user: Sequence[int]
-    opposition: float
-    seed: int
+    n_users: PositiveInt
+    n_items: PositiveInt
+    n_personas: PositiveInt
+    ratings_per_user: Annotated[Sequence[PositiveInt], Field(min_length=2, max_length=2)]
+    opposition: Annotated[float, Field(ge=0, le=1)]
+    seed: NonNegativeInt
 
     def read(self, path: Path | None, invalid: Invalid) -> Ratings:
         """Make the ratings (see `Reader`); each user's times increase strictly.
@@ -130,19 +132,11 @@ class Synthetic:
                 f"synthetic data is made, not read, and data.path is {path}",
                 "leave data.path out, or choose data=ml_1m or data=ml_100k",
             )
-        if len(self.ratings_per_user) != 2:
-            raise UserError(
-                f"data.reader.ratings_per_user is {self.ratings_per_user}",
-                "give two numbers, the least and the most ratings of a user",
-            )
         least, most = self.ratings_per_user
         for field, valid, wanted in (
-            ("n_users", self.n_users >= 1, "at least 1"),
             ("n_items", self.n_items >= most, f"at least {most}, the most ratings of a user"),
-            ("n_personas", 1 <= self.n_personas <= self.n_users, "from 1 to the number of users"),
-            ("ratings_per_user", 1 <= least <= most, "two numbers from 1, the least first"),
-            ("opposition", 0 <= self.opposition <= 1, "from 0 to 1"),
-            ("seed", self.seed >= 0, "at least 0"),
+            ("n_personas", self.n_personas <= self.n_users, "at most the number of users"),
+            ("ratings_per_user", least <= most, "two numbers, the least first"),
         ):
             if not valid:
                 value = getattr(self, field)

@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pydantic import PositiveInt
+
 from persona_lab.assets import Assets
 from persona_lab.distill.english import Voice
 from persona_lab.distill.histories import Cost, History, Scope, UserMemories
 from persona_lab.distill.profile import write_profile
 from persona_lab.distill.reasons import write_interaction
 from persona_lab.distill.taste import Taste, rated_movies
-from persona_lab.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Statistical:
         name: What reports call it.
     """
 
-    batch_size: int = 10
+    batch_size: PositiveInt = 10
     scope: Scope = "training"
     name: str = field(default="statistical", metadata={"key": False})
 
@@ -35,14 +36,7 @@ class Statistical:
             histories: At least one row each.
             seed: Chooses the wording, for each user anew.
             assets: Not used.
-
-        Raises:
-            UserError: The batch size is not a whole number from 1.
         """
-        if not (isinstance(self.batch_size, int) and self.batch_size >= 1):
-            raise UserError(
-                f"distiller.batch_size is {self.batch_size}", "it must be a whole number from 1"
-            )
         for history in histories:
             yield self._of_user(history, Voice(seed, history.user_id))
 

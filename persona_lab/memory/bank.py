@@ -1,14 +1,14 @@
 """Memories and their vectors in, what an agent recalls for a user and a movie out. Pure."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from pydantic import Field, PositiveInt
 
 from persona_lab.distill import Memories
-from persona_lab.errors import UserError
 from persona_lab.memory.vectors import Vectors
 
 Query = Literal["item", "user_item"]
@@ -43,32 +43,11 @@ class Memory:
     name: str = field(metadata={"key": False})
     profile: bool
     interactions: bool
-    top_k: int = 1
-    min_similarity: float | None = None
+    top_k: PositiveInt = 1
+    min_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
     query: Query = "item"
     key: Key = "item"
     test_profile: TestProfile = "own"
-
-    def check(self) -> None:
-        """Refuse values that cannot be.
-
-        Raises:
-            UserError: Naming the field.
-        """
-        low = self.min_similarity
-        for name, valid, wanted in (
-            ("top_k", self.top_k >= 1, "a whole number from 1 (memory=ms shows no memories)"),
-            ("min_similarity", low is None or -1 <= low <= 1, "null or a cosine, from -1 to 1"),
-            ("query", self.query in get_args(Query), " or ".join(get_args(Query))),
-            ("key", self.key in get_args(Key), " or ".join(get_args(Key))),
-            (
-                "test_profile",
-                self.test_profile in get_args(TestProfile),
-                " or ".join(get_args(TestProfile)),
-            ),
-        ):
-            if not valid:
-                raise UserError(f"memory.{name} is {getattr(self, name)}", f"it must be {wanted}")
 
 
 @dataclass(frozen=True)
@@ -103,11 +82,7 @@ class Bank:
             vectors: Of these memories.
             memory: How memories are found.
             recall_time: "earlier", or "any" for memories of any time (decision 6).
-
-        Raises:
-            UserError: A field of `memory` has a value that cannot be.
         """
-        memory.check()
         self._memory = memory
         self._vectors = vectors
         self._earlier = recall_time == "earlier"

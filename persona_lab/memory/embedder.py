@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from pydantic import PositiveInt
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from persona_lab.assets import Assets, Source
@@ -56,7 +57,7 @@ class SentenceEmbedder:
     name: str = field(metadata={"key": False})
     source: Source | None = field(default=None, metadata={"key": False})
     path: str | None = field(default=None, metadata={"key": False})
-    batch_size: int = field(default=32, metadata={"key": False})
+    batch_size: PositiveInt = field(default=32, metadata={"key": False})
 
     def load(self, assets: Assets) -> Encode:
         """Load the model (see `Embedder`); on a GPU where there is one.
@@ -109,10 +110,10 @@ class SentenceEmbedder:
     def _folder(self, assets: Assets) -> Path:
         if self.path is not None:
             folder = Path(self.path).expanduser()
-            if not folder.is_dir():
+            if not (folder / "modules.json").is_file():
                 raise UserError(
-                    f"embedder.path {self.path} is not a folder",
-                    "set embedder.path to the folder of a sentence-transformers model",
+                    f"embedder.path {self.path} is not a folder with a sentence-transformers model",
+                    "set embedder.path to a folder that SentenceTransformer.save wrote",
                 )
             return folder
         if self.source is None:
@@ -133,12 +134,10 @@ class Hashed:
     """
 
     name: str = field(metadata={"key": False})
-    dim: int = 256
+    dim: PositiveInt = 256
 
     def load(self, assets: Assets) -> Encode:
         """Make the function; nothing is loaded (see `Embedder`)."""
-        if self.dim < 1:
-            raise UserError(f"embedder.dim is {self.dim}", "it must be a whole number from 1")
         vectorizer = HashingVectorizer(n_features=self.dim)
 
         def encode(texts: Sequence[str]) -> np.ndarray:

@@ -63,11 +63,7 @@ class Index:
             vectors: As for `Bank`.
             memory: As for `Bank`.
             recall_time: As for `Bank`.
-
-        Raises:
-            UserError: A field of `memory` has a value that cannot be.
         """
-        memory.check()
         # Imported here: it takes two seconds, and only agents need it.
         import lancedb
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
+from pydantic import Field, PositiveInt
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -75,8 +76,8 @@ class Draw:
     """
 
     name: str
-    rows_per_user: int | None = None
-    max_rows: int | None = None
+    rows_per_user: PositiveInt | None = None
+    max_rows: PositiveInt | None = None
     on_empty: Literal["error", "base"] = "error"
 
 
@@ -289,9 +290,9 @@ class LowRank:
     """
 
     name: str
-    r: int = 256
-    alpha: int = 32
-    dropout: float = 0.1
+    r: PositiveInt = 256
+    alpha: PositiveInt = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
 @dataclass(frozen=True)
@@ -303,11 +304,7 @@ class Lora(LowRank):
     name: str = "lora"
 
     def config(self, targets: list[str]) -> PeftConfig:
-        """PEFT's configuration.
-
-        Raises:
-            UserError: The rank is not positive.
-        """
+        """PEFT's configuration."""
         return _low_rank(self, targets)
 
 
@@ -320,11 +317,7 @@ class RsLora(LowRank):
     name: str = "rslora"
 
     def config(self, targets: list[str]) -> PeftConfig:
-        """PEFT's configuration.
-
-        Raises:
-            UserError: The rank is not positive.
-        """
+        """PEFT's configuration."""
         return _low_rank(self, targets, use_rslora=True)
 
 
@@ -337,11 +330,7 @@ class Dora(LowRank):
     name: str = "dora"
 
     def config(self, targets: list[str]) -> PeftConfig:
-        """PEFT's configuration.
-
-        Raises:
-            UserError: The rank is not positive.
-        """
+        """PEFT's configuration."""
         return _low_rank(self, targets, use_dora=True)
 
 
@@ -357,11 +346,7 @@ class QLora(LowRank):
     quantisation: Quantisation = "nf4"
 
     def config(self, targets: list[str]) -> PeftConfig:
-        """PEFT's configuration.
-
-        Raises:
-            UserError: The rank is not positive.
-        """
+        """PEFT's configuration."""
         return _low_rank(self, targets)
 
 
@@ -386,8 +371,6 @@ class Ia3(LowRank):
 
 
 def _low_rank(peft: LowRank, targets: list[str], **options: Any) -> PeftConfig:
-    if peft.r < 1:
-        raise UserError(f"peft.r is {peft.r}", "use a rank of at least 1")
     return LoraConfig(
         r=peft.r,
         lora_alpha=peft.alpha,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import PositiveInt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -60,7 +61,7 @@ class BaseModel:
     path: str | None = field(metadata={"key": False})
     gguf: str | None
     chat: Literal["template", "plain"]
-    context: int
+    context: PositiveInt
     lora_targets: list[str]
     sliding_window: Literal["off", "native"] = "off"
     random: Mapping[str, Any] | None = None

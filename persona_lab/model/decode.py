@@ -8,11 +8,11 @@ Randomness comes from a generator per row, so that batching cannot change a resu
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -54,7 +54,7 @@ class Decode:
     Attributes:
         name: `paper` samples, `greedy` takes the likeliest token, `expected` predicts the mean of
             the digits' probabilities.
-        temperature: Of the softmax when sampling.
+        temperature: Of the softmax when sampling; at 0 it would be `greedy`.
         top_k: Tokens that sampling may draw.
         max_new_tokens: Length of a response.
         pattern: Regular expression whose first group is the rating.
@@ -62,31 +62,32 @@ class Decode:
     """
 
     name: Literal["paper", "greedy", "expected"] = "paper"
-    temperature: float = 0.3
-    top_k: int = 50
-    max_new_tokens: int = 4
+    temperature: PositiveFloat = 0.3
+    top_k: PositiveInt = 50
+    max_new_tokens: PositiveInt = 4
     pattern: str = PATTERN
     merge: bool = False
 
-    def parse(self, text: str) -> int | None:
-        """The rating in a response, None when it is unrelated (decision 14)."""
-        found = self._regex.search(text)
-        return int(found.group(1)) if found else None
-
-    def settled(self, text: str) -> bool:
-        """Whether no further token can change the rating that the text holds."""
-        found = self._regex.search(text)
-        # "4." may go on as "4.5", "4" as "45"; after "4 " or "4\n" the rating stands.
-        return found is not None and text[found.end() : found.end() + 1].isspace()
-
-    @cached_property
-    def _regex(self) -> re.Pattern[str]:
+    def __post_init__(self) -> None:
         try:
-            return re.compile(self.pattern)
+            groups = re.compile(self.pattern).groups
         except re.error as error:
             raise UserError(
                 f"decode.pattern is no regular expression: {error}", "mend it, see its default"
             ) from error
+        if not groups:
+            raise UserError("decode.pattern has no group", "put ( and ) around the rating in it")
+
+    def parse(self, text: str) -> int | None:
+        """The rating in a response, None when it is unrelated (decision 14)."""
+        found = re.search(self.pattern, text)
+        return int(found.group(1)) if found else None
+
+    def settled(self, text: str) -> bool:
+        """Whether no further token can change the rating that the text holds."""
+        found = re.search(self.pattern, text)
+        # "4." may go on as "4.5", "4" as "45"; after "4 " or "4\n" the rating stands.
+        return found is not None and text[found.end() : found.end() + 1].isspace()
 
 
 def respond(
@@ -173,8 +174,6 @@ def _choose(logits: Tensor, decode: Decode, draws: np.ndarray) -> np.ndarray:
     """Next token of every row: the likeliest, or drawn at the row's own random number."""
     if decode.name == "greedy":
         return logits.argmax(-1).cpu().numpy()
-    if decode.temperature <= 0:
-        raise UserError(f"decode.temperature is {decode.temperature}", "use decode=greedy")
     top, ids = logits.double().topk(min(decode.top_k, logits.shape[-1]), dim=-1)
     cumulated = (top / decode.temperature).softmax(-1).cumsum(-1)
     at = torch.from_numpy(draws).to(logits.device)[:, None] * cumulated[:, -1:]

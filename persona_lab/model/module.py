@@ -21,6 +21,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger
 from peft import PeftConfig
+from pydantic import PositiveFloat, PositiveInt
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
@@ -33,6 +34,9 @@ from persona_lab.model.train import Answered, Train, answered, by_prefix
 from persona_lab.prompting import Codec, Example
 
 _log = logging.getLogger(__name__)
+
+Precision = Literal["32-true", "64-true", "16-true", "16-mixed", "bf16-true", "bf16-mixed"]
+"""How a trainer computes: Lightning's names."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,13 @@ class Trainer:
     """
 
     accelerator: Literal["cpu", "gpu"] = "cpu"
-    devices: int | Literal["auto"] = field(default=1, metadata={"key": False})
+    devices: PositiveInt | Literal["auto"] = field(default=1, metadata={"key": False})
     strategy: str = field(default="auto", metadata={"key": False})
-    precision: Any = "32-true"
+    precision: Precision = "32-true"
     weights: Literal["float32", "bfloat16"] = "float32"
-    tokens_per_batch: int = field(default=4096, metadata={"key": False})
+    tokens_per_batch: PositiveInt = field(default=4096, metadata={"key": False})
     progress: bool | None = field(default=None, metadata={"key": False})
-    tflops: float = field(default=0.05, metadata={"key": False})
+    tflops: PositiveFloat = field(default=0.05, metadata={"key": False})
 
     @property
     def device(self) -> str:

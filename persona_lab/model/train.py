@@ -7,9 +7,10 @@ many enough that the users' long prefixes are computed once for several rows. Pu
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
@@ -33,14 +34,14 @@ class Train:
         tokens_per_microbatch: Tokens computed at once; bounds memory, changes no result.
     """
 
-    lr: float = 3e-4
-    epochs: int = 2
-    batch_size: int = 32
-    rows_per_prefix: int = 8
-    weight_decay: float = 0.01
-    warmup: float = 0.1
+    lr: PositiveFloat = 3e-4
+    epochs: PositiveInt = 2
+    batch_size: PositiveInt = 32
+    rows_per_prefix: PositiveInt = 8
+    weight_decay: NonNegativeFloat = 0.01
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    tokens_per_microbatch: int = field(default=4096, metadata={"key": False})
+    tokens_per_microbatch: PositiveInt = field(default=4096, metadata={"key": False})
 
     def steps(self, examples: Sequence[Example], seed: int, epoch: int) -> list[list[int]]:
         """Indices of the examples of every optimiser step of an epoch; each example once."""

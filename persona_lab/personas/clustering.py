@@ -6,10 +6,11 @@ With the same vectors and seed the personas are the same, whatever the number of
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
+from pydantic import Field, PositiveInt
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import silhouette_score
@@ -55,15 +56,15 @@ class KMeansPersonas:
     """
 
     name: str = field(metadata={"key": False})
-    n_personas: int = 4
-    n_init: int = 10
-    curve_max: int = 10
+    n_personas: PositiveInt = 4
+    n_init: PositiveInt = 10
+    curve_max: PositiveInt = 10
 
     def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
         """Group the users (see `Clustering`)."""
         vectors = _unit(features, users)
         distinct = _n_distinct(vectors)
-        if not 1 <= self.n_personas <= distinct:
+        if self.n_personas > distinct:
             raise UserError(
                 f"personas.n_personas is {self.n_personas}, and the {len(users)} users have "
                 f"{distinct} distinct profiles",
@@ -88,8 +89,8 @@ class ElbowPersonas:
     """
 
     name: str = field(metadata={"key": False})
-    max_personas: int = 10
-    n_init: int = 10
+    max_personas: Annotated[int, Field(ge=3)] = 10
+    n_init: PositiveInt = 10
 
     def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
         """Group the users (see `Clustering`)."""
@@ -164,8 +165,6 @@ class _Fit(NamedTuple):
 
 def _fits(vectors: np.ndarray, ks: Iterable[int], n_init: int, seed: int) -> list[_Fit]:
     """One k-means for each K."""
-    if n_init < 1:
-        raise UserError(f"personas.n_init is {n_init}", "it must be a whole number from 1")
     fits = []
     # Threads add up in any order, so that sums differ in their last digits.
     with threadpool_limits(1), warnings.catch_warnings():

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from persona_lab.assets import Assets
 from persona_lab.distill import History, Memories, Statistical, UserMemories
-from persona_lab.errors import UserError
 
 # Where nothing is: what is tested here reads no asset.
 NO_ASSETS = Assets(Path("nowhere"))
@@ -275,12 +274,6 @@ def test_neighbouring_texts_are_worded_differently() -> None:
     texts = distil(make_history(rows)).interactions
     reasons = [re.sub(r"Toy Movie \d+", "it", text) for text in texts]
     assert all(one != next_one for one, next_one in itertools.pairwise(reasons))
-
-
-@pytest.mark.parametrize("batch_size", [0, -3, 2.5])
-def test_batch_size_is_checked(batch_size: Any) -> None:
-    with pytest.raises(UserError, match=r"distiller\.batch_size"):
-        list(Statistical(batch_size).distill([make_history([{}])], 0, NO_ASSETS))
 
 
 def test_texts_change_with_the_version_only() -> None:

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persona_lab.distill import Memories
-from persona_lab.errors import UserError
 from persona_lab.memory import Bank, Memory, Vectors
 from persona_lab.memory import bank as bank_module
 
@@ -130,13 +129,3 @@ def test_who_or_what_is_unknown_is_said(toy):
         toy_bank(toy).recall(99, 1)
     with pytest.raises(KeyError, match="77"):
         toy_bank(toy).recall(10, 77)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("top_k", 0), ("min_similarity", 1.5), ("query", "users"), ("key", "movie")],
-)
-def test_impossible_fields_are_refused(toy, field, value):
-    memory = Memory("mine", profile=True, interactions=True, **{field: value})
-    with pytest.raises(UserError, match=f"memory.{field} is {value}"):
-        toy_bank(toy, memory)

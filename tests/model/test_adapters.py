@@ -294,12 +294,6 @@ def test_every_mode_takes_the_fields_of_every_other() -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", [Lora, RsLora, Dora, QLora])
-def test_a_rank_below_one_is_the_users_error(kind: type[Lora | RsLora | Dora | QLora]) -> None:
-    with pytest.raises(UserError, match=r"peft\.r is 0"):
-        kind(r=0).config(["q_proj"])
-
-
 KINDS = [Lora, RsLora, Dora, Ia3, QLora]
 
 

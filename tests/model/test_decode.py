@@ -113,7 +113,9 @@ def test_paper_yaml_holds_the_defaults() -> None:
 
 def test_a_broken_pattern_is_the_users_error() -> None:
     with pytest.raises(UserError, match=r"decode\.pattern is no regular expression"):
-        Decode(pattern="([1-5]").parse("4")
+        Decode(pattern="([1-5]")
+    with pytest.raises(UserError, match="has no group"):
+        Decode(pattern="[1-5]")
 
 
 @pytest.fixture
@@ -265,13 +267,6 @@ def test_expected_reads_the_mean_of_the_digits(
         assert 0 < response.digit_mass < 1
         # What the probabilities are does not depend on the decoding.
         np.testing.assert_array_equal(response.probabilities, other.probabilities)
-
-
-def test_a_temperature_of_zero_is_the_users_error(
-    talkative: PreTrainedModel, codec: Codec, make_examples: Callable[..., list[Example]]
-) -> None:
-    with pytest.raises(UserError, match="decode=greedy"):
-        answer(talkative, codec, Decode(temperature=0.0), make_examples(), 200)
 
 
 def test_a_merged_adapter_answers_like_an_unmerged_one(

@@ -124,10 +124,6 @@ def test_more_personas_than_users_or_profiles_is_an_error_that_says_so():
     with pytest.raises(UserError, match=r"the 5 users have 2 distinct.*set personas\.n_personas"):
         KMeansPersonas("kmeans", 3).fit(twins, users, 0)
     assert KMeansPersonas("kmeans", 2).fit(twins, users, 0).n_personas == 2
-    with pytest.raises(UserError, match="n_personas is 0"):
-        KMeansPersonas("kmeans", 0).fit(features, users, 0)
-    with pytest.raises(UserError, match="n_init is 0"):
-        KMeansPersonas("kmeans", 2, n_init=0).fit(features, users, 0)
     with pytest.raises(UserError, match=r"elbow.*max_personas is 10, and the 5 users have 2"):
         ElbowPersonas("elbow").fit(twins, users, 0)
 
