@@ -6,12 +6,14 @@ once the run's assets are in the cache.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from persona_lab.assets import NotAtHand
 from persona_lab.configure import load_run
 from persona_lab.errors import UserError
 from persona_lab.experiment import Prepared
@@ -25,13 +27,13 @@ _LAST = 2**31
 
 
 def load_agents(folder: str | Path) -> "Agents":
-    """The user agents of a run; what is no longer in the store is made again.
+    """The user agents of a run, as it left them; nothing is computed again.
 
     Args:
         folder: A run's folder, as below outputs/ or multirun/.
 
     Raises:
-        UserError: It is no run's folder.
+        UserError: It is no run's folder, or the store has no longer what the run made.
     """
     return Agents(Path(folder))
 
@@ -41,13 +43,19 @@ class Agents(Mapping[int, "UserAgent"]):
 
     def __init__(self, folder: Path) -> None:
         run = load_run(folder)
-        self.experiment, self.assets, self.store = run.experiment, run.assets, run.store
+        self.experiment, self.assets = run.experiment, run.assets
         self.folder = folder
-        self.prepared: Prepared = self.experiment.prepare(self.assets, self.store)
-        self.plan = self.experiment.plan(self.prepared)
-        self.adapters = self.experiment.adapters(
-            self.assets, self.store, self.prepared, self.plan, folder=folder
-        )
+        store = replace(run.store, computing=False)
+        try:
+            self.prepared: Prepared = self.experiment.prepare(self.assets, store)
+            self.plan = self.experiment.plan(self.prepared)
+            self.adapters = self.experiment.adapters(
+                self.assets, store, self.prepared, self.plan, folder=folder
+            )
+        except NotAtHand as lost:
+            raise UserError(
+                f"the agents of {folder}: {lost.what} any more", f"make it again: {run.command}"
+            ) from lost
         self.codec = self.experiment.codec(self.assets)
 
     def __getitem__(self, user_id: int) -> "UserAgent":
@@ -62,13 +70,13 @@ class Agents(Mapping[int, "UserAgent"]):
         return len(self.plan.route)
 
     def rate(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Ratings of many users' movies: the rows with rating, expected_rating and response.
+        """Rate many users' movies: the rows with prediction, expected_rating and response.
 
         Args:
             rows: user_id and item_id; as unseen movies, after all of the users' history.
 
         Returns:
-            The same rows; `rating` is None where the response has none.
+            The same rows; `prediction` is NaN where the response has none.
         """
         asked = rows.assign(rating=0, position=_LAST).reset_index(drop=True)
         examples = self.experiment.examples(self.prepared, self.codec, asked, training=False)
@@ -76,7 +84,7 @@ class Agents(Mapping[int, "UserAgent"]):
             self.assets, self.plan, self.adapters, examples, self.folder
         )
         given = {
-            "rating": [answer.prediction for answer in answers],
+            "prediction": np.array([answer.prediction for answer in answers], dtype=float),
             "expected_rating": [answer.expected_rating for answer in answers],
             "response": [answer.text for answer in answers],
         }
@@ -139,7 +147,8 @@ class UserAgent:
             movies: Item ids or titles.
 
         Returns:
-            user_id, item_id, rating (None where the response has none), expected_rating, response.
+            user_id, item_id, prediction (NaN where the response has none), expected_rating and
+            response.
         """
         ids = [self.agents.item_id(movie) for movie in movies]
         return self.agents.rate(pd.DataFrame({"user_id": self.user_id, "item_id": ids}))

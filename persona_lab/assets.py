@@ -273,6 +273,9 @@ def hash_file(file: Path) -> str:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock file beside `folder`; the system frees it when its owner dies.
 
+    Whoever reads the folder while it may be replaced holds the lock too. What a `publish` that was
+    killed between its two moves has left aside is put back.
+
     Raises:
         UserError: The folder's parent cannot be made or written.
     """
@@ -289,17 +292,21 @@ def locked(folder: Path) -> Iterator[None]:
             "name a cache folder that can be written in PERSONA_LAB_CACHE",
         ) from error
     try:
+        if not folder.exists() and (aside := _aside(folder)).exists():
+            aside.rename(folder)
         yield
     finally:
         lock.release()
 
 
 def publish(folder: Path, build: Callable[[Path], None]) -> None:
-    """Let `build` fill an empty folder, then put it in the place of `folder` in one step.
+    """Let `build` fill an empty folder, then put it in the place of `folder`.
 
-    A kill at any moment leaves the old state or the new one. The caller holds the lock.
+    The caller holds the lock. Where `folder` was there before, it is absent for the instant between
+    two renames; to all who hold the lock, also after a kill at any moment, it is the old one or the
+    new one, whole.
     """
-    fresh, old = (folder.with_name(f".{folder.name}.{state}") for state in ("tmp", "old"))
+    fresh, old = folder.with_name(f".{folder.name}.tmp"), _aside(folder)
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -315,6 +322,10 @@ def publish(folder: Path, build: Callable[[Path], None]) -> None:
     fresh.rename(folder)
     _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
 
 
 def _sync(path: Path) -> None:

@@ -14,6 +14,7 @@ import math
 import os
 import pkgutil
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -57,7 +58,7 @@ _NAMED += ["decode", "peft"]
 # Choices that cannot change a result, or whose effect another field of the row names.
 _UNNAMED = {"setup", "role", "slm", "llm", "row", "experiment", "logger", *_NAMED}
 _NEUTRAL = re.compile(
-    r"(setup|role|seed|plan|stage|rerun|verify|cache|logger\..*|train\.tokens_per_microbatch"
+    r"(setup|role|seed|plan|stage|rerun|verify|cache|logger\..*"
     r"|model\.sizes\..*|trainer\.(accelerator|devices|strategy|tokens_per_batch|progress|tflops))$"
 )
 # What a run computes, and the state that it ends in.
@@ -149,11 +150,13 @@ class Run:
         experiment: The configured flow, nothing of it run.
         assets: The cache of public artefacts.
         store: The stages' results.
+        command: What was typed for it.
     """
 
     experiment: "Experiment"
     assets: "Assets"
     store: "Store"
+    command: str = "persona-lab"
 
 
 def build(cfg: DictConfig, changed: Mapping[str, Any], folder: Path) -> Run:
@@ -265,7 +268,8 @@ def load_run(folder: Path) -> Run:
             "name a folder below outputs/, or one job's folder below multirun/",
         ) from error
     assert isinstance(cfg, DictConfig)
-    return build(cfg, status["row"]["changed"], Path(cwd))
+    run = build(cfg, status["row"]["changed"], Path(cwd))
+    return dataclasses.replace(run, command=shlex.join(["persona-lab", *status["overrides"]]))
 
 
 def run_job(cfg: DictConfig) -> None:
@@ -452,7 +456,8 @@ def _refuse_one_model_for_both_roles(jobs: Mapping[str, Sequence[str]]) -> None:
         _refuse(
             UserError(
                 f"{single[0]}= would be the model of both roles in this sweep",
-                "name them apart: slm=<model> llm=<model>",
+                "name them apart: slm=<model> llm=<model>; a path of your own stands in a file "
+                "model/<name>.yaml of a folder named by --config-dir",
             )
         )
 

@@ -384,9 +384,9 @@ class Experiment:
         return {
             "model": [self.model, self.model.fingerprint(assets)],
             "prompt": self.prompt,
-            "memory": self.memory,
+            "memory": self.memory.shown(),
             "profile_snapshot": self.protocol.profile_snapshot,
-            "recall_time": self.protocol.recall_time,
+            "recall_time": self.protocol.recall_time if self.memory.interactions else None,
             "new_tokens": self.decode.max_new_tokens,
             "precision": [
                 *(self.trainer.precision, self.trainer.weights),
@@ -400,7 +400,7 @@ class Experiment:
     def _adapter_spec(self, assets: Assets, prepared: Prepared, name: str) -> dict[str, Any]:
         # What only test prompts show does not touch an adapter.
         return self._prompts_spec(assets, prepared) | {
-            "memory": replace(self.memory, test_profile="own"),
+            "memory": replace(self.memory.shown(), test_profile="own"),
             "peft": self.peft,
             "train": self.train,
             "adapter": self.adapter,
@@ -440,7 +440,7 @@ class Experiment:
         responses: dict[int, Response] = {}
         for name in dict.fromkeys(routes):
             own = [i for i, route in enumerate(routes) if route == name]
-            adapter = None if name is None else adapters[name].value
+            adapter = None if name is None else adapters[name].read()
             with attach(base, adapter, merge=self.decode.merge):
                 answers = rate_examples(
                     base,
@@ -499,7 +499,7 @@ class Experiment:
                 "adapters": _timing(trained, n_trained),
                 "predictions": _timing(seconds, len(test)),
             },
-            "adapters": {name: entry.value.summary for name, entry in adapters.items()},
+            "adapters": {name: entry.read().summary for name, entry in adapters.items()},
             "versions": {name: version(name) for name in _VERSIONS},
         }
         return Predictions(_frame(examples, responses, prepared.personas.value.of), facts)

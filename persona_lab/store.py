@@ -10,11 +10,13 @@ import logging
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
@@ -51,22 +53,32 @@ T = TypeVar("T", bound=StageOutput)
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """A stored result.
+    """A stored result; it is read from its files, also by the job that computed it, so that a first
+    run and a later one see the same.
 
     Attributes:
-        value: The result as read from its files, also right after it was computed, so that a
-            first run and a later one see the same.
+        kind: Class of the result.
         key: Hash of the stage, its version and its inputs.
         seconds: Time of the computation, whenever it was.
         reused: False for the caller that computed it.
         folder: Where its files are.
     """
 
-    value: T
+    kind: type[T]
     key: str
     seconds: float
     reused: bool
     folder: Path
+
+    @cached_property
+    def value(self) -> T:
+        """The result, read at its first use and kept."""
+        return self.read()
+
+    def read(self) -> T:
+        """The result, not kept: for what is large and used once."""
+        with locked(self.folder):
+            return self.kind.load(self.folder)
 
 
 @dataclass(frozen=True)
@@ -149,7 +161,7 @@ class Store:
 
     def _read(self, kind: type[T], folder: Path, *, reused: bool) -> Entry[T]:
         seconds = json.loads((folder / _MANIFEST).read_text())["seconds"]
-        return Entry(kind.load(folder), folder.name, seconds, reused, folder)
+        return Entry(kind, folder.name, seconds, reused, folder)
 
     def _damage(self, kind: type[StageOutput], folder: Path) -> str | None:
         """What is wrong with an entry, None when it is whole."""
@@ -199,7 +211,8 @@ def describe(component: Any) -> Any:
     """JSON-able description of what a result depends on.
 
     A dataclass becomes its class path and fields, without those declared with
-    `metadata={"key": False}`; tuples become lists, paths text, and whole floats integers
+    `metadata={"key": False}`, and, where the class is not one of ours, whose stages have a VERSION,
+    the hash of its module's source; tuples become lists, paths text, and whole floats integers
     (a YAML's `1` and `1.0` are one value).
 
     Raises:
@@ -227,12 +240,19 @@ def describe(component: Any) -> Any:
             for each in fields(component)
             if each.metadata.get("key", True)
         }
-        return {"class": f"{kind.__module__}.{kind.__qualname__}", **values}
+        return {"class": f"{kind.__module__}.{kind.__qualname__}", **_source(kind), **values}
     kind = type(component)
     raise TypeError(
         f"{kind.__module__}.{kind.__qualname__} has no description for a key: make it a frozen "
         "dataclass, or leave the field out by metadata={'key': False}"
     )
+
+
+def _source(kind: type) -> dict[str, str]:
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    if kind.__module__.split(".")[0] == __package__ or file is None:
+        return {}
+    return {"source": hash_file(Path(file))}
 
 
 def content_hash(path: Path) -> str:

@@ -1,7 +1,9 @@
 """A run folder's user agents give the run's predictions."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -23,6 +25,7 @@ def test_agents_give_the_runs_predictions(agents: Agents) -> None:
     frame = pd.read_parquet(agents.folder / "predictions.parquet")
     for user_id, rows in list(frame.groupby("user_id"))[:3]:
         rated = agents[int(str(user_id))].rate(rows["item_id"].tolist())
+        assert list(rated) == ["user_id", "item_id", "prediction", "expected_rating", "response"]
         assert rated["expected_rating"].to_numpy() == pytest.approx(
             rows["expected_rating"].to_numpy(), rel=1e-4
         )
@@ -40,6 +43,17 @@ def test_an_agent_knows_its_user(agents: Agents) -> None:
     assert "I rated" in memory.text
     title = agents.prepared.split.value.movies.set_index("item_id").loc[item_id, "title"]
     assert agent.recall(str(title)) == [memory]
+
+
+def test_what_the_store_has_lost_is_not_made_again(agents: Agents, tmp_path: Path) -> None:
+    entry = next(iter(agents.adapters.values()))
+    aside = tmp_path / "lost"
+    shutil.move(entry.folder, aside)
+    try:
+        with pytest.raises(UserError, match=r"adapter .* is not in the store any more \(make it "):
+            persona_lab.load_agents(agents.folder)
+    finally:
+        shutil.move(aside, entry.folder)
 
 
 def test_unknown_users_and_movies_are_named(agents: Agents) -> None:

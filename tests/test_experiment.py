@@ -16,6 +16,7 @@ from persona_lab.configure import CONF, build
 from persona_lab.errors import UserError
 from persona_lab.evaluation import Result
 from persona_lab.experiment import Experiment, Predictions
+from persona_lab.model import TrainedAdapter
 from persona_lab.model.engine import Tree, group, run
 from persona_lab.store import Store
 
@@ -153,6 +154,23 @@ def test_a_base_in_four_bits_has_keys_of_its_own(places: dict[str, Any]) -> None
     assert keys("adapter=none") == keys("adapter=none", "peft=dora")
     assert keys().isdisjoint(keys("peft=qlora"))
     assert keys("peft=qlora").isdisjoint(keys("peft=qlora", "peft.quantisation=fp4"))
+
+
+def test_how_memories_are_found_is_nothing_to_prompts_without_them(
+    places: dict[str, Any],
+) -> None:
+    def spec(*overrides: str) -> dict[str, Any]:
+        one = experiment("memory.top_k=2", *overrides)
+        prepared = one.prepare(**places)
+        return one._adapter_spec(places["assets"], prepared, "persona_0")
+
+    key = places["store"].key
+    ms, as_ms = spec("memory=ms"), spec("memory=ms", "memory.top_k=1", "memory.query=user_item")
+    assert key(TrainedAdapter, ms) == key(TrainedAdapter, as_ms)
+    ml, other = spec("memory=ml"), spec("memory=ml", "memory.top_k=1")
+    assert key(TrainedAdapter, ml) != key(TrainedAdapter, other)
+    parts = spec("memory=ms", "train.tokens_per_microbatch=99")
+    assert key(TrainedAdapter, ms) != key(TrainedAdapter, parts)
 
 
 def test_more_personas_than_users_is_refused(places: dict[str, Any], tmp_path: Path) -> None:

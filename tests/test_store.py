@@ -1,3 +1,4 @@
+import importlib
 import json
 import logging
 import os
@@ -162,6 +163,28 @@ def test_rerun_replaces_what_is_stored(store: Store):
     assert not renewed.reused
     assert renewed.value == Toy("NEW")
     assert store.once(Toy, {}, never).value == Toy("NEW")
+
+
+def test_a_result_is_read_at_its_first_use_and_kept_unless_it_is_large(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    entry = store.once(Toy, {}, lambda: Toy("hello"))
+    read: list[Path] = []
+    load = Toy.load
+    monkeypatch.setattr(Toy, "load", lambda folder: read.append(folder) or load(folder))
+    entry = store.once(Toy, {}, never)
+    assert not read
+    assert entry.value is entry.value
+    assert entry.read() is not entry.read()
+    assert len(read) == 3
+
+
+def test_what_a_kill_between_the_two_moves_left_aside_is_put_back(store: Store):
+    entry = store.once(Toy, {}, lambda: Toy("old"))
+    entry.folder.rename(entry.folder.with_name(f".{entry.key}.old"))
+    again = store.once(Toy, {}, never)
+    assert again.reused
+    assert again.value == Toy("OLD")
 
 
 @pytest.mark.parametrize("rerun", [False, True])
@@ -329,14 +352,35 @@ def test_whole_floats_are_integers_and_truth_is_neither(store: Store):
         store.key(Toy, {"rate": float("nan")})
 
 
+def test_the_source_of_a_class_of_somebody_else_is_part_of_its_description(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    described = []
+    for n, rate in enumerate((1, 2)):
+        text = f"from dataclasses import dataclass\n@dataclass\nclass Own:\n    rate = {rate}\n"
+        (tmp_path / "own_module.py").write_text(text + "#" * n)
+        sys.modules.pop("own_module", None)
+        importlib.invalidate_caches()
+        described.append(describe(importlib.import_module("own_module").Own()))
+    assert described[0]["class"] == described[1]["class"] == "own_module.Own"
+    assert described[0] != described[1]
+    assert "source" not in describe(Store(tmp_path))
+
+
 def test_describe_names_the_class_and_leaves_out_neutral_fields():
     assert describe({"path": Path("a/b"), "component": Component()}) == {
         "path": "a/b",
         "component": {
             "class": f"{__name__}.Component",
+            "source": content_hash(Path(__file__)),
             "name": "a",
             "sizes": [1, 2],
-            "inner": {"class": f"{__name__}.Inner", "rate": 0.5},
+            "inner": {
+                "class": f"{__name__}.Inner",
+                "source": content_hash(Path(__file__)),
+                "rate": 0.5,
+            },
         },
     }
 

@@ -1,7 +1,7 @@
 """Memories and their vectors in, what an agent recalls for a user and a movie out. Pure."""
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -48,6 +48,12 @@ class Memory:
     query: Query = "item"
     key: Key = "item"
     test_profile: TestProfile = "own"
+
+    def shown(self) -> Self:
+        """Itself; where no memories are shown, without how they would have been found."""
+        if self.interactions:
+            return self
+        return replace(self, top_k=1, min_similarity=None, query="item", key="item")
 
 
 @dataclass(frozen=True)

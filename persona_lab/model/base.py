@@ -27,7 +27,8 @@ from transformers import (
 
 from persona_lab.assets import Assets, Hub, NotAtHand, Source, hash_file
 from persona_lab.errors import UserError
-from persona_lab.model.engine import ATTENTION
+from persona_lab.model.decode import head
+from persona_lab.model.engine import ATTENTION, Tree, group, run
 from persona_lab.model.phi3 import split_projections
 from persona_lab.model.quantise import Quantisation, quantise
 from persona_lab.prompting import Codec
@@ -221,7 +222,32 @@ def _load(
     split_projections(model)
     if quantisation is not None:
         quantise(model, quantisation, device)
-    return model.to(device).requires_grad_(False).eval()
+    model = model.to(device).requires_grad_(False).eval()
+    _compare(model)
+    return model
+
+
+def _compare(model: PreTrainedModel) -> None:
+    """Refuse a model whose own forward pass gives other logits than the engine and its head.
+
+    Some scale or cap their logits (Granite, Cohere, Gemma-2), which sampling and probabilities
+    would silently miss.
+    """
+    rows = [[3, 4, 5, 6], [3, 4, 9]]
+    tree = Tree([group(rows, [0, 1])], model.device)
+    with torch.no_grad():
+        ours = head(model, run(model, tree)[tree.ends])
+        model.set_attn_implementation("eager")
+        given = [torch.tensor([rows[i]], device=model.device) for i in tree.order]
+        theirs = torch.stack([model(ids).logits[0, -1] for ids in given])
+        model.set_attn_implementation(ATTENTION)
+    # Wide enough for bfloat16; a scale is a factor of several.
+    if (ours - theirs).abs().max() > 0.1 * torch.maximum(ours.abs().max(), theirs.abs().max()):
+        raise UserError(
+            f"the architecture {model.config.model_type} is not supported: its logits are not "
+            "what its output head gives",
+            "choose a model that neither scales nor caps its logits",
+        )
 
 
 def _tiny_config(sizes: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GraniteConfig, GraniteForCausalLM, PreTrainedModel
 
 from persona_lab.assets import Assets, Hub
 from persona_lab.errors import UserError
@@ -242,3 +242,18 @@ def test_fingerprints_of_sources_and_random_weights(tiny: BaseModel, assets: Ass
     base = replace(tiny, random=None, source=hub)
     other = replace(base, source=replace(hub, revision="def"))
     assert base.fingerprint(assets) != other.fingerprint(assets)
+
+
+def test_a_model_that_scales_its_logits_is_refused(
+    tiny: BaseModel, assets: Assets, tmp_path: Path
+) -> None:
+    sizes: Any = {
+        **{"vocab_size": 40, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 1},
+        "initializer_range": 0.2,
+    }
+    for scale, folder in ((1.0, tmp_path / "plain"), (8.0, tmp_path / "scaled")):
+        GraniteForCausalLM(GraniteConfig(**sizes, logits_scaling=scale)).save_pretrained(folder)
+    local(tiny, tmp_path / "plain").load(assets, torch.float32, "cpu")
+    with pytest.raises(UserError, match="the architecture granite is not supported"):
+        local(tiny, tmp_path / "scaled").load(assets, torch.float32, "cpu")
