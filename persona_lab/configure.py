@@ -246,8 +246,8 @@ def _check_field(where: str, key: str, value: Any, hints: Mapping[str, Any]) -> 
     except PydanticSchemaGenerationError:
         return  # a type that no YAML value has: its owner's to refuse
     except ValidationError as error:
-        wanted = (problem["msg"].removeprefix("Input should be ") for problem in error.errors())
-        mend = f"it should be {' or '.join(dict.fromkeys(wanted))}"
+        wanted = (re.sub("^(Input|Value) should ", "", each["msg"]) for each in error.errors())
+        mend = f"it should {' or '.join(dict.fromkeys(wanted))}"
         raise UserError(f"{where} is {value!r}", mend) from None
 
 

@@ -11,7 +11,8 @@ class Protocol:
     Attributes:
         name: What reports call it.
         item_mean: Whose ratings make a movie's average: users outside both cohorts, everyone
-            (test rows too), the cohort's training rows, or no average at all (decision 1).
+            (test rows too), the cohort's training rows (the labels of training prompts are then
+            part of what these show, of test prompts not), or no average at all (decision 1).
         traits: Whether a user's traits are measured on the training rows or on all (decision 2).
         profile_snapshot: Whether a training row sees the final profile or the one before its own
             batch (decision 4).
