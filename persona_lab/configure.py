@@ -86,6 +86,15 @@ def launch(arguments: Sequence[str]) -> None:
         if asked == "1":
             raise
         raise explain(error) from error
+    except Exception as error:
+        # A job says what is wrong and raises SystemExit alone: this is a launcher's.
+        if asked == "1":
+            raise
+        raise UserError(
+            f"the launcher failed: {_first_line(error)}",
+            "is it installed, as by pip install 'persona-lab[joblib,slurm]'? What jobs have done "
+            "is kept: the same command goes on",
+        ) from error
     finally:
         os.environ["HYDRA_FULL_ERROR"] = asked or "0"
 
@@ -286,6 +295,8 @@ def run_job(cfg: DictConfig) -> None:
     in_sweep = context.mode == RunMode.MULTIRUN
     status: dict[str, Any] = {"state": "running", "error": None}
     status |= {"overrides": list(context.overrides.task), "row": {}, "started": _now()}
+    if in_sweep and context.runtime.choices["hydra/launcher"] == "joblib":
+        _take_device(context.job.num, context.launcher.n_jobs)
     try:
         status["row"] = row(cfg, context)
         _publish(status, folder)
@@ -324,6 +335,16 @@ def run_job(cfg: DictConfig) -> None:
 
 def _terminate(number: int, frame: object) -> typing.NoReturn:
     raise SystemExit(128 + number)
+
+
+def _take_device(number: int, n_jobs: int) -> None:
+    """Leave a process that joblib started one GPU, in turn of those that its parent may use.
+
+    A process keeps the GPU of its first job: CUDA knows no other afterwards.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = [*map(str, range(n_jobs))] if visible is None else visible.split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
 
 
 def _estimate(run: Run) -> "Estimate":
@@ -410,7 +431,14 @@ class Sweep(Callback):
             _refuse(UserError(f"experiment={experiment} is a sweep over {swept}", "add -m"))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Count the jobs to expect and refuse one model for both roles."""
+        """Count the jobs to expect; refuse one model for both roles, or a job on every core."""
+        if config.hydra.launcher.get("n_jobs", 1) < 1:
+            _refuse(
+                UserError(
+                    "hydra/launcher=joblib would start a job on every core",
+                    "say how many at once, with GPUs as many as they are: hydra.launcher.n_jobs=2",
+                )
+            )
         self._expected: int | None = None
         if config.hydra.sweeper._target_.endswith(".BasicSweeper"):
             jobs = _jobs(config)

@@ -546,8 +546,6 @@ class Experiment:
             timing=prepared.timing() | facts["timing"],
             cost={"tokens": memories.cost.tokens, "money": memories.cost.money},
             distillation=memories.counts,
-            adapters=facts["adapters"],
-            skipped=prepared.split.value.skipped,
             beyond=beyond(
                 predictions.value.frame,
                 prepared.split.value.train,

@@ -1,14 +1,18 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Literal
 
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException, InstantiationException
+from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+from omegaconf import OmegaConf
 
 from persona_lab import configure
 from persona_lab.errors import UserError
@@ -193,3 +197,29 @@ def test_nothing_heavy_before_a_job_starts() -> None:
     code = f"import persona_lab.__main__, sys, json; print(json.dumps(sorted({heavy})))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(told.stdout) == []
+
+
+@pytest.mark.usefixtures("_hydra")
+def test_slurms_launcher_takes_what_its_file_gives() -> None:
+    overrides = ["hydra/launcher=slurm", "hydra.sweep.dir=sweep", "hydra.launcher.partition=long"]
+    cfg = compose("config", overrides, return_hydra_config=True)
+    node = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
+    assert isinstance(node, dict)
+    params = resolve_name(node.pop("_target_"))(**node).params
+    known = {f.name for f in fields(SlurmQueueConf)}
+    assert set(params) <= known
+    assert (params["partition"], params["submitit_folder"]) == ("long", "sweep/.submitit/%j")
+
+
+@pytest.mark.parametrize(("visible", "taken"), [(None, ["0", "1", "0"]), ("4,6", ["4", "6", "4"])])
+def test_processes_take_devices_in_turn(
+    visible: str | None, taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, device in enumerate(taken):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        configure._take_device(number, 2)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == device
+        configure._take_device(number + 1, 2)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == device

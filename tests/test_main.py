@@ -132,6 +132,7 @@ def test_sweep_over_rows(door: Door, tmp_path: Path) -> None:
     [
         (["experiment=table1"], "experiment=table1 is a sweep over row (add -m)"),
         (["-m", "experiment=table1", "model=phi3"], "(name them apart: slm=<model> llm=<model>)"),
+        (["-m", "seed=1,2", "hydra/launcher=joblib"], "(say how many at once, with GPUs"),
         (["-m", "row=glob(x*)"], "the sweep over row has no jobs"),
         (["-m", "adapter=persona,persna"], "adapter 'persna' does not exist"),
         (["adapter=persna"], "adapter 'persna' does not exist"),
@@ -241,3 +242,36 @@ def test_sigterm_ends_a_run_and_a_sweep_while_lightning_rates(
     assert done.returncode == 128 + signal.SIGTERM
     (file,) = tmp_path.glob("*/*/*/**/status.json")
     assert status(file.parent)["state"] == "failed"
+
+
+def test_jobs_in_processes_of_their_own_share_stages(tmp_path: Path) -> None:
+    sweep = [
+        "-m",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "experiment=smoke",
+        "adapter=none",
+        "decode=expected",
+    ]
+    given = [*sweep, "memory=ms,ml", f"cache={tmp_path / 'cache'}", "seed=1"]
+    command = [sys.executable, "-m", "persona_lab", *given]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert [status(job)["state"] for job in jobs(tmp_path).values()] == ["completed"] * 2
+    (table,) = tmp_path.glob("multirun/*/*/table1.csv")
+    assert len(table.read_text().splitlines()) > 2
+    for stage in ("split", "memories", "vectors", "personas"):
+        (_,) = (tmp_path / "cache/store" / stage).glob("[!.]*")
+    assert len([*(tmp_path / "cache/store/predictions").glob("[!.]*")]) == 2
+
+
+def test_a_launcher_that_fails_is_said_in_one_line(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise RuntimeError("the cluster is gone\nlong story")
+
+    monkeypatch.setattr("joblib.Parallel.__call__", fail)
+    end = door("-m", "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert end.startswith("persona-lab: the launcher failed: RuntimeError: the cluster is gone (")
+    assert len(end.splitlines()) == 1

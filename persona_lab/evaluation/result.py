@@ -101,8 +101,6 @@ class Result:
         adapters: Each adapter's training summary: `n_rows`, `n_steps`, `loss`, `unique_tokens`.
         distillation: What the distiller wrote, asked again, kept and dropped, by name (see
             `Memories.counts`).
-        adapters: name -> {"n_rows", "n_steps", "loss", ...}: what each adapter trained on.
-        skipped: Lines of the data that were left out, by problem.
         beyond: Calibration, ranks, histograms, slices and unrelated responses, see `beyond`.
         audit: What looking for test ratings found, place by place, see `Audit`.
     """
@@ -128,8 +126,6 @@ class Result:
     skipped: dict[str, int] = field(default_factory=dict)
     adapters: dict[str, dict[str, Any]] = field(default_factory=dict)
     distillation: dict[str, float] = field(default_factory=dict)
-    adapters: dict[str, dict[str, Any]] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=dict)
     beyond: dict[str, Any] = field(default_factory=dict)
     audit: list[dict[str, Any]] = field(default_factory=list)
 
