@@ -1,6 +1,19 @@
 """Vectors of profiles in, personas out: k-means, the elbow, or what is known of the users."""
 
-from persona_lab.personas.clustering import Clustering, Demographics, ElbowPersonas, KMeansPersonas
+from persona_lab.personas.clustering import (
+    Clustering,
+    Demographics,
+    ElbowPersonas,
+    KMeansPersonas,
+    MiniBatchPersonas,
+)
 from persona_lab.personas.personas import Personas
 
-__all__ = ["Clustering", "Demographics", "ElbowPersonas", "KMeansPersonas", "Personas"]
+__all__ = [
+    "Clustering",
+    "Demographics",
+    "ElbowPersonas",
+    "KMeansPersonas",
+    "MiniBatchPersonas",
+    "Personas",
+]

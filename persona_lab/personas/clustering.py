@@ -4,14 +4,14 @@ With the same vectors and seed the personas are the same, whatever the number of
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 from pydantic import Field, PositiveInt
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import silhouette_score
 from sklearn.preprocessing import normalize
@@ -75,6 +75,50 @@ class KMeansPersonas:
 
 
 @dataclass(frozen=True)
+class MiniBatchPersonas:
+    """A given number of personas by k-means on small batches: for tens of thousands of users.
+
+    `KMeansPersonas` fits every K of its curve on all users, and compares each user with all others
+    for the silhouette; this fits one K (Sculley, 2010) and draws no curve.
+
+    Attributes:
+        name: What reports call it.
+        n_personas: Number of personas K.
+        n_init: Starts, compared on a part of the users.
+        batch_size: Users of a batch.
+    """
+
+    name: str = field(metadata={"key": False})
+    n_personas: PositiveInt = 4
+    n_init: PositiveInt = 3
+    batch_size: PositiveInt = 4096
+
+    def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
+        """Group the users (see `Clustering`)."""
+        assert len(features) == len(users), "one vector per user"
+        if self.n_personas > len(users):
+            raise UserError(
+                f"personas.n_personas is {self.n_personas}, and there are {len(users)} users",
+                f"set personas.n_personas to 1 to {len(users)}",
+            )
+        # In float32, unlike few users': they may be as many as memory holds.
+        vectors = np.asarray(normalize(features))
+        with threadpool_limits(1), warnings.catch_warnings():
+            # An empty cluster is only a warning to scikit-learn; _personas looks for it.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            kmeans = MiniBatchKMeans(
+                self.n_personas,
+                init="k-means++",
+                n_init=self.n_init,  # pyright: ignore[reportArgumentType]
+                batch_size=self.batch_size,
+                random_state=seed,
+            )
+            labels = kmeans.fit_predict(vectors)
+        fit = _Fit(labels, float(kmeans.inertia_ or 0), float("nan"))
+        return _personas({self.n_personas: fit}, self.n_personas, vectors, users)
+
+
+@dataclass(frozen=True)
 class ElbowPersonas:
     """As many personas as the elbow of the inertia curve says (decision 24).
 
@@ -104,7 +148,7 @@ class ElbowPersonas:
                 "choose personas=kmeans with personas.n_personas, or raise data.n_users",
             )
         fits = _fits(vectors, range(1, last + 1), self.n_init, seed)
-        k = elbow([fit.inertia for fit in fits])
+        k = elbow([fit.inertia for fit in fits.values()])
         return _personas(fits, k, vectors, users)
 
 
@@ -163,9 +207,9 @@ class _Fit(NamedTuple):
     silhouette: float
 
 
-def _fits(vectors: np.ndarray, ks: Iterable[int], n_init: int, seed: int) -> list[_Fit]:
+def _fits(vectors: np.ndarray, ks: Iterable[int], n_init: int, seed: int) -> dict[int, _Fit]:
     """One k-means for each K."""
-    fits = []
+    fits = {}
     # Threads add up in any order, so that sums differ in their last digits.
     with threadpool_limits(1), warnings.catch_warnings():
         # An empty cluster is only a warning to scikit-learn; _personas looks for it.
@@ -173,7 +217,7 @@ def _fits(vectors: np.ndarray, ks: Iterable[int], n_init: int, seed: int) -> lis
         for k in ks:
             kmeans = KMeans(k, init="k-means++", n_init=n_init, random_state=seed)  # pyright: ignore[reportArgumentType]
             labels = kmeans.fit_predict(vectors)
-            fits.append(_Fit(labels, float(kmeans.inertia_ or 0), _silhouette(vectors, labels)))
+            fits[k] = _Fit(labels, float(kmeans.inertia_ or 0), _silhouette(vectors, labels))
     return fits
 
 
@@ -184,16 +228,18 @@ def _silhouette(vectors: np.ndarray, labels: np.ndarray) -> float:
     return float(silhouette_score(vectors, labels))
 
 
-def _personas(fits: list[_Fit], k: int, vectors: np.ndarray, users: pd.DataFrame) -> Personas:
-    """The personas of the fit for K = k, with the curve of all fits, from K = 1."""
+def _personas(
+    fits: Mapping[int, _Fit], k: int, vectors: np.ndarray, users: pd.DataFrame
+) -> Personas:
+    """The personas of the fit for K = k, with the curve of all fits by K."""
     curve = pd.DataFrame(
         {
-            "k": range(1, len(fits) + 1),
-            "inertia": [fit.inertia for fit in fits],
-            "silhouette": [fit.silhouette for fit in fits],
+            "k": list(fits),
+            "inertia": [fit.inertia for fit in fits.values()],
+            "silhouette": [fit.silhouette for fit in fits.values()],
         }
     )
-    labels = fits[k - 1].labels
+    labels = fits[k].labels
     if (found := len(np.unique(labels))) < k:
         raise UserError(
             f"k-means found {found} personas, not {k}: {k - found} have no user",

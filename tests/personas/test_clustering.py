@@ -6,7 +6,12 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from persona_lab.errors import UserError
-from persona_lab.personas import Demographics, ElbowPersonas, KMeansPersonas
+from persona_lab.personas import (
+    Demographics,
+    ElbowPersonas,
+    KMeansPersonas,
+    MiniBatchPersonas,
+)
 from persona_lab.personas.clustering import elbow
 
 
@@ -51,7 +56,12 @@ def test_only_directions_count():
 
 
 @pytest.mark.parametrize(
-    "clustering", [KMeansPersonas("kmeans", 4), ElbowPersonas("elbow", max_personas=8)]
+    "clustering",
+    [
+        KMeansPersonas("kmeans", 4),
+        ElbowPersonas("elbow", max_personas=8),
+        MiniBatchPersonas("minibatch", 4, batch_size=100),
+    ],
 )
 def test_seed_decides_threads_do_not(clustering):
     features = np.random.default_rng(0).normal(size=(600, 48)).astype(np.float32)
@@ -126,6 +136,18 @@ def test_more_personas_than_users_or_profiles_is_an_error_that_says_so():
     assert KMeansPersonas("kmeans", 2).fit(twins, users, 0).n_personas == 2
     with pytest.raises(UserError, match=r"elbow.*max_personas is 10, and the 5 users have 2"):
         ElbowPersonas("elbow").fit(twins, users, 0)
+
+
+def test_small_batches_find_the_planted_groups():
+    features, users = blobs([400, 900, 600, 1200])
+    personas = MiniBatchPersonas("minibatch", 4, batch_size=256).fit(features, users, 0)
+    planted_groups = np.repeat([3, 1, 2, 0], [400, 900, 600, 1200])
+    assert (personas.assignment["persona"].to_numpy() == planted_groups).all()
+    assert personas.curve["k"].tolist() == [4]
+    whole = KMeansPersonas("kmeans", 4, n_init=1, curve_max=4).fit(features, users, 0)
+    np.testing.assert_allclose(personas.centers, whole.centers, atol=1e-5)
+    with pytest.raises(UserError, match=r"n_personas is 6, and there are 5 users"):
+        MiniBatchPersonas("minibatch", 6).fit(features[:5], users[:5], 0)
 
 
 def test_a_persona_without_users_is_an_error(monkeypatch):
