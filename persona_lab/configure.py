@@ -300,13 +300,14 @@ def run_job(cfg: DictConfig) -> None:
     try:
         status["row"] = row(cfg, context)
         _publish(status, folder)
-        if cfg.trainer.strategy != "auto" or cfg.trainer.devices != 1:
+        if in_sweep and cfg.trainer.strategy == "ddp":
             raise UserError(
-                "a job of a sweep has one device: more would start the whole sweep again"
-                if in_sweep
-                else "a run has one device: training over several is not there yet",
-                "take trainer=cpu or trainer=gpu; a launcher spreads jobs over devices",
+                "a job of a sweep has one device",
+                "take trainer=cpu or trainer=gpu; a launcher spreads jobs over devices, as "
+                "hydra/launcher=joblib does over the GPUs of one machine",
             )
+        if cfg.trainer.strategy == "auto" and cfg.trainer.devices != 1:
+            raise UserError(f"trainer.devices is {cfg.trainer.devices}", "use trainer=ddp")
         run = build(cfg, status["row"]["changed"], Path(context.runtime.cwd))
         with _warnings_in_log():
             if cfg.plan:

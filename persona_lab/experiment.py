@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -48,7 +48,7 @@ from persona_lab.model import (
     TrainedAdapter,
     Trainer,
     attach,
-    fit_adapter,
+    fit_on_devices,
     rate_examples,
 )
 from persona_lab.model.loggers import Logger
@@ -348,8 +348,8 @@ class Experiment:
 
         def fit(name: str) -> TrainedAdapter:
             codec = self.codec(assets)
-            return fit_adapter(
-                self.base(assets),
+            return fit_on_devices(
+                partial(self.base, assets),
                 codec,
                 self.examples(prepared, codec, plan.rows[name], training=True),
                 self.train,

@@ -22,7 +22,13 @@ from persona_lab.model.adapters import (
 )
 from persona_lab.model.base import BaseModel
 from persona_lab.model.decode import Decode, Response
-from persona_lab.model.module import Trainer, UserAgentModule, fit_adapter, rate_examples
+from persona_lab.model.module import (
+    Trainer,
+    UserAgentModule,
+    fit_adapter,
+    fit_on_devices,
+    rate_examples,
+)
 from persona_lab.model.train import Train
 
 __all__ = [
@@ -50,6 +56,7 @@ __all__ = [
     "UserAgentModule",
     "attach",
     "fit_adapter",
+    "fit_on_devices",
     "lend",
     "rate_examples",
 ]

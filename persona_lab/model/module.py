@@ -1,7 +1,7 @@
 """Examples -> a trained adapter, or responses: the Lightning side of the flow.
 
-`UserAgentModule` trains and evaluates on the shared-prefix engine; `fit_adapter` and
-`rate_examples` drive it.
+`UserAgentModule` trains and evaluates on the shared-prefix engine; `fit_adapter` (through
+`fit_on_devices`, where there are several) and `rate_examples` drive it.
 Reads and writes nothing but what the logger and Lightning's checkpoints write.
 """
 
@@ -9,17 +9,20 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import lightning as L
+import pandas as pd
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Callback, RichProgressBar
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from peft import PeftConfig
 from pydantic import PositiveFloat, PositiveInt
 from torch.nn.functional import cross_entropy
@@ -30,6 +33,7 @@ from persona_lab.errors import UserError
 from persona_lab.model.adapters import TrainedAdapter, describe_size, lend, weights_of
 from persona_lab.model.decode import Decode, Response, head, respond
 from persona_lab.model.engine import Group, Tree, pack, run
+from persona_lab.model.ranks import add_up, own_share, rank, spread
 from persona_lab.model.train import Answered, Train, answered, by_prefix
 from persona_lab.prompting import Codec, Example
 
@@ -45,8 +49,9 @@ class Trainer:
 
     Attributes:
         accelerator: `cpu` or `gpu`.
-        devices: How many; more than one in single runs only.
-        strategy: Lightning's: `auto` or `ddp`.
+        devices: Processes that train an adapter together under `ddp`, each on a device of its own;
+            `auto` is as many as there are GPUs. In single runs only; rating takes one device.
+        strategy: `auto`: one process; `ddp`: several, which add up their gradients at every step.
         precision: Lightning's: `32-true`, `bf16-mixed`, ...
         weights: Precision in which the frozen base is held; adapters are always fp32.
         tokens_per_batch: Tokens rated at once; bounds memory, changes no result.
@@ -56,7 +61,7 @@ class Trainer:
 
     accelerator: Literal["cpu", "gpu"] = "cpu"
     devices: PositiveInt | Literal["auto"] = field(default=1, metadata={"key": False})
-    strategy: str = field(default="auto", metadata={"key": False})
+    strategy: Literal["auto", "ddp"] = field(default="auto", metadata={"key": False})
     precision: Precision = "32-true"
     weights: Literal["float32", "bfloat16"] = "float32"
     tokens_per_batch: PositiveInt = field(default=4096, metadata={"key": False})
@@ -79,6 +84,25 @@ class Trainer:
         """Data type of the frozen base."""
         return getattr(torch, self.weights)
 
+    @property
+    def n_devices(self) -> int:
+        """Processes that train an adapter together.
+
+        Raises:
+            UserError: There are fewer GPUs.
+        """
+        if self.strategy == "auto":
+            return 1
+        there = torch.cuda.device_count() if self.accelerator == "gpu" else 1
+        if self.devices == "auto":
+            return max(1, there)
+        if self.accelerator == "gpu" and self.devices > there:
+            raise UserError(
+                f"trainer.devices is {self.devices}, and torch sees {there} GPUs",
+                "use trainer.devices=auto",
+            )
+        return self.devices
+
     def lightning(
         self, folder: Path, logger: Logger | None, doing: str, **options: Any
     ) -> L.Trainer:
@@ -87,8 +111,7 @@ class Trainer:
         with _quietly():
             return L.Trainer(
                 accelerator=self.accelerator,
-                devices=self.devices,
-                strategy=self.strategy,
+                devices=1,
                 precision=self.precision,
                 logger=logger or False,
                 default_root_dir=folder,
@@ -214,11 +237,15 @@ class UserAgentModule(L.LightningModule):
         optimiser: Any = self.optimizers()
         optimiser.zero_grad()
         total = 0.0
-        for part in pack(rows.groups, self.training_recipe.tokens_per_microbatch):
+        unique_tokens = 0
+        for part in pack(own_share(rows.groups), self.training_recipe.tokens_per_microbatch):
             loss = answer_loss(self.model, part, rows) / n_targets
             self.manual_backward(loss)
             total += loss.item()
-            self.unique_tokens += sum(each.n_tokens for each in part)
+            unique_tokens += sum(each.n_tokens for each in part)
+        trained = (p for p in self.model.parameters() if p.requires_grad)
+        total, unique_tokens = add_up(trained, total, unique_tokens)
+        self.unique_tokens += int(unique_tokens)
         optimiser.step()
         schedule: Any = self.lr_schedulers()
         schedule.step()
@@ -275,6 +302,9 @@ def fit_adapter(
     with lend(base, config, seed) as lent:
         _log.info("%s: %s", name, describe_size(lent))
         lent.train()
+        if rank():
+            # Adapters begin alike in all processes; their dropout must not be alike.
+            torch.manual_seed(seed + rank())
         module = UserAgentModule(base, codec, examples, recipe, seed, name)
         lightning = trainer.lightning(
             folder,
@@ -294,6 +324,74 @@ def fit_adapter(
             "unique_tokens": module.unique_tokens,
         }
         return TrainedAdapter(config, weights_of(lent), summary)
+
+
+def fit_on_devices(
+    load: Callable[[], PreTrainedModel],
+    codec: Codec,
+    examples: Sequence[Example],
+    recipe: Train,
+    config: PeftConfig,
+    trainer: Trainer,
+    *,
+    folder: Path,
+    logger: Logger | None,
+    **options: Any,
+) -> TrainedAdapter:
+    """`fit_adapter` here or, on several devices, in a process for each.
+
+    Without dropout the adapter is that of one process, up to the order in which gradients are
+    added. The caller alone touches the store and the logger.
+
+    Args:
+        load: Gives the base, in the process that calls it; picklable.
+        codec: As in `fit_adapter`, and so the others.
+        examples: Training rows.
+        recipe: How to train.
+        config: PEFT's configuration.
+        trainer: Says on how many devices.
+        folder: As in `fit_adapter`.
+        logger: Gets the losses of several devices when they are done.
+        options: `seed` and `name`.
+    """
+    if trainer.n_devices == 1:
+        base = load()
+        fixed: dict[str, Any] = {"folder": folder, "logger": logger, **options}
+        return fit_adapter(base, codec, examples, recipe, config, trainer, **fixed)
+    with TemporaryDirectory(dir=folder, prefix=".ranks-") as place:
+        given = (load, codec, examples, recipe, config, trainer)
+        work = partial(_fit_as_rank, *given, folder=Path(place), **options)
+        spread(trainer.n_devices, trainer.accelerator, Path(place), work)
+        if logger is not None:
+            metric = f"{options['name']}/loss"
+            for step, loss in enumerate(pd.read_csv(Path(place, "metrics.csv"))[metric]):
+                logger.log_metrics({metric: float(loss)}, step)
+        return TrainedAdapter.load(Path(place, "adapter"))
+
+
+def _fit_as_rank(
+    load: Callable[[], PreTrainedModel],
+    codec: Codec,
+    examples: Sequence[Example],
+    recipe: Train,
+    config: PeftConfig,
+    trainer: Trainer,
+    *,
+    folder: Path,
+    **options: Any,
+) -> None:
+    """One process's part of `fit_on_devices`; the first one tells of progress and saves."""
+    first = rank() == 0
+    if first:
+        logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        logging.getLogger("persona_lab").setLevel(logging.INFO)
+    curve = CSVLogger(folder, name="", version="") if first else None
+    mine = replace(trainer, progress=trainer.progress if first else False)
+    settings: dict[str, Any] = {"folder": folder, "logger": curve, **options}
+    adapter = fit_adapter(load(), codec, examples, recipe, config, mine, **settings)
+    if first:
+        (folder / "adapter").mkdir()
+        adapter.save(folder / "adapter")
 
 
 def rate_examples(

@@ -1,0 +1,85 @@
+"""Work and n devices -> the work done by n processes that add up their gradients.
+
+Every process (rank) holds the base and the adapter and takes its share of each optimiser step's
+groups; the gradients are added once per step, so that the step is the one that a single process
+would take. No wrapper around the model is needed: an adapter's gradients are few.
+Starts processes; outside of them every function here is that of a single process.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from persona_lab.model.engine import Group
+
+
+def spread(
+    n: int, accelerator: Literal["cpu", "gpu"], folder: Path, work: Callable[[], None]
+) -> None:
+    """Do the same work in n processes, one per device, and wait for all of them.
+
+    Args:
+        n: Number of processes.
+        accelerator: What each gets one of; several on the CPU divide the threads among them.
+        folder: An empty folder, where they meet.
+        work: Picklable; knows its process by `rank`.
+
+    Raises:
+        ProcessRaisedException: One of them failed; the others are ended.
+    """
+    threads = max(1, torch.get_num_threads() // n)
+    mp.spawn(_work, args=(n, accelerator, folder, threads, work), nprocs=n)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _work(
+    rank: int, n: int, accelerator: str, folder: Path, threads: int, work: Callable[[], None]
+) -> None:
+    if accelerator == "gpu":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        # To all that follows, the one device is the first.
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[rank] if visible else str(rank)
+    torch.set_num_threads(threads)
+    backend = "nccl" if accelerator == "gpu" else "gloo"
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=n)
+    try:
+        work()
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Number of this process, 0 in a single one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def own_share(groups: Sequence[Group]) -> list[Group]:
+    """This process's share of a step's groups, all of them in a single one; may be empty."""
+    if not dist.is_initialized():
+        return list(groups)
+    by_size = sorted(groups, key=lambda group: group.n_tokens, reverse=True)
+    return by_size[dist.get_rank() :: dist.get_world_size()]
+
+
+def add_up(parameters: Iterable[nn.Parameter], *numbers: float) -> list[float]:
+    """Add the gradients of all processes, in place, and the numbers, which are returned."""
+    if not dist.is_initialized():
+        return list(numbers)
+    parameters = list(parameters)
+    for each in parameters:
+        # A process without a share of this step has none.
+        each.grad = torch.zeros_like(each) if each.grad is None else each.grad
+    gradients = [each.grad for each in parameters if each.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    told = torch.tensor(numbers, dtype=torch.float64, device=flat.device)
+    dist.all_reduce(flat)
+    dist.all_reduce(told)
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+    return told.tolist()
