@@ -39,6 +39,7 @@ _TOKENS_PER_WORD = 1.4
 _MOVIES = 4000
 _PERSONAS = 4
 
+_FOUR_BITS = 4.125 / 8  # bytes of a weight in 4 bits, with a scale of 8 bits for 64 of them
 _ANSWER = 2  # tokens that a training row teaches: the digit and the end of the turn
 _FILE = "plan.json"
 
@@ -163,7 +164,7 @@ def estimate(experiment: Experiment, assets: Assets, store: Store) -> Estimate:
         distillation=(keys("memories"), cost),
         parts=parts,
         adapter_parameters=scale.adapter,
-        weights=scale.everything * scale.weight_bytes + 4 * scale.adapter,
+        weights=scale.held + 4 * scale.adapter,
         activations=max(scale.kept_in_training(training), scale.kept_in_rating(rating)),
         optimiser=12 * scale.adapter,
         tflops=experiment.trainer.tflops,
@@ -377,7 +378,7 @@ class _Scale:
     """A base model with an adapter, as numbers.
 
     Attributes:
-        everything: Parameters of the base.
+        held: Bytes of the base.
         layers_weights: Those of its layers' matrices, which every token passes.
         head: Those of the head.
         layers: Number of layers.
@@ -386,10 +387,9 @@ class _Scale:
         kept: Bytes that a layer keeps of a token for its backward pass.
         cached: Bytes of a token's keys and values in a layer.
         logits: Bytes of an answer's logits.
-        weight_bytes: Bytes of a parameter of the base.
     """
 
-    everything: int
+    held: float
     layers_weights: int
     head: int
     layers: int
@@ -398,7 +398,6 @@ class _Scale:
     kept: float
     cached: int
     logits: int
-    weight_bytes: int
 
     @classmethod
     def of(cls, experiment: Experiment, assets: Assets, *, trained: bool) -> Self:
@@ -411,6 +410,8 @@ class _Scale:
         everything = sum(p.numel() for p in model.parameters())
         stack: Any = model.get_decoder().layers
         matrices = sum(p.numel() for p in stack.parameters() if p.dim() == 2)
+        own = 4 if experiment.trainer.weights == "float32" else 2
+        packed = _FOUR_BITS if experiment.peft.quantisation else None
         number = 4 if experiment.trainer.precision == "32-true" else 2
         adapter, inputs = _adapter(experiment, model) if trained else (0, 0)
         query = config.num_attention_heads * head_dim
@@ -420,7 +421,7 @@ class _Scale:
         kept = config.hidden_size * (8 + 2 * number) + inputs / layers * (number + 1)
         kept += number * (2 * query + pair + 3 * config.intermediate_size)
         return cls(
-            everything=everything,
+            held=(everything - matrices) * own + matrices * (packed or own),
             layers_weights=matrices,
             head=config.hidden_size * config.vocab_size,
             layers=layers,
@@ -429,7 +430,6 @@ class _Scale:
             kept=kept,
             cached=pair * number,
             logits=config.vocab_size * (number + 8),
-            weight_bytes=4 if experiment.trainer.weights == "float32" else 2,
         )
 
     def forward(self, work: Work) -> tuple[float, float]:

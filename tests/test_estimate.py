@@ -135,6 +135,18 @@ def test_the_papers_rows_with_nothing_at_hand(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("peft", ["lora", "rslora", "dora", "ia3", "qlora"])
+def test_every_kind_of_adapter_is_counted(peft: str, tmp_path: Path) -> None:
+    overrides = ("setup=paper", "row=r6", "data.n_users=4", "personas.n_personas=2")
+    told = estimate(experiment(*overrides, f"peft={peft}", "peft.r=8"), **places(tmp_path))
+    if peft in ("lora", "rslora", "qlora"):
+        assert told.adapter_parameters == 32 * 2 * 8 * (3072 + 3072)
+    assert 0 < told.adapter_parameters < 32 * 2 * 8 * 2 * 3072 * 1.1
+    base = told.weights - 4 * told.adapter_parameters
+    # A quarter of two bytes, but for embeddings and head, which stay as they are.
+    assert base == pytest.approx(2.26e9 if peft == "qlora" else 7.64e9, rel=0.01)
+
+
 def test_declared_sizes_are_the_models(real_assets: Assets) -> None:
     declared = experiment("slm=smollm2").model
     config = AutoConfig.from_pretrained(declared._folder(real_assets))
