@@ -16,7 +16,7 @@ from persona_lab.assets import Assets
 from persona_lab.errors import UserError
 from persona_lab.model import BaseModel, Lora, Train, Trainer, fit_on_devices
 from persona_lab.model.engine import Group
-from persona_lab.model.ranks import add_up, own_share, rank, spread
+from persona_lab.model.ranks import add_up, own_share
 from persona_lab.prompting import Codec, Example
 
 DDP = Trainer(strategy="ddp", devices=2)
@@ -61,17 +61,6 @@ def test_two_processes_train_the_adapter_of_one(
     np.testing.assert_allclose(others, losses, rtol=1e-5)
     whole = ("n_rows", "n_steps", "unique_tokens")
     assert [two.summary[key] for key in whole] == [one.summary[key] for key in whole]
-
-
-def _fail_in_one() -> None:
-    if rank() == 1:
-        raise RuntimeError("out of memory")
-    add_up([torch.nn.Parameter(torch.zeros(1))])
-
-
-def test_a_process_that_fails_ends_all(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="out of memory"):
-        spread(2, "cpu", tmp_path, _fail_in_one)
 
 
 def test_a_single_process_has_all_groups_and_its_own_gradients() -> None:
