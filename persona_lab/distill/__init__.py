@@ -6,6 +6,8 @@ A distiller writes the texts; the flow around it hands it the histories and chec
 from persona_lab.distill.chat import Chat, Conversation, Reply, Request, converse_in_rounds
 from persona_lab.distill.histories import Cost, Distiller, History, UserMemories, history_rows
 from persona_lab.distill.memories import Memories, distil, users_traits
+from persona_lab.distill.movies import LlmMovieInfo
+from persona_lab.distill.server import OpenAI
 from persona_lab.distill.statistical import Statistical
 from persona_lab.distill.titles import Titles
 from persona_lab.distill.traits import traits
@@ -16,7 +18,9 @@ __all__ = [
     "Cost",
     "Distiller",
     "History",
+    "LlmMovieInfo",
     "Memories",
+    "OpenAI",
     "Reply",
     "Request",
     "Statistical",

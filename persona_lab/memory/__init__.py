@@ -1,7 +1,7 @@
 """Texts in, vectors out; and what an agent recalls for a user and a movie."""
 
 from persona_lab.memory.bank import Bank, Memory, Recalled
-from persona_lab.memory.embedder import Embedder, Encode, Hashed, SentenceEmbedder
+from persona_lab.memory.embedder import Embedder, Encode, Hashed, SentenceEmbedder, ServerEmbedder
 from persona_lab.memory.index import Index
 from persona_lab.memory.vectors import Vectors, embed, item_text
 
@@ -14,6 +14,7 @@ __all__ = [
     "Memory",
     "Recalled",
     "SentenceEmbedder",
+    "ServerEmbedder",
     "Vectors",
     "embed",
     "item_text",

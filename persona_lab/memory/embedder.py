@@ -1,4 +1,7 @@
-"""Texts in, vectors of length 1 out. Reads disk in `load` and `fingerprint` only."""
+"""Texts in, vectors of length 1 out.
+
+Reads disk in `load` and `fingerprint` only; a `ServerEmbedder` asks its server through the ledger.
+"""
 
 import re
 import sys
@@ -12,6 +15,7 @@ from pydantic import PositiveInt
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from persona_lab.assets import Assets, Source
+from persona_lab.distill import OpenAI
 from persona_lab.errors import UserError
 from persona_lab.store import content_hash
 
@@ -151,6 +155,32 @@ class Hashed:
     def fingerprint(self, assets: Assets) -> str:
         """A constant."""
         return "hashed"
+
+
+@dataclass(frozen=True)
+class ServerEmbedder:
+    """A model behind OpenAI's protocol, such as text-embedding-ada-002; paid through the ledger.
+
+    Attributes:
+        name: What reports call it.
+        server: The model and where it is.
+    """
+
+    name: str = field(metadata={"key": False})
+    server: OpenAI
+
+    def load(self, assets: Assets) -> Encode:
+        """Make the function, which asks the server (see `Embedder`)."""
+
+        def encode(texts: Sequence[str]) -> np.ndarray:
+            vectors = self.server.embed(texts, assets)
+            return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+        return encode
+
+    def fingerprint(self, assets: Assets) -> str:
+        """That of the server."""
+        return self.server.fingerprint(assets)
 
 
 def split_texts(

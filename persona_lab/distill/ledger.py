@@ -1,0 +1,387 @@
+"""Calls of an LLM in, their answers out of one SQLite file: nothing paid is ever paid twice.
+
+A call is known by the hash of its canonical request. Its raw answer is committed before anyone
+reads it, every attempt is kept with its tokens and money, and a call in flight is leased by its
+owner, so that of several jobs one asks and the others wait. For jobs of one machine: SQLite's
+write-ahead log is not for network file systems.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import queue
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from persona_lab.assets import locked
+from persona_lab.errors import UserError
+
+_SCHEMA = 1
+_TABLES = """
+CREATE TABLE IF NOT EXISTS calls (
+    key TEXT PRIMARY KEY, purpose TEXT NOT NULL, model TEXT NOT NULL, request TEXT NOT NULL,
+    owner TEXT, expires REAL, at_most REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS attempts (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL, at REAL NOT NULL, seconds REAL NOT NULL,
+    outcome TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_cached INTEGER NOT NULL,
+    tokens_out INTEGER NOT NULL, money REAL NOT NULL, body TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS attempts_of ON attempts (key);
+CREATE UNIQUE INDEX IF NOT EXISTS answers ON attempts (key) WHERE outcome = 'answered';
+CREATE TABLE IF NOT EXISTS batches (
+    token TEXT PRIMARY KEY, id TEXT, owner TEXT NOT NULL, expires REAL NOT NULL);
+"""
+# A lease ends so long after its owner's last sign of life.
+_LEASE_SECONDS = 30.0
+_MOST_AT_ONCE = 1000
+_BATCH = "batch:"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a server is asked.
+
+    Attributes:
+        purpose: Name and version of the prompt.
+        model: Name of the model.
+        request: All that the answer depends on, JSON-able.
+        at_most: What it can cost at most.
+    """
+
+    purpose: str
+    model: str
+    request: Mapping[str, Any]
+    at_most: float = 0.0
+
+    @cached_property
+    def canonical(self) -> str:
+        """The request as text: equal for equal requests."""
+        return json.dumps(
+            self.request, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of the canonical request, 64 hex digits."""
+        return hashlib.sha256(self.canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a call.
+
+    Attributes:
+        outcome: `answered`, or what went wrong.
+        body: What came, as it came; "" where nothing did.
+        tokens_in: Tokens of the prompt.
+        tokens_cached: Those of them from the server's cache.
+        tokens_out: Tokens of the answer.
+        money: Its price; of one that was lost on the way, what it can have cost at most.
+        seconds: How long it took.
+    """
+
+    outcome: str
+    body: str = ""
+    tokens_in: int = 0
+    tokens_cached: int = 0
+    tokens_out: int = 0
+    money: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the ledger says of a call.
+
+    Attributes:
+        answer: Its answer; None where it has none yet.
+        ours: Whether it is now for us to ask.
+        batch: Token of the batch that will bring the answer, None where there is no such batch.
+        lost: What other attempts at it may have cost.
+    """
+
+    answer: Attempt | None = None
+    ours: bool = False
+    batch: str | None = None
+    lost: float = 0.0
+
+
+class Ledger:
+    """The file, open for one process; used as a context manager.
+
+    One thread writes, and commits together what has come together: a disk's slow flush is shared
+    by all calls in flight.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._work: queue.SimpleQueue[tuple[Callable[[sqlite3.Connection], Any], Future] | None]
+        self._work = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
+
+    def __enter__(self) -> Self:
+        with closing(_connect(self._path)):
+            pass
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        free = "UPDATE calls SET owner = NULL WHERE owner = ?"
+        self._do(lambda db: db.execute(free, (self._owner,)))
+        self._work.put(None)
+        self._thread.join()
+
+    def claim(self, call: Call) -> Future[Claim]:
+        """The call's answer, or who is to ask."""
+        return self._do(lambda db: self._claim(db, call))
+
+    def record(self, key: str, attempt: Attempt) -> Future[Attempt]:
+        """Keep an attempt; the answer of a call that has one already is that one."""
+
+        def insert(db: sqlite3.Connection) -> Attempt:
+            db.execute(*_insertion(key, attempt))
+            if attempt.outcome != "answered":
+                return attempt
+            db.execute("UPDATE calls SET owner = NULL WHERE key = ?", (key,))
+            return _answer(db, key) or attempt
+
+        return self._do(insert)
+
+    def release(self, keys: Iterable[str], token: str | None = None) -> Future[None]:
+        """Leave calls of ours, or of a batch, to whoever asks next."""
+        owner = self._owner if token is None else _BATCH + token
+        held = [(key, owner) for key in keys]
+        sql = "UPDATE calls SET owner = NULL WHERE key = ? AND owner = ?"
+        return self._do(lambda db: db.executemany(sql, held) and None)
+
+    def announce(self, token: str, keys: Sequence[str]) -> Future[None]:
+        """Hand our calls to a batch that is about to be submitted."""
+
+        def move(db: sqlite3.Connection) -> None:
+            row = (token, None, self._owner, _lease())
+            db.execute("INSERT INTO batches VALUES (?, ?, ?, ?)", row)
+            sql = "UPDATE calls SET owner = ?, expires = NULL WHERE key = ?"
+            db.executemany(sql, [(_BATCH + token, key) for key in keys])
+
+        return self._do(move)
+
+    def submitted(self, token: str, batch_id: str) -> Future[None]:
+        """Keep the server's name of a batch."""
+        sql = "UPDATE batches SET id = ? WHERE token = ?"
+        return self._do(lambda db: db.execute(sql, (batch_id, token)) and None)
+
+    def batch(self, token: str) -> Future[tuple[str | None, bool, list[str]]]:
+        """The server's name of a batch, whether its submitter lives, and the calls it holds."""
+
+        def read(db: sqlite3.Connection) -> tuple[str | None, bool, list[str]]:
+            sql = "SELECT id, owner, expires FROM batches WHERE token = ?"
+            name, owner, expires = db.execute(sql, (token,)).fetchone()
+            held = db.execute("SELECT key FROM calls WHERE owner = ?", (_BATCH + token,))
+            return name, _alive(owner, expires), [key for (key,) in held]
+
+        return self._do(read)
+
+    def _claim(self, db: sqlite3.Connection, call: Call) -> Claim:
+        sql = "SELECT total(money) FROM attempts WHERE key = ? AND outcome != 'answered'"
+        (lost,) = db.execute(sql, (call.key,)).fetchone()
+        if answer := _answer(db, call.key):
+            return Claim(answer, lost=lost)
+        sql = "SELECT owner, expires, at_most FROM calls WHERE key = ?"
+        held = db.execute(sql, (call.key,)).fetchone()
+        if held is None:
+            row = (call.key, call.purpose, call.model, call.canonical)
+            row += (self._owner, _lease(), call.at_most)
+            db.execute("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            return Claim(ours=True)
+        owner, expires, at_most = held
+        if owner is not None:
+            if owner.startswith(_BATCH):
+                return Claim(batch=owner.removeprefix(_BATCH), lost=lost)
+            if owner == self._owner or _alive(owner, expires):
+                return Claim(lost=lost)
+            # Its owner died while it was in flight: it may have been answered, and paid for.
+            db.execute(*_insertion(call.key, Attempt("abandoned", money=at_most)))
+            lost += at_most
+        sql = "UPDATE calls SET owner = ?, expires = ?, at_most = ? WHERE key = ?"
+        db.execute(sql, (self._owner, _lease(), call.at_most, call.key))
+        return Claim(ours=True, lost=lost)
+
+    def _do(self, work: Callable[[sqlite3.Connection], T]) -> Future[T]:
+        future: Future[T] = Future()
+        self._work.put((work, future))
+        return future
+
+    def _write(self) -> None:
+        with closing(_connect(self._path)) as db:
+            beat, running = 0.0, True
+            while running:
+                jobs = []
+                with suppress(queue.Empty):
+                    jobs.append(self._work.get(timeout=_LEASE_SECONDS / 3))
+                    while len(jobs) < _MOST_AT_ONCE:
+                        jobs.append(self._work.get_nowait())
+                running = None not in jobs
+                todo = [job for job in jobs if job is not None]
+                try:
+                    db.execute("BEGIN IMMEDIATE")
+                    if time.monotonic() - beat > _LEASE_SECONDS / 3:
+                        beat = time.monotonic()
+                        for table in ("calls", "batches"):
+                            sql = f"UPDATE {table} SET expires = ? WHERE owner = ?"
+                            db.execute(sql, (_lease(), self._owner))
+                    results = [work(db) for work, _ in todo]
+                    db.execute("COMMIT")
+                except Exception as error:
+                    with suppress(sqlite3.Error):
+                        db.execute("ROLLBACK")
+                    for _, future in todo:
+                        if future.set_running_or_notify_cancel():
+                            future.set_exception(error)
+                else:
+                    for (_, future), result in zip(todo, results, strict=True):
+                        # Whoever asked may have been cancelled meanwhile.
+                        if future.set_running_or_notify_cancel():
+                            future.set_result(result)
+
+
+def totals(path: Path) -> list[dict[str, Any]]:
+    """What was asked and paid: one row per purpose, model and outcome."""
+    columns = ("tokens_in", "tokens_cached", "tokens_out", "money")
+    sums = ", ".join(f"sum({name}) AS {name}" for name in columns)
+    return _read(
+        path,
+        f"SELECT purpose, model, outcome, count(*) AS attempts, {sums} "
+        "FROM attempts JOIN calls USING (key) GROUP BY purpose, model, outcome ORDER BY 1, 2, 3",
+    )
+
+
+def attempts(path: Path) -> list[dict[str, Any]]:
+    """Every attempt in the order of time, without what was asked and answered."""
+    return _read(
+        path,
+        "SELECT datetime(at, 'unixepoch') AS at, substr(key, 1, 12) AS key, purpose, model, "
+        "outcome, tokens_in, tokens_cached, tokens_out, money, round(seconds, 2) AS seconds "
+        "FROM attempts JOIN calls USING (key) ORDER BY attempts.at, attempts.id",
+    )
+
+
+def export(path: Path) -> Iterator[str]:
+    """Every answered call as a line of JSON, sorted by key."""
+    rows = _read(
+        path,
+        "SELECT key, purpose, model, request, tokens_in, tokens_cached, tokens_out, money, body "
+        "FROM attempts JOIN calls USING (key) WHERE outcome = 'answered' ORDER BY key",
+    )
+    for row in rows:
+        yield json.dumps({**row, "request": json.loads(row["request"])}, ensure_ascii=False)
+
+
+def import_lines(path: Path, lines: Iterable[str]) -> int:
+    """Add what `export` wrote, all or nothing; number of calls that were not yet answered.
+
+    Raises:
+        UserError: A line is not of an export, or its request is not that of its key.
+    """
+    added = 0
+    with closing(_connect(path)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                call = Call(row["purpose"], row["model"], row["request"])
+                counts = {name: row[name] for name in ("tokens_in", "tokens_cached", "tokens_out")}
+                answer = Attempt("answered", row["body"], money=row["money"], **counts)
+                same = call.key == row["key"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise _not_exported(number, "is not of an export") from error
+            if not same:
+                raise _not_exported(number, "has another key than its request")
+            known = (call.key, call.purpose, call.model, call.canonical)
+            db.execute("INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, NULL, NULL, 0)", known)
+            added += db.execute(*_insertion(call.key, answer)).rowcount
+        db.execute("COMMIT")
+    return added
+
+
+def _not_exported(number: int, what: str) -> UserError:
+    return UserError(
+        f"line {number} {what}", "give a file that python -m persona_lab.ledger export wrote"
+    )
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open the file, made with its tables where it is not there.
+
+    Raises:
+        UserError: It is no ledger, or of another version, or cannot be written.
+    """
+    try:
+        # SQLite does not wait for another job that turns to the write-ahead log at the same time.
+        with locked(path):
+            db = sqlite3.connect(path, timeout=60, isolation_level=None)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                db.executescript(f"BEGIN;{_TABLES}PRAGMA user_version = {_SCHEMA};COMMIT;")
+    except sqlite3.Error as error:
+        mend = "name a cache folder that can be written, or move the file away"
+        raise UserError(f"the ledger {path} cannot be used: {error}", mend) from error
+    if version not in (0, _SCHEMA):
+        mend = "read it with the version that wrote it"
+        raise UserError(f"the ledger {path} has version {version}, not {_SCHEMA}", mend)
+    return db
+
+
+def _read(path: Path, sql: str) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise UserError(f"there is no ledger {path}", "name the cache folder with --cache")
+    with closing(_connect(path)) as db:
+        db.row_factory = sqlite3.Row
+        return [dict(row) for row in db.execute(sql)]
+
+
+def _answer(db: sqlite3.Connection, key: str) -> Attempt | None:
+    sql = (
+        "SELECT outcome, body, tokens_in, tokens_cached, tokens_out, money, seconds "
+        "FROM attempts WHERE key = ? AND outcome = 'answered'"
+    )
+    row = db.execute(sql, (key,)).fetchone()
+    return None if row is None else Attempt(*row)
+
+
+def _insertion(key: str, attempt: Attempt) -> tuple[str, tuple[Any, ...]]:
+    row = (key, time.time(), attempt.seconds, attempt.outcome, attempt.tokens_in)
+    row += (attempt.tokens_cached, attempt.tokens_out, attempt.money, attempt.body)
+    return "INSERT OR IGNORE INTO attempts VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
+
+
+def _lease() -> float:
+    return time.time() + _LEASE_SECONDS
+
+
+def _alive(owner: str, expires: float | None) -> bool:
+    """Whether a lease holds: its owner has shown life, and is not known to be dead."""
+    node, pid, _ = owner.rsplit(":", 2)
+    if expires is not None and time.time() > expires:
+        return False
+    if node == platform.node():
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+    return True

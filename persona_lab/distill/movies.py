@@ -1,0 +1,85 @@
+"""Movies in, an LLM's summary, cast and director of each out, as a source of movie texts.
+
+What an LLM does not know it is told to leave empty; nothing that it writes is more than text.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from persona_lab.assets import Assets
+from persona_lab.distill.chat import Chat, Conversation, Request
+
+_log = logging.getLogger(__name__)
+
+_ASKED = 3
+# Longest texts that are kept, in characters.
+_LONGEST = {"summary": 1000, "cast": 400, "director": 200}
+
+
+class Known(BaseModel):
+    """What an LLM says of a movie; several people are separated by commas."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    summary: str
+    cast: str
+    director: str
+
+
+@dataclass(frozen=True)
+class LlmMovieInfo:
+    """Texts that an LLM knows of movies, one call for each (the paper's prompts show such).
+
+    Attributes:
+        chat: What answers.
+        prompt: What it is told, the same for all movies; it names the form of the answer.
+        movie: Line on the movie, with {title}, {year} and {genres}.
+        version: Of the prompt; part of each call's purpose.
+    """
+
+    chat: Chat
+    prompt: str
+    movie: str
+    version: int = 1
+
+    def read(self, movies: pd.DataFrame, assets: Assets) -> pd.DataFrame:
+        """Texts from the LLM (see `MovieInfo`); empty ones where no reply has the form asked for.
+
+        Raises:
+            UserError: The LLM cannot be reached or may not be paid.
+        """
+        talks = [self._talk(movie) for movie in movies.to_dict("records")]
+        texts = pd.DataFrame(self.chat.converse(talks, assets), index=movies.index)
+        _log.info(
+            "movie_info: %d of %d movies have a summary", (texts["summary"] != "").sum(), len(texts)
+        )
+        return movies[["item_id"]].join(texts)
+
+    def fingerprint(self, assets: Assets) -> str:
+        """That of the LLM."""
+        return self.chat.fingerprint(assets)
+
+    def _talk(self, movie: Mapping[Any, Any]) -> Conversation[dict[str, str]]:
+        shown = self.movie
+        for name in ("title", "year", "genres"):
+            value = "unknown" if pd.isna(movie[name]) else str(movie[name])
+            shown = shown.replace(f"{{{name}}}", " ".join(value.split())[:200])
+        messages = (("system", self.prompt), ("user", shown))
+        for sample in range(_ASKED):
+            reply = yield Request(messages, Known, f"movie v{self.version}", sample, 400)
+            # A server without schemas may write words around the object.
+            start, end = reply.text.find("{"), reply.text.rfind("}") + 1
+            try:
+                known = Known.model_validate_json(reply.text[start:end])
+            except ValidationError:
+                continue
+            return {
+                name: " ".join(getattr(known, name).split())[:longest]
+                for name, longest in _LONGEST.items()
+            }
+        return dict.fromkeys(_LONGEST, "")

@@ -1,0 +1,99 @@
+"""The ledger: who may ask, what is kept, and what goes from one machine to another."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from persona_lab.distill import ledger
+from persona_lab.distill.ledger import Attempt, Call, Ledger
+from persona_lab.errors import UserError
+from persona_lab.ledger import main
+
+CALL = Call("toy/1", "toy", {"body": {"messages": ["hello"]}, "sample": 0}, at_most=0.5)
+ANSWER = Attempt("answered", '{"choices": []}', 7, 2, 3, 0.25, 0.1)
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.text() | st.none()))
+def test_the_key_is_the_request_whatever_its_order(request: dict[str, object]) -> None:
+    turned = dict(reversed(list(request.items())))
+    assert Call("a", "m", request).key == Call("b", "n", turned, 1.0).key
+    assert (
+        Call("a", "m", {**request, "sample": 0}).key != Call("a", "m", {**request, "sample": 1}).key
+    )
+
+
+def test_one_asks_and_the_others_wait(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as one, Ledger(path) as two:
+        assert one.claim(CALL).result().ours
+        assert two.claim(CALL).result() == ledger.Claim()
+        one.record(CALL.key, Attempt("status 500")).result()
+        assert not two.claim(CALL).result().ours
+        assert one.record(CALL.key, ANSWER).result() == ANSWER
+        assert two.claim(CALL).result() == ledger.Claim(ANSWER)
+        # A second answer, whoever paid for it, changes nothing.
+        assert two.record(CALL.key, Attempt("answered", "other")).result() == ANSWER
+    assert [row["outcome"] for row in ledger.attempts(path)] == ["status 500", "answered"]
+
+
+def test_a_dead_owner_blocks_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    ask = (
+        "import os; from pathlib import Path; from persona_lab.distill.ledger import *\n"
+        f"ledger = Ledger(Path({str(path)!r})).__enter__()\n"
+        f"assert ledger.claim({CALL!r}).result().ours; os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", ask], check=False).returncode == 9
+    with Ledger(path) as mine:
+        assert mine.claim(CALL).result() == ledger.Claim(ours=True, lost=0.5)
+    assert [row["outcome"] for row in ledger.attempts(path)] == ["abandoned"]
+
+
+def test_an_exported_ledger_answers_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there, file = tmp_path / "here", tmp_path / "there", tmp_path / "export.jsonl"
+    here.mkdir()
+    there.mkdir()
+    with Ledger(here / "ledger.sqlite") as mine:
+        mine.claim(CALL).result()
+        mine.record(CALL.key, ANSWER).result()
+    assert main(["--cache", str(here), "export"]) == 0
+    file.write_text(capsys.readouterr().out)
+    for added in (1, 0):
+        assert main(["--cache", str(there), "import", str(file)]) == 0
+        assert capsys.readouterr().out.startswith(f"{added} calls added")
+    with Ledger(there / "ledger.sqlite") as theirs:
+        found = theirs.claim(CALL).result().answer
+    assert found is not None
+    assert (found.body, found.money) == (ANSWER.body, ANSWER.money)
+    for doing in ("list", "sum"):
+        assert main(["--cache", str(there), doing]) == 0
+        head, line = capsys.readouterr().out.splitlines()
+        assert dict(zip(head.split("\t"), line.split("\t"), strict=True))["money"] == "0.250000"
+    row = json.loads(file.read_text())
+    row["request"]["sample"] = 1
+    file.write_text(json.dumps(row))
+    assert main(["--cache", str(there), "import", str(file)]) == 1
+    assert "line 1 has another key than its request" in capsys.readouterr().err
+
+
+def test_what_is_no_ledger_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--cache", str(tmp_path), "sum"]) == 1
+    assert "there is no ledger" in capsys.readouterr().err
+    path = tmp_path / "ledger.sqlite"
+    path.write_text("this is no database, and long enough to be seen as none " * 20)
+    with pytest.raises(UserError, match="cannot be used: file is not a database"), Ledger(path):
+        pass
+    path.unlink()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 9")
+    db.close()
+    with pytest.raises(UserError, match="has version 9"), Ledger(path):
+        pass

@@ -1,0 +1,346 @@
+"""An OpenAI-compatible server on the loopback: faults, money, batches, kills, and no call twice."""
+
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import BaseModel
+
+from persona_lab.assets import Assets, NotAtHand
+from persona_lab.distill import Conversation, LlmMovieInfo, OpenAI, Reply, Request, ledger, server
+from persona_lab.errors import UserError
+from persona_lab.memory import ServerEmbedder
+
+from .job import PRICES, talk
+from .server import Server
+
+JOB = Path(__file__).with_name("job.py")
+
+
+@pytest.fixture
+def loopback(tmp_path: Path) -> Iterator[Server]:
+    with Server(tmp_path / "journal").running() as running:
+        yield running
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Waiting takes no time; what was waited for is listed."""
+    waited: list[float] = []
+    sleep = server._sleep
+
+    async def wait(seconds: float) -> None:
+        waited.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(server, "_now", lambda: time.monotonic() + sum(waited))
+    monkeypatch.setattr(server, "_sleep", wait)
+    return waited
+
+
+def chat(loopback: Server, **fields: Any) -> OpenAI:
+    return OpenAI("toy", loopback.url, prices=PRICES, **fields)
+
+
+def once(text: str, schema: type[BaseModel] | None = None) -> Conversation[Reply]:
+    return (yield Request((("user", text),), schema, "once/1"))
+
+
+def outcomes(cache: Path) -> dict[str, int]:
+    return {row["outcome"]: row["attempts"] for row in ledger.totals(Assets(cache).ledger)}
+
+
+def test_nothing_is_asked_twice(loopback: Server, tmp_path: Path) -> None:
+    llm = chat(loopback)
+    first = llm.converse([talk(user, 3) for user in range(4)], Assets(tmp_path))
+    assert first == llm.converse([talk(user, 3) for user in range(4)], Assets(tmp_path))
+    assert set(loopback.asked().values()) == {1}
+    assert loopback.asked().total() == 12
+    # 60 tokens at 10, 40 cached ones at 5 and 10 of the answer at 100, for a million each.
+    (row,) = ledger.totals(Assets(tmp_path).ledger)
+    assert row["money"] == pytest.approx(12 * 1800e-6)
+    assert llm.price(100, 10) == pytest.approx(2000e-6)
+    assert replace(llm, mode="batch").price(100, 10) == pytest.approx(1000e-6)
+
+
+def test_equal_requests_are_one_call_and_samples_are_not(loopback: Server, tmp_path: Path) -> None:
+    def again(sample: int) -> Conversation[Reply]:
+        return (yield Request((("user", "same"),), None, "once/1", sample))
+
+    chat(loopback).converse([again(sample) for sample in (0, 0, 1)], Assets(tmp_path))
+    assert loopback.asked() == {"same": 2}
+
+
+@pytest.mark.parametrize("retry_after", [0, 2, 300])
+def test_a_storm_passes(
+    loopback: Server, tmp_path: Path, clock: list[float], retry_after: int
+) -> None:
+    faults = [f"429:{retry_after}"] * 4 + ["500", "503", "reset", "cut", "truncated"]
+    loopback.faults = list(faults)
+    texts = chat(loopback, max_attempts=20).converse(
+        [talk(user, 2) for user in range(6)], Assets(tmp_path)
+    )
+    assert all(len(text.splitlines()) == 2 for text in texts)
+    found = outcomes(tmp_path)
+    assert found.pop("answered") == 12
+    assert sum(found.values()) == len(faults)
+    assert (found["status 429"], found["status 500"], found["unreadable"]) == (4, 1, 1)
+    # Lost on the way, a reply may have been paid for: the ledger counts what it can have cost.
+    lost = [row["money"] for row in ledger.totals(Assets(tmp_path).ledger)]
+    assert sum(money > 0 for money in lost) == len(found) - 3 + 1
+    assert max(clock) > retry_after - 1
+    assert max(clock) < retry_after + server._LONGEST_WAIT
+
+
+def test_a_time_out_is_asked_again(loopback: Server, tmp_path: Path) -> None:
+    loopback.faults = ["timeout"]
+    (reply,) = chat(loopback, timeout=0.5).converse([once("hello")], Assets(tmp_path))
+    assert reply.text == "heard hello"
+    assert outcomes(tmp_path) == {"answered": 1, "timeout": 1}
+
+
+def test_odd_replies_reach_the_algorithm(loopback: Server, tmp_path: Path) -> None:
+    asked = ["REFUSE", "EMPTY", "LONG"]
+    refused, empty, long = chat(loopback).converse(map(once, asked), Assets(tmp_path))
+    assert (refused.text, refused.refused) == ("I will not.", True)
+    assert (empty.text, empty.refused) == ("", False)
+    assert len(long.text.split()) == 2500
+    assert outcomes(tmp_path) == {"answered": 3}
+
+
+def test_a_server_without_schemas_is_asked_plainly(loopback: Server, tmp_path: Path) -> None:
+    class Answer(BaseModel):
+        word: str
+
+    loopback.plain = {"json_schema", "json_object"}
+    replies = chat(loopback).converse(
+        [once(f"hello {n}", Answer) for n in range(3)], Assets(tmp_path)
+    )
+    assert [reply.text for reply in replies] == [f"heard hello {n}" for n in range(3)]
+    assert outcomes(tmp_path) == {"answered": 3}
+
+
+def test_a_server_that_never_answers_ends_the_run(
+    loopback: Server, tmp_path: Path, clock: list[float]
+) -> None:
+    loopback.faults = ["503"] * 50
+    with pytest.raises(UserError, match="failed 4 times: status 503"):
+        chat(loopback, max_attempts=4).converse([once("a"), once("b")], Assets(tmp_path))
+    assert outcomes(tmp_path)["status 503"] <= 8
+    loopback.faults = ["401"]
+    with pytest.raises(UserError, match="export OPENAI_API_KEY"):
+        chat(loopback).converse([once("c")], Assets(tmp_path))
+
+
+def test_a_budget_ends_before_it_is_passed_and_goes_on(loopback: Server, tmp_path: Path) -> None:
+    def run(budget: float | None) -> list[str]:
+        talks = [talk(user, 5) for user in range(8)]
+        return chat(loopback, budget=budget, concurrency=4).converse(talks, Assets(tmp_path))
+
+    with pytest.raises(UserError, match=r"the budget of 0\.44 ends here"):
+        run(0.44)
+    spent = sum(row["money"] for row in ledger.totals(Assets(tmp_path).ledger))
+    # The last call that would not fit can cost 0.42 at most, and costs 0.0018.
+    assert 0.02 < spent <= 0.44
+    done = loopback.asked().total()
+    with pytest.raises(UserError, match=r"the budget of 0\.44 ends here"):
+        run(0.44)
+    assert loopback.asked().total() == done < 40
+    run(5.0)
+    assert loopback.asked().total() == 40
+    assert set(loopback.asked().values()) == {1}
+    with pytest.raises(UserError, match="other has no price"):
+        replace(chat(loopback, budget=1.0), model="other").converse([], Assets(tmp_path))
+
+
+def test_batches_cost_half_and_give_the_same(loopback: Server, tmp_path: Path) -> None:
+    talks = lambda: [talk(user, 2) for user in range(3)]  # noqa: E731
+    one_by_one = chat(loopback).converse(talks(), Assets(tmp_path / "sync"))
+    batched = chat(loopback, mode="batch", poll_seconds=0.01)
+    assert batched.converse(talks(), Assets(tmp_path / "batch")) == one_by_one
+    assert len(loopback.batches) == 2
+    paid = [
+        sum(row["money"] for row in ledger.totals(Assets(tmp_path / name).ledger))
+        for name in ("sync", "batch")
+    ]
+    assert paid[1] == pytest.approx(paid[0] / 2)
+
+
+@pytest.mark.parametrize("killed", ["before the id is kept", "after"])
+def test_a_batch_killed_before_it_is_collected_is_collected_once(
+    loopback: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: str
+) -> None:
+    batched = chat(loopback, mode="batch", poll_seconds=0.01)
+    loopback.finished = False
+
+    class Killed(BaseException):
+        pass
+
+    async def kill(*_: Any) -> None:
+        raise Killed
+
+    place = ("submitted", lambda *_: kill()) if killed.startswith("before") else ("batch", kill)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.Ledger, place[0], _raise(Killed))
+        patch.setattr(ledger, "_LEASE_SECONDS", 0.0)
+        with pytest.raises(Killed):
+            batched.converse([once("a"), once("b")], Assets(tmp_path))
+    assert len(loopback.batches) == 1
+    loopback.finished = True
+    replies = batched.converse([once("a"), once("b")], Assets(tmp_path))
+    assert [reply.text for reply in replies] == ["heard a", "heard b"]
+    assert len(loopback.batches) == 1
+    assert loopback.asked() == {"a": 1, "b": 1}
+
+
+def _raise(kind: type[BaseException]) -> Any:
+    def call(*_: Any) -> None:
+        raise kind
+
+    return call
+
+
+def test_embeddings(loopback: Server, tmp_path: Path) -> None:
+    texts = [f"text {n}" for n in range(10)]
+    vectors = chat(loopback).embed(texts, Assets(tmp_path), at_once=4)
+    assert vectors.shape == (10, 4)
+    assert (vectors == chat(loopback).embed(texts, Assets(tmp_path), at_once=4)).all()
+    assert len(np.unique(vectors, axis=0)) == 10
+    assert loopback.asked().total() == 3
+
+
+def test_an_embedder_gives_vectors_of_length_1(loopback: Server, tmp_path: Path) -> None:
+    embedder = ServerEmbedder("toy", chat(loopback))
+    vectors = embedder.load(Assets(tmp_path))(["one", "two"])
+    assert vectors.dtype == np.float32
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1)
+
+
+def test_movies_are_told_by_the_llm(loopback: Server, tmp_path: Path) -> None:
+    movies = pd.DataFrame(
+        {
+            "item_id": [3, 5],
+            "title": ["Quiet Harbor", "Iron Parade"],
+            "year": pd.array([1999, None], dtype="Int64"),
+            "genres": ["Drama", "War"],
+        },
+        index=[7, 9],
+    )
+    told = '{"summary": "Boats  off {title}.", "cast": "Ann Lee", "director": ""}'
+    info = LlmMovieInfo(chat(loopback), "Say what you know.", told)
+    texts = info.read(movies, Assets(tmp_path))
+    assert texts["item_id"].tolist() == [3, 5]
+    assert texts["summary"].tolist() == ["Boats off Quiet Harbor.", "Boats off Iron Parade."]
+    assert texts["cast"].tolist() == ["Ann Lee", "Ann Lee"]
+    assert texts["director"].tolist() == ["", ""]
+    # No JSON in any of three replies: nothing is known of the movie.
+    unknown = LlmMovieInfo(chat(loopback), "Say what you know.", "{title} {year}")
+    assert (unknown.read(movies, Assets(tmp_path))[["summary", "cast"]] == "").all(axis=None)
+    assert loopback.asked()["Iron Parade unknown"] == 3
+
+
+def test_nobody_is_asked_where_that_is_ruled_out(loopback: Server, tmp_path: Path) -> None:
+    with pytest.raises(NotAtHand):
+        chat(loopback).converse([once("a")], Assets(tmp_path, offline=True))
+    assert not loopback.asked()
+
+
+def test_the_key_stays_where_it_is(
+    loopback: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    planted = "sk-planted-0123456789"
+    monkeypatch.setenv(server.KEY, planted)
+    caplog.set_level(logging.DEBUG)
+    loopback.faults = ["500", "429:0"]
+    chat(loopback).converse([once("hello"), once("other")], Assets(tmp_path / "c"))
+    loopback.faults = ["401"]
+    with pytest.raises(UserError) as caught:
+        chat(loopback).converse([once("third")], Assets(tmp_path / "c"))
+    # The server's refusal repeats the key.
+    assert "401" in str(caught.value)
+    files = [file.read_bytes() for file in (tmp_path / "c").rglob("*") if file.is_file()]
+    assert not any(planted.encode() in content for content in files)
+    assert loopback.keys == {f"bearer {planted}"}
+    assert planted not in f"{caught.value!r} {caplog.text}"
+    monkeypatch.delenv(server.KEY)
+    with pytest.raises(UserError, match="export OPENAI_API_KEY"):
+        OpenAI("toy").converse([once("hello")], Assets(tmp_path / "d"))
+    with pytest.raises(UserError, match="base_url holds credentials"):
+        OpenAI("toy", "http://me:secret@localhost/v1").converse([], Assets(tmp_path / "d"))
+
+
+def start(loopback: Server, cache: Path, *numbers: int) -> subprocess.Popen[str]:
+    command = [sys.executable, str(JOB), loopback.url, str(cache), *map(str, numbers)]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*command, str(cache / f"out-{os.urandom(4).hex()}")], **pipes)
+
+
+def end(job: subprocess.Popen[str]) -> float:
+    out, said = job.communicate(timeout=300)
+    assert job.returncode == 0, said
+    return float(out)
+
+
+def test_two_jobs_ask_once(loopback: Server, tmp_path: Path) -> None:
+    loopback.latency = 0.02
+    for job in [start(loopback, tmp_path, 10, 4, 5) for _ in range(2)]:
+        end(job)
+    assert set(loopback.asked().values()) == {1}
+    assert loopback.asked().total() == 40
+    one, two = (file.read_bytes() for file in tmp_path.glob("out-*"))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("kills", "users"), [(3, 20), pytest.param(100, 100, marks=pytest.mark.long)]
+)
+def test_kills_cost_at_most_what_is_in_flight(
+    loopback: Server, tmp_path: Path, kills: int, users: int
+) -> None:
+    in_flight, calls = 4, 5
+    loopback.latency = 0.05
+    draw = random.Random(0)
+    total, asked = users * calls, 0
+    for kill in range(kills):
+        job = start(loopback, tmp_path, users, calls, in_flight)
+        # Spread over the job: the first kills come early, the last near its end.
+        until = time.monotonic() + 60
+        goal = max(asked + 1, total * kill // kills + draw.randrange(3))
+        while loopback.asked().total() < goal and job.poll() is None:
+            assert time.monotonic() < until
+            time.sleep(0.01 * draw.random())
+        job.send_signal(signal.SIGKILL)
+        job.communicate()
+        time.sleep(0.1)
+        asked = loopback.asked().total()
+    end(start(loopback, tmp_path, users, calls, in_flight))
+    end(start(loopback, tmp_path / "undisturbed", users, calls, in_flight))
+    repeated = loopback.asked().total() - 2 * total
+    assert 0 <= repeated <= kills * in_flight
+    print(f"{kills} kills, {total} calls, {repeated} repeated")
+    (whole,) = (tmp_path / "undisturbed").glob("out-*")
+    (resumed,) = tmp_path.glob("out-*")
+    assert whole.read_bytes() == resumed.read_bytes()
+
+
+@pytest.mark.long
+def test_throughput(loopback: Server, tmp_path: Path) -> None:
+    loopback.latency = 0.2
+    seconds = end(start(loopback, tmp_path, 64, 30, 64))
+    print(f"{64 * 30 / seconds:.0f} calls/s of {64 / 0.2:.0f}")
+    assert loopback.most == 64
+    assert 64 * 30 / seconds >= 0.9 * 64 / 0.2
