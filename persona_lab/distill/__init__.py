@@ -7,6 +7,8 @@ from persona_lab.distill.chat import Chat, Conversation, Reply, Request, convers
 from persona_lab.distill.histories import Cost, Distiller, History, UserMemories, history_rows
 from persona_lab.distill.memories import Memories, distil, users_traits
 from persona_lab.distill.movies import LlmMovieInfo
+from persona_lab.distill.prompts import Prompts
+from persona_lab.distill.reflection import Reflection
 from persona_lab.distill.server import OpenAI
 from persona_lab.distill.statistical import Statistical
 from persona_lab.distill.titles import Titles
@@ -21,6 +23,8 @@ __all__ = [
     "LlmMovieInfo",
     "Memories",
     "OpenAI",
+    "Prompts",
+    "Reflection",
     "Reply",
     "Request",
     "Statistical",

@@ -1,0 +1,359 @@
+"""Histories in, memories out, by an LLM that reflects on its own mistakes (paper, section 3.2).
+
+Each batch of a user's ratings takes two calls. The first predicts them from the profile so far and
+sees nothing else of the user. The second is shown the ratings beside these predictions; it explains
+each one (an enriched interaction), says what the batch taught (an insight) and writes the profile
+anew. Every reply is text of a profile or memory and nothing more. The flow is pure: what carries
+requests to an LLM and back is a `Chat`.
+"""
+
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from persona_lab.assets import Assets
+from persona_lab.distill.chat import Chat, Conversation, Reply, Request
+from persona_lab.distill.histories import Cost, History, Scope, UserMemories
+from persona_lab.distill.prompts import Prompts
+from persona_lab.distill.reasons import verdict
+from persona_lab.distill.titles import Titles
+from persona_lab.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+ASKED_AGAIN = 3
+"""How often a call is asked again while a part of its reply is not valid (decision 19)."""
+
+# English words are 4/3 tokens on average; the JSON around a movie's rating or texts is ten more.
+_TOKENS_PER_WORD, _TOKENS_OF_FORM = 4 / 3, 10
+
+
+class _Strict(BaseModel):
+    # Servers that hold replies to a schema want every key named and no other allowed.
+    model_config = ConfigDict(extra="forbid")
+
+
+class Explained(_Strict):
+    """Two texts on one movie: what it is, and why the user rated it so."""
+
+    about: str
+    because: str
+
+
+Rating = Annotated[int, Field(ge=1, le=5)]
+
+
+@dataclass(frozen=True)
+class Reflection:
+    """Distils histories by self-reflection, users side by side.
+
+    Attributes:
+        chat: What answers.
+        prompts: The words.
+        batch_size: Ratings per batch (paper, appendix A: at most 10).
+        max_words: Longer texts are asked for again (decision 19).
+        temperature: Of sampling; at 0 a reply that is asked for again would come again.
+        reflection: Whether ratings are predicted first and the profile is rewritten in the light
+            of the mistakes; without, one pass extends it.
+        enriched: Whether interactions are explained; without, they are plain lines with the rating.
+        scope: Which ratings it is given (decision 3).
+        usual_words: Words of a movie's description, a profile, an explanation and an insight:
+            for the estimate alone.
+        name: What reports call it.
+    """
+
+    chat: Chat
+    prompts: Prompts
+    batch_size: int = 10
+    max_words: int = 2000
+    temperature: float = 0.7
+    reflection: bool = True
+    enriched: bool = True
+    scope: Scope = "training"
+    usual_words: Mapping[str, int] = field(default_factory=dict, metadata={"key": False})
+    name: str = field(default="openai", metadata={"key": False})
+
+    def distill(
+        self, histories: Iterable[History], seed: int, assets: Assets
+    ) -> Iterator[UserMemories]:
+        """Distil each history, all of them side by side.
+
+        Args:
+            histories: At least one row each.
+            seed: Not used: a user's replies are the same for every draw of users, and paid once.
+            assets: Where the chat keeps its files.
+
+        Raises:
+            UserError: A field has a value that cannot be, or the LLM cannot be reached or paid.
+        """
+        for name, value in {"batch_size": self.batch_size, "max_words": self.max_words}.items():
+            if value < 1:
+                raise UserError(f"distiller.{name} is {value}", "it must be a whole number from 1")
+        known = list(histories)
+        expected = self.estimate([len(history.rows) for history in known])
+        _log.info(
+            "distilling %d users takes about %d calls, %d tokens in and %d out, money %.2f",
+            *(len(known), expected.calls, expected.tokens_in, expected.tokens_out, expected.money),
+        )
+        yield from self.chat.converse([_User(self, history).calls() for history in known], assets)
+
+    def fingerprint(self, assets: Assets) -> Any:
+        """What the texts depend on beside the fields."""
+        return self.chat.fingerprint(assets)
+
+    def estimate(self, sizes: Sequence[int]) -> Cost:
+        """Calls, tokens and money, were every reply valid and as long as `usual_words` says.
+
+        Args:
+            sizes: Number of rows of each history.
+        """
+        words = Counter(self.usual_words)
+        predicting = self.prompts.predicting(_form(_predictions(self.batch_size)))
+        cost = Cost()
+        for size in sizes:
+            for start in range(0, size, self.batch_size):
+                n = min(self.batch_size, size - start)
+                shown = n * words["movie"] + (words["profile"] if start else 0)
+                if self.reflection and start:
+                    cost += self._call(len(predicting.split()) + shown, 0, n)
+                written = words["profile"] + self.reflection * words["insight"]
+                written += self.enriched * n * words["interaction"]
+                cost += self._call(
+                    len(self.instruction(self.batch_size).split()) + shown, written, n
+                )
+        return cost
+
+    def _call(self, words_in: int, words_out: int, movies: int) -> Cost:
+        form = _TOKENS_OF_FORM * movies
+        tokens_in = round(words_in * _TOKENS_PER_WORD) + form
+        tokens_out = round(words_out * _TOKENS_PER_WORD) + form
+        return Cost(1, tokens_in, tokens_out, self.chat.price(tokens_in, tokens_out))
+
+    def instruction(self, movies: int) -> str:
+        """What a call is told that explains this many ratings and writes the profile."""
+        return self.prompts.writing(
+            enriched=self.enriched,
+            reflection=self.reflection,
+            max_words=self.max_words,
+            form=_form(self._written(movies)),
+        )
+
+    def _written(self, movies: int) -> dict[str, Any]:
+        """The parts of a reply that explains ratings and writes the profile."""
+        explained = _each(movies, Explained) if self.enriched else {}
+        insight = {"insight": str} if self.reflection else {}
+        return {**explained, **insight, "profile": str}
+
+
+class _Rejected(Exception):
+    """A part of a reply that will not do: why, and its text where only its titles are wrong."""
+
+    def __init__(self, reason: str, text: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.text = text
+
+
+class _User:
+    """One user's distillation, between one reply and the next."""
+
+    def __init__(self, distiller: Reflection, history: History) -> None:
+        self.distiller = distiller
+        self.history = history
+        self.items = frozenset(history.rows["item_id"])
+        self.titles = Titles.of(history.rows)
+        self.counts: Counter[str] = Counter()
+        self.cost = Cost()
+
+    def calls(self) -> Conversation[UserMemories]:
+        """Requests out, replies in, memories at the end."""
+        profile = ""
+        snapshots, interactions, insights = [], [], []
+        rows = self.history.rows.astype(object).to_dict("records")
+        size = self.distiller.batch_size
+        for batch in (rows[start : start + size] for start in range(0, len(rows), size)):
+            predicted = {}
+            # Without a profile there is nothing that a prediction could test.
+            if self.distiller.reflection and profile:
+                predicted = yield from self._predict(profile, batch)
+            written = yield from self._write(profile, batch, predicted)
+            for n, row in enumerate(batch, 1):
+                plain = verdict(row["title"], _year(row), row["rating"])
+                self.counts["interactions_plain"] += self.distiller.enriched and (
+                    f"movie_{n}" not in written
+                )
+                interactions.append(written.get(f"movie_{n}", f"{plain}."))
+            insights.append(written.get("insight", ""))
+            self.counts["profiles_kept"] += "profile" not in written
+            profile = written.get("profile", profile)
+            snapshots.append(profile or f"I have rated {len(interactions)} movies.")
+        return UserMemories(
+            self.history.user_id,
+            snapshots[-1],
+            snapshots,
+            interactions,
+            insights,
+            {name: n for name, n in self.counts.items() if n},
+            self.cost,
+        )
+
+    def _predict(
+        self, profile: str, batch: Sequence[Mapping[str, Any]]
+    ) -> Conversation[dict[str, int]]:
+        """Ratings of unseen movies from the profile alone, by the movies' names in the form."""
+        prompts, parts = self.distiller.prompts, _predictions(len(batch))
+        unseen = [{**row, "rating": None} for row in batch]
+        ask = (prompts.predicting(_form(parts)), prompts.known(profile, unseen))
+        predicted = yield from self._ask("predict", ask, parts, dict.fromkeys(parts, _rating))
+        self.counts["predictions"] += len(predicted)
+        self.counts["prediction_stars_off"] += sum(
+            abs(predicted[name] - row["rating"])
+            for name, row in zip(parts, batch, strict=True)
+            if name in predicted
+        )
+        return predicted
+
+    def _write(
+        self,
+        profile: str,
+        batch: Sequence[Mapping[str, Any]],
+        predicted: Mapping[str, int],
+    ) -> Conversation[dict[str, str]]:
+        """The valid texts on a batch, by their names in the form."""
+        parts = self.distiller._written(len(batch))
+        shown = [
+            {**row, "predicted": predicted.get(f"movie_{n}")} for n, row in enumerate(batch, 1)
+        ]
+        ask = (self.distiller.instruction(len(batch)), self.distiller.prompts.known(profile, shown))
+        readers: dict[str, Callable[[Any], str]] = {
+            f"movie_{n}": lambda value, row=row: self._interaction(value, row)
+            for n, row in enumerate(batch, 1)
+        }
+        readers |= {"insight": self._text, "profile": lambda value: self._named(self._text(value))}
+        return (yield from self._ask("reflect", ask, parts, readers))
+
+    def _ask(
+        self,
+        step: str,
+        ask: tuple[str, str],
+        parts: Mapping[str, Any],
+        readers: Mapping[str, Callable[[Any], Any]],
+    ) -> Conversation[dict[str, Any]]:
+        """Ask until every part is valid, at most 1 + ASKED_AGAIN times.
+
+        Returns:
+            The first valid value of each part. A text whose titles alone are wrong stands in for
+            one: the title check after the distiller is done drops the sentences where the protocol
+            wants it, so that both protocols make, and pay for, the same calls (decision 4b).
+        """
+        system, user = ask
+        schema = create_model("Answer", __base__=_Strict, **{k: (v, ...) for k, v in parts.items()})
+        valid: dict[str, Any] = {}
+        naming: dict[str, str] = {}
+        for sample in range(1 + ASKED_AGAIN):
+            reply = yield Request(
+                messages=(("system", system), ("user", user)),
+                schema=schema,
+                purpose=f"{step}/{self.distiller.prompts.version}",
+                sample=sample,
+                temperature=self.distiller.temperature,
+            )
+            self.cost += Cost(1, reply.tokens_in, reply.tokens_out, reply.money)
+            reasons = set()
+            for name in parts.keys() - valid.keys():
+                try:
+                    valid[name] = readers[name](_read(reply).get(name))
+                except _Rejected as rejected:
+                    reasons.add(rejected.reason)
+                    if rejected.text is not None:
+                        naming[name] = rejected.text
+            self.counts["asked_again"] += sample > 0
+            self.counts.update(f"rejected_{reason}" for reason in reasons)
+            if not reasons:
+                break
+        return naming | valid
+
+    def _text(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise _Rejected("malformed")
+        text = " ".join(value.split())
+        if not any(character.isalnum() for character in text):
+            raise _Rejected("empty")
+        if len(text.split()) > self.distiller.max_words:
+            raise _Rejected("long")
+        return text
+
+    def _interaction(self, value: Any, row: Mapping[str, Any]) -> str:
+        """The LLM's two texts around our own statement of what was rated how."""
+        try:
+            explained = Explained.model_validate(value)
+        except ValidationError:
+            raise _Rejected("malformed") from None
+        about, because = self._text(explained.about), self._text(explained.because)
+        because = re.sub(r"^because\b[\s,:]*", "", because, flags=re.IGNORECASE) or because
+        stop = "" if about.endswith((".", "!", "?")) else "."
+        rated = verdict(row["title"], _year(row), row["rating"])
+        return self._named(
+            self._text(f"{about}{stop} {rated} because {because}"), own=row["item_id"]
+        )
+
+    def _named(self, text: str, own: int | None = None) -> str:
+        """The text, if it names no movie of the history but its own (decisions 4 and 4b)."""
+        _, dropped = self.titles.drop_sentences(text, self.items, own)
+        if dropped:
+            raise _Rejected("title", text)
+        return text
+
+
+def _each(movies: int, kind: Any) -> dict[str, Any]:
+    return {f"movie_{n}": kind for n in range(1, movies + 1)}
+
+
+def _predictions(movies: int) -> dict[str, Any]:
+    return _each(movies, Rating)
+
+
+def _form(parts: Mapping[str, Any]) -> str:
+    """The JSON of a reply as a prompt shows it: for servers that hold replies to no schema."""
+    explained = {"about": "...", "because": "..."}
+    shown = {
+        name: explained if kind is Explained else "..." if kind is str else 3
+        for name, kind in parts.items()
+    }
+    return json.dumps(shown)
+
+
+def _read(reply: Reply) -> dict[str, Any]:
+    """The JSON object of a reply, also in a fence, among other words or loosely written."""
+    if reply.refused:
+        raise _Rejected("refused")
+    if not reply.text.strip():
+        raise _Rejected("empty")
+    start = max(reply.text.find("{"), 0)
+    for text in (reply.text[start:], re.sub(r",(?=\s*[}\]])", "", reply.text[start:])):
+        try:
+            # Not strict: line breaks may stand in texts as they are.
+            found, _ = json.JSONDecoder(strict=False).raw_decode(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(found, dict):
+            return found
+    raise _Rejected("malformed")
+
+
+def _rating(value: Any) -> int:
+    number = re.fullmatch(r"\s*([1-5])(\.0)?\s*", str(value))
+    if number is None:
+        raise _Rejected("malformed")
+    return int(number[1])
+
+
+def _year(row: Mapping[str, Any]) -> int | None:
+    return None if pd.isna(row["year"]) else int(row["year"])

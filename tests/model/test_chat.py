@@ -1,0 +1,103 @@
+"""A local model answers conversations in valid JSON, side by side as alone, and by its seed."""
+
+import json
+from dataclasses import replace
+from typing import Annotated
+
+import pytest
+from pydantic import BaseModel as Schema
+from pydantic import Field
+
+from persona_lab.assets import Assets
+from persona_lab.distill.chat import Conversation, Reply, Request
+from persona_lab.errors import UserError
+from persona_lab.model import BaseModel
+from persona_lab.model.chat import LocalChat
+
+SIZES = {"architecture": "llama", "hidden_size": 64, "intermediate_size": 128, "layers": 2}
+SIZES |= {"heads": 4, "kv_heads": 2, "vocab_size": 512}
+TINY = BaseModel("tiny", None, None, None, "template", 2048, ["q_proj"], random=SIZES)
+CHAT = LocalChat(TINY, max_new_tokens=12)
+
+
+class Inner(Schema):
+    about: str
+    rating: Annotated[int, Field(ge=1, le=5)]
+
+
+class Outer(Schema):
+    movie_1: Inner
+    profile: str
+
+
+def ask(text: str, **fields: object) -> Request:
+    messages = (("system", "Rate it."), ("user", text))
+    return replace(Request(messages, Outer, "test/1", temperature=0.7), **fields)
+
+
+def asks(*requests: Request) -> Conversation[list[Reply]]:
+    replies = []
+    for request in requests:
+        replies.append((yield request))
+    return replies
+
+
+def answers(assets: Assets, *requests: Request, chat: LocalChat = CHAT) -> list[Reply]:
+    (replies,) = chat.converse([asks(*requests)], assets)
+    return replies
+
+
+def test_a_reply_is_valid_json_whatever_the_model(assets: Assets) -> None:
+    for sample in range(4):
+        (reply,) = answers(assets, ask("Fargo", sample=sample))
+        found = Outer.model_validate_json(reply.text)
+        assert 1 <= found.movie_1.rating <= 5
+        assert reply.tokens_out > 12
+        assert reply.money == 0
+
+
+def test_side_by_side_as_alone(assets: Assets) -> None:
+    requests = [ask("Fargo"), ask("Heat, a movie with a longer description"), ask("Alien")]
+    chat = replace(CHAT, side_by_side=2)
+    alone = [answers(assets, request)[0] for request in requests]
+    together = chat.converse([asks(request) for request in requests], assets)
+    assert [reply for (reply,) in together] == alone
+    # Conversations of unequal length.
+    longer, shorter = chat.converse([asks(*requests), asks(requests[0])], assets)
+    assert (longer, shorter) == (alone, alone[:1])
+
+
+def test_samples_differ_and_repeat(assets: Assets) -> None:
+    first, again = answers(assets, ask("Fargo"), ask("Fargo"))
+    assert first == again
+    assert answers(assets, ask("Fargo", sample=1)) != [first]
+    assert answers(assets, ask("Fargo"), chat=replace(CHAT, seed=1)) != [first]
+    greedy = [ask("Fargo", temperature=0.0, sample=n) for n in (0, 1)]
+    likeliest, sampled = answers(assets, *greedy)
+    assert likeliest != sampled
+    assert answers(assets, greedy[0], chat=replace(CHAT, seed=1)) == [likeliest]
+
+
+def test_free_text_has_no_form(assets: Assets) -> None:
+    (reply,) = answers(assets, ask("Fargo", schema=None))
+    assert 0 < reply.tokens_out <= 12
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(reply.text)
+
+
+def test_a_reply_ends_at_the_longest_that_was_asked_for(assets: Assets) -> None:
+    (reply,) = answers(assets, ask("Fargo", max_tokens=20), chat=replace(CHAT, max_new_tokens=500))
+    assert Outer.model_validate_json(reply.text)
+    assert reply.tokens_out < 500
+
+
+def test_a_prompt_that_does_not_fit_is_refused(assets: Assets) -> None:
+    with pytest.raises(UserError, match="context"):
+        answers(assets, ask("Fargo " * 3000))
+
+
+def test_weights_are_known_by_their_fingerprint(assets: Assets) -> None:
+    other = replace(TINY, random={**SIZES, "layers": 1})
+    assert CHAT.fingerprint(assets) == CHAT.fingerprint(assets)
+    assert CHAT.fingerprint(assets) != replace(CHAT, model=other).fingerprint(assets)
+    assert CHAT.price(1000, 1000) == 0
