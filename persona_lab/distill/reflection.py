@@ -254,7 +254,8 @@ class _User:
             wants it, so that both protocols make, and pay for, the same calls (decision 4b).
         """
         system, user = ask
-        schema = create_model("Answer", __base__=_Strict, **{k: (v, ...) for k, v in parts.items()})
+        fields: Any = {name: (kind, ...) for name, kind in parts.items()}
+        schema = create_model("Answer", __base__=_Strict, **fields)
         valid: dict[str, Any] = {}
         naming: dict[str, str] = {}
         for sample in range(1 + ASKED_AGAIN):
