@@ -19,6 +19,12 @@ $(READY): pyproject.toml constraints.txt
 quickstart: setup  ## From ratings to a table in minutes, on real data and a small model
 	$(BIN)/python -m persona_lab -m experiment=quickstart
 
+.PHONY: benchmark
+benchmark: setup  ## Measure the engine against its peers, about 40 minutes (experiments/benchmark)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[benchmark]'
+	$(BIN)/python experiments/benchmark/run.py
+
 .PHONY: test
 test: setup  ## Run the tests
 	$(BIN)/python -m pytest

@@ -1,0 +1,161 @@
+"""A prompt's choices -> real rows: the examples of users of the embedded setup, and their model.
+
+The ratings, the profiles and the words are the project's own. Summaries and casts come from a CSV
+file where one is given; else `Filler` stands in for them with meaningless words of their length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from hydra import compose, initialize_config_module
+from transformers import PreTrainedModel
+
+from persona_lab import configure
+from persona_lab.model import Trainer
+from persona_lab.model.train import by_prefix
+from persona_lab.prompting import Codec, Example
+
+ROWS_PER_USER = 32
+"""Rows that every user has, of each kind: the most that a cell takes."""
+
+_QUICK = ["experiment=smoke", "model.context=4096", "data.train_fraction=0.5"]
+_WORDS = """
+river winter letter stranger house promise garden journey brother shadow morning silver teacher
+station harbour question memory window captain village secret winner mountain paper doctor island
+summer record market daughter engine forest message theatre soldier kitchen finds leaves keeps
+follows answers carries forgets builds returns watches learns hides
+""".split()
+
+
+@dataclass(frozen=True)
+class Filler:
+    """Placeholder texts: a summary of 36 words and a cast of five two-word names per movie.
+
+    They mean nothing; they give a prompt the length that a summary and a cast would.
+    """
+
+    words: int = 36
+    people: int = 5
+
+    def read(self, movies: pd.DataFrame) -> pd.DataFrame:
+        """Texts as `persona_lab.data.MovieInfo` wants them, the same for an item every time."""
+        texts = [self._of(int(item)) for item in movies["item_id"]]
+        return pd.DataFrame(texts, columns=["summary", "cast", "director"]).assign(
+            item_id=movies["item_id"].to_numpy()
+        )
+
+    def fingerprint(self) -> str:
+        """The sizes."""
+        return f"filler-{self.words}-{self.people}"
+
+    def _of(self, item: int) -> tuple[str, str, str]:
+        rng = np.random.default_rng(item)
+        summary = " ".join(rng.choice(_WORDS, self.words)).capitalize() + "."
+        names = (" ".join(rng.choice(_WORDS, 2)).title() for _ in range(self.people))
+        return summary, ", ".join(names), ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which prompts: what they show, in which order, in which precision the model computes."""
+
+    prompts: str
+    order: str
+    precision: str
+    movie_info: str | None
+    quick: bool
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Users' rows and the model that reads them.
+
+    Attributes:
+        train: Training rows of each user, `ROWS_PER_USER` or more.
+        evaluate: Test rows likewise.
+        base: The frozen model, on the engine's attention.
+        codec: How it reads.
+        peft: PEFT's configuration at the setup's dropout.
+        trainer: The setup's trainer in the precision chosen.
+    """
+
+    train: list[list[Example]]
+    evaluate: list[list[Example]]
+    base: PreTrainedModel
+    codec: Codec
+    peft: Any
+    trainer: Trainer
+
+    def of(self, what: str, first: int, n_users: int, n_rows: int) -> list[Example]:
+        """Rows of the users from number `first` on, counted round and round."""
+        users: list[list[Example]] = getattr(self, what)
+        chosen = (users[(first + i) % len(users)] for i in range(n_users))
+        return [row for user in chosen for row in user[:n_rows]]
+
+
+@lru_cache
+def load(choice: Choice) -> Rows:
+    """Compose the setup, let it distil and lay out prompts; the store keeps what it computed."""
+    info = f"movie_info.path={choice.movie_info}"
+    overrides = [
+        *(_QUICK if choice.quick else ["data.n_users=16"]),
+        *(["movie_info=csv", info] if choice.movie_info else []),
+        f"memory={choice.prompts}",
+        f"prompt.order={choice.order}",
+        f"trainer.precision={choice.precision}",
+        "trainer.progress=false",
+        f"data.test_rows_per_user={ROWS_PER_USER}",
+    ]
+    with initialize_config_module(configure.CONF, version_base="1.3"):
+        run = configure.build(compose("config", overrides), {}, Path.cwd())
+    experiment = run.experiment
+    if choice.movie_info is None:
+        experiment = replace(experiment, movie_info=Filler(4, 1) if choice.quick else Filler())
+    prepared = experiment.prepare(run.assets, run.store)
+    codec = experiment.codec(run.assets)
+    base = experiment.model.load(run.assets, torch.float32, "cpu")
+
+    def users(rows: pd.DataFrame, *, training: bool) -> list[list[Example]]:
+        latest = rows.groupby("user_id").tail(ROWS_PER_USER)
+        examples = experiment.examples(prepared, codec, latest, training=training)
+        by_user: dict[int, list[Example]] = {}
+        for example in examples:
+            by_user.setdefault(example.user_id, []).append(example)
+        return [own for own in by_user.values() if len(own) == ROWS_PER_USER]
+
+    split = prepared.split.value
+    return Rows(
+        users(split.train, training=True),
+        users(split.test, training=False),
+        base,
+        codec,
+        experiment.peft.config(experiment.model.lora_targets),
+        experiment.trainer,
+    )
+
+
+def lengths(rows: Sequence[Example]) -> tuple[float, float]:
+    """Median tokens of the users' shared prefixes and of the rows' suffixes."""
+    groups = list(by_prefix([row.ids for row in rows], [row.user_id for row in rows]))
+    return (
+        float(np.median([len(each.prefix) for each in groups])),
+        float(np.median([len(suffix) for each in groups for suffix in each.suffixes])),
+    )
+
+
+def with_prefix(rows: Sequence[Example], n_tokens: int) -> list[Example]:
+    """The rows with each user's shared prefix cut or repeated to `n_tokens`: for timing only."""
+    changed = list(rows)
+    for each in by_prefix([row.ids for row in rows], [row.user_id for row in rows]):
+        prefix = (list(each.prefix) * (n_tokens // len(each.prefix) + 1))[:n_tokens]
+        for index, suffix in zip(each.rows, each.suffixes, strict=True):
+            changed[index] = replace(rows[index], ids=[*prefix, *suffix])
+    return changed
