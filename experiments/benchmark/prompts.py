@@ -32,7 +32,7 @@ river winter letter stranger house promise garden journey brother shadow morning
 station harbour question memory window captain village secret winner mountain paper doctor island
 summer record market daughter engine forest message theatre soldier kitchen finds leaves keeps
 follows answers carries forgets builds returns watches learns hides
-""".split()
+""".split()  # noqa: SIM905
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def load(choice: Choice) -> Rows:
         run = configure.build(compose("config", overrides), {}, Path.cwd())
     experiment = run.experiment
     if choice.movie_info is None:
-        experiment = replace(experiment, movie_info=Filler(4, 1) if choice.quick else Filler())
+        experiment = replace(experiment, movie_info=Filler(2, 1) if choice.quick else Filler())
     prepared = experiment.prepare(run.assets, run.store)
     codec = experiment.codec(run.assets)
     base = experiment.model.load(run.assets, torch.float32, "cpu")
@@ -126,6 +126,7 @@ def load(choice: Choice) -> Rows:
     def users(rows: pd.DataFrame, *, training: bool) -> list[list[Example]]:
         latest = rows.groupby("user_id").tail(ROWS_PER_USER)
         examples = experiment.examples(prepared, codec, latest, training=training)
+        examples = with_prefix(examples, 64) if choice.quick else examples
         by_user: dict[int, list[Example]] = {}
         for example in examples:
             by_user.setdefault(example.user_id, []).append(example)

@@ -308,7 +308,7 @@ class Bench:
             self.write()
         for what in self.args.only:
             first = next(cell for cell in todo if cell.what == what)
-            for name in ("ours",) if self.args.quick else ("ours", *first.peers):
+            for name in () if self.args.quick else ("ours", *first.peers):
                 if time.monotonic() < deadline:
                     self.memory(first, name)
         self.write()

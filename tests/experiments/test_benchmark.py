@@ -45,7 +45,7 @@ def test_arithmetic_by_hand() -> None:
     assert arithmetic.products_of_training(config, rows, 0, 1) == 2 * (forward + backward)
 
 
-def test_quick_run_writes_results_that_a_second_run_keeps(tmp_path: Path) -> None:
+def test_quick_run_writes_results(tmp_path: Path) -> None:
     pytest.importorskip("trl", reason="the extra `benchmark` is not installed")
     command = [sys.executable, FOLDER / "run.py", "--quick", "--out", tmp_path]
     subprocess.run(command, check=True, capture_output=True, text=True)
@@ -61,18 +61,11 @@ def test_quick_run_writes_results_that_a_second_run_keeps(tmp_path: Path) -> Non
         ratio = each["ratio"]
         assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
         assert ratio["median"] == pytest.approx(each["ours_rows_s"] / each["peer_rows_s"])
-        assert 0 < each["peak_share"]
+        assert each["peak_share"] > 0
     details = json.loads((tmp_path / "details.json").read_text())
     (check,) = details["checks"]
     assert check["losses"] == pytest.approx(dict.fromkeys(check["losses"], check["ours"]), abs=1e-3)
     assert check["flips"] == {"generate": 0, "generate_cached_prefix": 0}
     assert {each["batch"] for each in details["search"]} == {1, 2}
-    assert details["memory"][0]["growth"] > 0
     assert "**" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "curves.png").stat().st_size > 0
-    measured = (tmp_path / "measurements.jsonl").read_text()
-    other = [*command, "--precision", "bf16-mixed"]
-    refused = subprocess.run(other, check=False, capture_output=True, text=True)
-    assert refused.returncode == 1
-    assert "give another --out" in refused.stderr
-    assert (tmp_path / "measurements.jsonl").read_text() == measured
