@@ -92,7 +92,8 @@ def inline_svg(drawing: Drawing) -> str:
     """Return a drawing as an `<svg>` whose colours are the page's CSS variables."""
     out = io.StringIO()
     # Ids are made of the salt: those of two drawings in one page must not meet.
-    with mpl.rc_context(STYLE | {"svg.hashsalt": drawing.name}):
+    style: dict[RcKeyType, Any] = {**STYLE, "svg.hashsalt": drawing.name}
+    with mpl.rc_context(style):
         none = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         drawing.figure.savefig(out, format="svg", transparent=True, metadata=none)
     svg = out.getvalue()
@@ -100,7 +101,7 @@ def inline_svg(drawing: Drawing) -> str:
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     # Matplotlib numbers its groups from 1 in every drawing.
-    svg = re.sub(r'<g id="(?=\w+_\d+")', f'<g id="{drawing.name}_', svg)
+    svg = re.sub(r'<g id="(?=[\w.]+_\d+")', f'<g id="{drawing.name}_', svg)
     return re.sub(r"<svg ", '<svg role="img" ', svg, count=1)
 
 

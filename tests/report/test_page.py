@@ -100,7 +100,7 @@ def test_hostile_titles_and_responses_stay_text_everywhere(sweep):
         )  # fmt: skip
         sweep.fail(f"broken{i}", error=text)
     report = build(sweep.folder)
-    page = Page(html(report))
+    page = Page(page_of(report, draw(report, None)[:1]))
     assert {*page.tags} <= TAGS
     assert page.tags.count("h1") == page.tags.count("body") == 1
     assert page.tags.count("style") == 1 + page.tags.count("svg")
