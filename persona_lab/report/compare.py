@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from persona_lab.evaluation import paired_interval
+from persona_lab.evaluation import Judged, TableRow, judge, paired_interval
 from persona_lab.evaluation.metrics import decoded
 from persona_lab.report.runs import Report, Run
 
@@ -196,6 +196,44 @@ def contrasts(group: Group) -> Iterator[tuple[Run, Run]]:
         if other.result.row.adapter in others and _but_adapter(run) == _but_adapter(other)
     ]
     yield from ((run, other) for _, _, run, other in sorted(found, key=lambda each: each[:2]))
+
+
+def claims(group: Group) -> tuple[Judged, ...]:
+    """Judge the paper's claims by a group's rows of Table 1, the seeds of a row together.
+
+    Where the group holds several settings (another K, another protocol), by the one with the most
+    rows.
+    """
+    settings: dict[str, dict[str, list[Run]]] = {}
+    for run in group.runs:
+        row = run.result.row
+        name = row.id if run.papers else None
+        if row.adapter == "random_persona" and row.role == "slm":
+            name = f"random_{row.memory}"
+        if name is not None and run.predictions is not None:
+            settings.setdefault(_setting(run), {}).setdefault(name, []).append(run)
+    rows = max(settings.values(), key=len, default={})
+    if not rows:
+        return ()
+    table = {
+        name: TableRow(
+            tuple(_frame(run) for run in runs if run.result.row.model == runs[0].result.row.model),
+            runs[0].stands_in,
+        )
+        for name, runs in rows.items()
+    }
+    decode = next(iter(rows.values()))[0].result.row.decode
+    return judge(table, "expected" if decode == "expected" else "decoded")
+
+
+def _frame(run: Run) -> pd.DataFrame:
+    assert run.predictions is not None
+    return run.predictions
+
+
+def _setting(run: Run) -> str:
+    choices = json.loads(_but_adapter(run))
+    return json.dumps(choices | dict.fromkeys(("role", "model", "memory", "seed")), sort_keys=True)
 
 
 def _but_adapter(run: Run) -> str:

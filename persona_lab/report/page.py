@@ -25,7 +25,7 @@ from persona_lab.report.tables import (
     visible,
 )
 
-OPEN = ("Table 1", "One adapter per persona", "Simple predictors", "Runs against")
+OPEN = ("Table 1", "One adapter per persona", "What the paper", "Simple predictors", "Runs against")
 """Starts of the titles of tables that are shown unfolded."""
 
 

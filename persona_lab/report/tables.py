@@ -4,10 +4,12 @@ All text from run folders passes through `plain`, so that no later step meets a 
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
+from persona_lab.evaluation import Judged
 from persona_lab.report import paper
 from persona_lab.report.compare import (
     FITTED,
@@ -20,6 +22,7 @@ from persona_lab.report.compare import (
     against_run,
     answers,
     both_readings,
+    claims,
     contrasts,
     findings,
     groups,
@@ -225,6 +228,23 @@ def contrast_table(group: Group) -> Table:
     return _differences(f"One adapter per persona against others{_where(group)}", contrasts(group))
 
 
+def claims_table(group: Group) -> Table:
+    """Return what the paper says of its Table 1 and whether a group's rows bear it out."""
+    cells: Cells[Judged] = {
+        Column("claim"): lambda each: each.text,
+        Column("rows"): lambda each: each.name,
+        Column("judgement"): lambda each: each.judgement,
+        Column("RMSE [95%]", True): lambda each: (
+            with_interval(vars(each.contrast.differences["rmse"]), "+") if each.contrast else NONE
+        ),
+        Column("p after Holm", True): lambda each: (
+            number(each.contrast.adjusted.get("rmse")) if each.contrast else NONE
+        ),
+        Column("why"): lambda each: each.why or NONE,
+    }
+    return _table(f"What the paper claims{_where(group)}", cells, claims(group))
+
+
 def between_rows(group: Group) -> Table:
     """Return each run of a group minus its best run."""
     best = group.best
@@ -420,6 +440,10 @@ def _headlines(group: Group) -> Iterator[str]:
         rmse = with_interval(best.result.intervals["rmse"])
         yield f"{which}{_where(group)}: {rmse}, {best.label} on {model(best)}."
         yield from findings(best, list(group.baselines))
+    judged = Counter(each.judgement for each in claims(group))
+    if judged.total() > judged["not testable"]:
+        counts = ", ".join(f"{n} {judgement}" for judgement, n in judged.most_common())
+        yield f"Of {judged.total()} claims about Table 1{_where(group)}: {counts}."
     silent = [run for run in group.runs if not answers(run)]
     if silent:
         named = "; ".join(f"{run.label}: {_percent(run.result.metrics['urr'])}" for run in silent)
@@ -530,7 +554,12 @@ def all_tables(report: Report) -> tuple[Table, ...]:
     """Return every table of a report, the main one first, without the empty ones."""
     tables = [main_table(report)]
     for group in groups(report):
-        tables += [contrast_table(group), baseline_table(group), between_rows(group)]
+        tables += [
+            contrast_table(group),
+            claims_table(group),
+            baseline_table(group),
+            between_rows(group),
+        ]
     tables += [
         failure_table(report),
         unrelated_table(report),

@@ -73,7 +73,7 @@ def test_the_page_shows_every_row_the_baselines_and_the_failure(table_1):
         "1 of 12 runs failed",
     ):
         assert said in page.text
-    assert page.tags.count("table") == 12
+    assert page.tags.count("table") == 13
     assert page.tags.count("details") == 7 + 11
 
 

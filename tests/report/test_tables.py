@@ -11,6 +11,7 @@ from persona_lab.report.tables import (
     all_tables,
     baseline_table,
     between_rows,
+    claims_table,
     failure_table,
     headlines,
     main_table,
@@ -83,6 +84,22 @@ def test_other_runs_are_compared_with_the_best(table_1):
     table = between_rows(group)
     assert len(table.rows) == 10
     assert cells(table, "difference")[0] == "higher"
+
+
+def test_claims_are_judged_by_the_rows_and_stand_ins_test_none_about_llama(table_1):
+    report = build(table_1.folder)
+    (group,) = groups(report)
+    found = {row[1]: row[2:] for row in claims_table(group).rows}
+    assert found["r10 < r9"][0] == "supported"
+    assert found["r7 < r1"][0] == "not testable"
+    assert "stand-in plays LLaMA-3" in found["r7 < r1"][3]
+    assert any("claims about Table 1" in sentence for sentence in headlines(report))
+
+
+def test_a_table_without_the_papers_rows_has_no_claims(sweep):
+    sweep.add("mine", adapter="per_user")
+    (group,) = groups(build(sweep.folder))
+    assert claims_table(group).rows == ()
 
 
 def test_unrelated_responses_are_shown_in_every_reading(table_1):
