@@ -549,7 +549,7 @@ class Experiment:
             beyond=beyond(
                 predictions.value.frame,
                 prepared.split.value.train,
-                dict(memories.profiles[["user_id", "activity"]].to_numpy().tolist()),
+                memories.profiles.set_index("user_id")["activity"].to_dict(),
             ),
             audit=seen.findings,
             versions=facts["versions"],

@@ -162,7 +162,8 @@ def _titles_in_profiles(used: Seen) -> list[str]:
     titles = Titles.of(used.split.movies)
     history = used.split.train.groupby("user_id")["item_id"].agg(frozenset)
     snapshots = used.memories.snapshots.groupby("user_id")["profile"].agg(set)
-    profiles = used.memories.profiles.set_index("user_id")["profile"]
+    table = used.memories.profiles
+    profiles = dict(zip(table["user_id"], table["profile"], strict=True))
     return _users(
         user
         for user, profile in profiles.items()

@@ -19,7 +19,7 @@ _THIRDS = ("low", "middle", "high")
 
 
 def beyond(
-    predictions: pd.DataFrame, train: pd.DataFrame, activity: Mapping[int, int]
+    predictions: pd.DataFrame, train: pd.DataFrame, activity: Mapping[Any, Any]
 ) -> dict[str, Any]:
     """Look at a run's predictions from other sides.
 
@@ -58,7 +58,10 @@ def beyond(
             "decoded": decoded,
             "expected": float(wasserstein_distance(DIGITS, DIGITS, p.mean(axis=0), counts)),
         },
-        "macro": {m: float(np.mean([each[m] for each in by_user])) for m in ("rmse", "mae")},
+        "macro": {
+            m: float(np.mean([value for each in by_user if (value := each[m]) is not None]))
+            for m in ("rmse", "mae")
+        },
         "slices": list(_slices(predictions, train, activity)),
         "responses": _unrelated(predictions),
     }
@@ -106,7 +109,7 @@ def ranked_probability_score(p: np.ndarray, rating: np.ndarray) -> float:
 
 def _spearman(predictions: pd.DataFrame) -> dict[str, Any]:
     ranks = [
-        float(spearmanr(user["rating"], user["expected_rating"]).statistic)
+        float(spearmanr(user["rating"], user["expected_rating"])[0])  # pyright: ignore
         for _, user in predictions.groupby("user_id")
         if np.ptp(user["rating"]) > 0 and np.ptp(user["expected_rating"]) > 0
     ]
@@ -114,7 +117,7 @@ def _spearman(predictions: pd.DataFrame) -> dict[str, Any]:
 
 
 def _slices(
-    predictions: pd.DataFrame, train: pd.DataFrame, activity: Mapping[int, int]
+    predictions: pd.DataFrame, train: pd.DataFrame, activity: Mapping[Any, Any]
 ) -> Iterator[dict[str, Any]]:
     """Errors by persona, activity, and thirds of history length and popularity in training rows."""
     history = predictions["user_id"].map(train.groupby("user_id").size())

@@ -172,7 +172,10 @@ class _Residuals:
     @classmethod
     def of(cls, fit: pd.DataFrame, level: pd.Series) -> Self:
         users, items = pd.Index(fit["user_id"].unique()), pd.Index(fit["item_id"].unique())
-        cells = (users.get_indexer(fit["user_id"]), items.get_indexer(fit["item_id"]))
+        cells = (
+            users.get_indexer(pd.Index(fit["user_id"])),
+            items.get_indexer(pd.Index(fit["item_id"])),
+        )
         values = (fit["rating"] - level).to_numpy(dtype=float)
         return cls(users, items, csr_array((values, cells), shape=(len(users), len(items))))
 
@@ -212,8 +215,8 @@ class _Residuals:
 
     def _cells(self, test: pd.DataFrame) -> np.ndarray:
         """Row and column of each test row, -1 where it is unseen, of shape (n_test, 2)."""
-        found = self.users.get_indexer(test["user_id"]), self.items.get_indexer(test["item_id"])
-        return np.stack(found, axis=1)
+        users = self.users.get_indexer(pd.Index(test["user_id"]))
+        return np.stack([users, self.items.get_indexer(pd.Index(test["item_id"]))], axis=1)
 
 
 def _row(matrix: csr_array, row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -224,7 +227,7 @@ def _row(matrix: csr_array, row: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _solve(matrix: csr_array, others: np.ndarray) -> np.ndarray:
     """Best factors of every row given the columns' factors, by ridge regression."""
-    found = np.empty((matrix.shape[0], FACTORS))
+    found = np.empty((len(matrix.indptr) - 1, FACTORS))
     for row in range(len(found)):
         columns, values = _row(matrix, row)
         design = others[columns]
