@@ -41,7 +41,7 @@ def _hydra() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["adapter=persna"], "choose none, persona, single_full, single_max, single_min"),
+        (["adapter=persna"], "choose none, per_user, persona, random_persona, single_full,"),
         (["slm=phi4"], "slm 'phi4' does not exist (choose gemma3, llama3, phi3,"),
         (["row=r11"], "choose r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10"),
         (["data.n_usrs=3"], "'data.n_usrs' does not exist (did you mean data.n_users?)"),
