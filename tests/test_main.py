@@ -131,8 +131,11 @@ def test_sweep_over_rows(door: Door, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["experiment=table1"], "experiment=table1 is a sweep over row (add -m)"),
-        (["-m", "experiment=table1", "model=phi3"], "(name them apart: slm=<model> llm=<model>)"),
         (["-m", "seed=1,2", "hydra/launcher=joblib"], "(say how many at once, with GPUs"),
+        (
+            ["-m", "experiment=table1", "model=phi3"],
+            "(name them apart: slm=<model> llm=<model>; a path of",
+        ),
         (["-m", "row=glob(x*)"], "the sweep over row has no jobs"),
         (["-m", "adapter=persona,persna"], "adapter 'persna' does not exist"),
         (["adapter=persna"], "adapter 'persna' does not exist"),
