@@ -240,7 +240,7 @@ def test_sigterm_ends_a_run_and_a_sweep_while_lightning_rates(
         "module.respond = lambda *given: os.kill(os.getpid(), signal.SIGTERM) or {};"
         "main()"
     )
-    given = ["experiment=smoke", "adapter=none", f"cache={tmp_path / 'cache'}", *sweep]
+    given = [*sweep, "experiment=smoke", "adapter=none", f"cache={tmp_path / 'cache'}"]
     done = subprocess.run([sys.executable, "-c", code, *given], cwd=tmp_path, check=False)
     assert done.returncode == 128 + signal.SIGTERM
     (file,) = tmp_path.glob("*/*/*/**/status.json")
