@@ -324,8 +324,8 @@ class Experiment:
                 other,
                 replace(
                     prepared,
-                    split=replace(prepared.split, value=other_split),
-                    memories=replace(prepared.memories, value=again),
+                    split=prepared.split.holding(other_split),
+                    memories=prepared.memories.holding(again),
                 ),
             ),
             rated_otherwise(split.train)[1].movies.set_index("item_id")["mean"],

@@ -4,6 +4,7 @@ Results are folders `<stage>/<key>/` under one root, named by the hash of what t
 verified when read, published atomically, and computed by one job while the others wait.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -79,6 +80,12 @@ class Entry(Generic[T]):
         """The result, not kept: for what is large and used once."""
         with locked(self.folder):
             return self.kind.load(self.folder)
+
+    def holding(self, value: T) -> Self:
+        """The same entry with another value, in memory only: to ask what would be if."""
+        other = copy.copy(self)
+        vars(other)["value"] = value
+        return other
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def planted(prepared: Prepared, part: str, **columns: Any) -> Prepared:
     for name, value in columns.items():
         table.loc[0, name] = value
     changed = dataclasses.replace(memories, **{part: table})
-    entry = dataclasses.replace(prepared.memories, value=changed)
+    entry = prepared.memories.holding(changed)
     return dataclasses.replace(prepared, memories=entry)
 
 
@@ -132,6 +132,6 @@ def test_a_mean_that_holds_a_label_is_found(places, prepared):
     split = prepared.split.value
     movies = split.movies.copy()
     movies.loc[movies["item_id"] == split.test["item_id"].iloc[0], "mean"] = 4.99
-    entry = dataclasses.replace(prepared.split, value=dataclasses.replace(split, movies=movies))
+    entry = prepared.split.holding(dataclasses.replace(split, movies=movies))
     leaks = found(places, experiment(), dataclasses.replace(prepared, split=entry))
     assert ("item mean", TEST) in leaks

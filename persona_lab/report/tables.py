@@ -131,7 +131,7 @@ def main_table(report: Report) -> Table:
         Column("RMSE expected [95%]", True): lambda run: with_interval(
             run.result.intervals.get("rmse_expected")
         ),
-        Column("digit mass", True): lambda run: number(run.result.metrics["digit_mass"]),
+        Column("digit mass", True): lambda run: number(run.result.metrics.get("digit_mass")),
         Column(f"{paper.HEAD}: RMSE / MAE / URR", True): _papers,
     }
     return _table("Table 1", cells, report.runs)
@@ -482,7 +482,7 @@ def _notes(report: Report) -> Iterator[str]:
         "both answered and on all rows with the user's mean training rating for the others; no "
         "correction for the number of comparisons is made."
     )
-    little = [run.label for run in runs if run.result.metrics["digit_mass"] < LITTLE_MASS]
+    little = [run.label for run in runs if run.result.metrics.get("digit_mass", 1.0) < LITTLE_MASS]
     if little:
         yield (
             f"The model puts less than half of its probability on the digits, so that expected "

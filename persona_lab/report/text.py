@@ -142,7 +142,7 @@ def _run_line(run: Run, group: str) -> dict[str, Any]:
         interval = result.intervals.get(metric, {})
         line |= {metric: result.metrics[metric]}
         line |= {f"{metric}_{end}": interval.get(end) for end in ("low", "high")}
-    line |= {"digit_mass": result.metrics["digit_mass"]}
+    line |= {"digit_mass": result.metrics.get("digit_mass")}
     line |= {"urr": result.metrics["urr"], "n_test": result.n_test}
     line |= {"n_unrelated": result.n_unrelated}
     if run.papers:
