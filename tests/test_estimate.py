@@ -123,6 +123,7 @@ def test_the_papers_rows_with_nothing_at_hand(
     one = experiment("setup=paper", f"row={row}", "data.n_users=20")
     told = estimate(one, **places(tmp_path))
     assert len(told.assumed) == 3
+    assert told.distillation[1].money > 0
     assert told.assumed[0].startswith("ml_1m is not in the cache: 20 users of 100 to 200 ratings")
     assert told.adapter_parameters == adapter
     assert told.weights == pytest.approx(2 * parameters + 4 * adapter, rel=1e-3)

@@ -62,6 +62,8 @@ def test_embedded_setup() -> None:
 def test_paper_setup() -> None:
     cfg = compose("config", ["setup=paper"])
     assert node(cfg, "model", "data") == ["phi3", "ml_1m"]
+    assert node(cfg, "distiller", "embedder") == ["openai", "ada002"]
+    assert (cfg.distiller.chat.model, cfg.distiller.batch_size) == ("gpt-4o", 10)
     assert (cfg.data.n_users, cfg.data.test_rows_per_user) == (200, None)
     assert (cfg.adapter.rows_per_user, cfg.adapter.max_rows) == (None, 5200)
     assert (cfg.train.lr, cfg.train.epochs, cfg.train.batch_size) == (3e-4, 2, 32)
