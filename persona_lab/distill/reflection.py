@@ -176,7 +176,7 @@ class _User:
         """Requests out, replies in, memories at the end."""
         profile = ""
         snapshots, interactions, insights = [], [], []
-        rows = self.history.rows.astype(object).to_dict("records")
+        rows: list[Any] = self.history.rows.astype(object).to_dict("records")
         size = self.distiller.batch_size
         for batch in (rows[start : start + size] for start in range(0, len(rows), size)):
             predicted = {}
