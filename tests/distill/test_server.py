@@ -99,7 +99,8 @@ def test_a_storm_passes(
     # Lost on the way, a reply may have been paid for: the ledger counts what it can have cost.
     lost = [row["money"] for row in ledger.totals(Assets(tmp_path).ledger)]
     assert sum(money > 0 for money in lost) == len(found) - 3 + 1
-    assert max(clock) > retry_after - 1
+    # What passed between the reply and the wait is taken off: seconds on a loaded machine.
+    assert max(clock) > retry_after - 5
     assert max(clock) < retry_after + server._LONGEST_WAIT
 
 
