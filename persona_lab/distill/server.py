@@ -181,7 +181,7 @@ class OpenAI:
             try:
                 yield desk, runner
             finally:
-                runner.run(desk.client.close())
+                runner.run(desk.close())
 
     def _check(self) -> None:
         for name in ("concurrency", "max_attempts", "timeout", "poll_seconds"):
@@ -246,11 +246,24 @@ class _Desk:
             logging.getLogger(name).setLevel(logging.WARNING)
         self.server, self.ledger, self.expected = server, ledger, expected
         self.secret = server.key()
-        self.slots = asyncio.Semaphore(server.concurrency)
         self.change = asyncio.Condition()
-        self.client: openai.AsyncOpenAI = openai.AsyncOpenAI(
-            api_key=self.secret, base_url=server.base_url, max_retries=0, timeout=server.timeout
-        )
+        # Each call in flight has a client of its own: one connection pool, which looks through all
+        # of its connections at each request, takes a quarter of the time at 32.
+        trust = httpx2.create_ssl_context()
+        self.clients = [
+            openai.AsyncOpenAI(
+                api_key=self.secret,
+                base_url=server.base_url,
+                max_retries=0,
+                timeout=server.timeout,
+                http_client=openai.DefaultAsyncHttpxClient(verify=trust),
+            )
+            for _ in range(server.concurrency)
+        ]
+        self.client = self.clients[0]
+        self.free: asyncio.LifoQueue[openai.AsyncOpenAI] = asyncio.LifoQueue()
+        for client in self.clients:
+            self.free.put_nowait(client)
         self.spent = self.reserved = self.until = 0.0
         self.counted: set[str] = set()
         self.calls = self.reused = self.tokens = 0
@@ -274,7 +287,7 @@ class _Desk:
 
     async def ask(self, call: Call) -> Attempt:
         """A call's answer: from the ledger, from another job, or from the server."""
-        async with self.slots:
+        async with self.slot() as client:
             while not (claim := await self.claim(call)).ours:
                 if claim.answer is not None:
                     return self.count(call, claim.answer, claim.lost, reused=True)
@@ -285,12 +298,25 @@ class _Desk:
             self.count_lost(call, claim.lost)
             try:
                 async with self.hold(call.at_most):
-                    answer = await self.send(call)
+                    answer = await self.send(call, client)
             except BaseException:
                 # Nobody may be left to wait for it when the job is being ended.
                 self.ledger.release([call.key])
                 raise
             return self.count(call, answer)
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator["openai.AsyncOpenAI"]:
+        """A client that nobody else uses."""
+        client = await self.free.get()
+        try:
+            yield client
+        finally:
+            self.free.put_nowait(client)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await asyncio.gather(*(client.close() for client in self.clients))
 
     async def claim(self, call: Call) -> Claim:
         if self.stopped is not None:
@@ -321,13 +347,13 @@ class _Desk:
                 )
                 self.change.notify_all()
 
-    async def send(self, call: Call) -> Attempt:
+    async def send(self, call: Call, client: "openai.AsyncOpenAI") -> Attempt:
         """Attempt a call until it is answered; every attempt is in the ledger."""
 
         async def post() -> Attempt:
             start = _now()
             try:
-                body = await self.post(call.request)
+                body = await self.post(call.request, client)
                 answer = _opened(call.request["route"], body)
             except _Failed as failed:
                 money = call.at_most * failed.lost
@@ -373,7 +399,7 @@ class _Desk:
         what = f"{self.server.base_url} failed {self.server.max_attempts} times: {failed.outcome}"
         raise self.stop(UserError(what, _AGAIN))
 
-    async def post(self, request: Mapping[str, Any]) -> str:
+    async def post(self, request: Mapping[str, Any], client: "openai.AsyncOpenAI") -> str:
         """One attempt at a request; as plainly as the server asks for."""
         while True:
             plainness = self.plainness
@@ -381,7 +407,7 @@ class _Desk:
             try:
                 path = _ROUTES[request["route"]]
                 response = await self.talk(
-                    lambda path=path, body=body: self.client.post(path, body=body, cast_to=self.raw)
+                    lambda path=path, body=body: client.post(path, body=body, cast_to=self.raw)
                 )
                 return response.text
             except self.api.BadRequestError as error:
