@@ -37,7 +37,7 @@ def tagger(assets: Assets) -> Tagger:
         UserError: spaCy is not installed, or the files cannot be reached.
     """
     try:
-        import spacy
+        import spacy  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise UserError("spaCy is not installed", "pip install 'persona-lab[figures]'") from error
     pipeline = spacy.load(assets.fetch(TAGGER), exclude=["ner", "parser", "senter"])
