@@ -17,7 +17,6 @@ import re
 import shlex
 import signal
 import sys
-import threading
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -74,9 +73,11 @@ def launch(arguments: Sequence[str]) -> None:
     Raises:
         UserError: The configuration is not one.
         SystemExit: With one line for the terminal: what a user can mend in a run, or which jobs
-            of a sweep failed.
+            of a sweep failed; with 143 after a SIGTERM, which ends a whole sweep as Ctrl-C does.
     """
     sys.argv[1:] = accept(arguments)
+    # Lightning notes a SIGTERM and goes on rating, unless a handler of ours stands behind its own.
+    before = signal.signal(signal.SIGTERM, _terminate)
     asked = os.environ.get("HYDRA_FULL_ERROR")
     # Hydra then hands its errors on instead of printing them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -97,6 +98,7 @@ def launch(arguments: Sequence[str]) -> None:
         ) from error
     finally:
         os.environ["HYDRA_FULL_ERROR"] = asked or "0"
+        signal.signal(signal.SIGTERM, before)
 
 
 def accept(arguments: Sequence[str]) -> list[str]:
@@ -284,12 +286,8 @@ def load_run(folder: Path) -> Run:
 def run_job(cfg: DictConfig) -> None:
     """Run one composed configuration in its folder, with its state in status.json.
 
-    A job of a sweep never raises: the sweep goes on, and its end lists what failed. Ctrl-C and
-    SIGTERM (exit code 143) end the run and the whole sweep.
+    A job of a sweep never raises: the sweep goes on, and its end lists what failed.
     """
-    # Lightning notes a SIGTERM and goes on rating, unless a handler of ours stands behind its own.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
     context = HydraConfig.get()
     folder = Path(context.runtime.output_dir)
     in_sweep = context.mode == RunMode.MULTIRUN

@@ -19,6 +19,7 @@ from hydra import compose, initialize_config_module
 from transformers import PreTrainedModel
 
 from persona_lab import configure
+from persona_lab.assets import Assets
 from persona_lab.model import Trainer
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Codec, Example
@@ -45,14 +46,14 @@ class Filler:
     words: int = 36
     people: int = 5
 
-    def read(self, movies: pd.DataFrame) -> pd.DataFrame:
+    def read(self, movies: pd.DataFrame, assets: Assets) -> pd.DataFrame:
         """Texts as `persona_lab.data.MovieInfo` wants them, the same for an item every time."""
         texts = [self._of(int(item)) for item in movies["item_id"]]
         return pd.DataFrame(texts, columns=["summary", "cast", "director"]).assign(
             item_id=movies["item_id"].to_numpy()
         )
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, assets: Assets) -> str:
         """The sizes."""
         return f"filler-{self.words}-{self.people}"
 

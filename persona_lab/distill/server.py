@@ -624,7 +624,7 @@ class _Desk:
             row = json.loads(line)
             response = row.get("response") or {}
             body = json.dumps(response.get("body"))
-            route = "embeddings" if "embedding" in body[:200] else "chat"
+            route = "embeddings" if "data" in (response.get("body") or {}) else "chat"
             try:
                 if response.get("status_code") != 200:
                     raise _Failed(f"batch: status {response.get('status_code')}", body=body[:500])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from persona_lab.evaluation import Judged, TableRow, judge, paired_interval
+from persona_lab.evaluation import Judged, TableRow, contrast, judge
 from persona_lab.evaluation.metrics import decoded
 from persona_lab.report.runs import Report, Run
 
@@ -152,34 +152,22 @@ def both_readings(record: dict[str, Any] | None) -> tuple[Interval | None, Inter
 
 def against_run(run: Run, other: Run) -> Difference | None:
     """Return a run's errors minus another's, None unless both predict the same rows."""
-    if run.predictions is None or other.predictions is None:
-        return None
-    rows = run.predictions.merge(
-        other.predictions, on=["user_id", "item_id"], suffixes=("", "_other")
-    )
-    if not len(rows) == len(run.predictions) == len(other.predictions):
-        return None
-    ours = decoded(rows, run.result.row.decode)
-    theirs = decoded(
-        pd.DataFrame({name: rows[f"{name}_other"] for name in ("prediction", "expected_rating")}),
-        other.result.row.decode,
-    )
-    both = ours.notna() & theirs.notna()
-
-    def rmse(kept: Any, first: pd.Series, second: pd.Series) -> Interval | None:
-        if not kept.any():
+    sides = []
+    for each in (run, other):
+        if each.predictions is None:
             return None
-        users, ratings = rows["user_id"][kept], rows["rating"][kept]
-        return asdict(paired_interval(users, ratings, first[kept], second[kept])["rmse"])
-
-    every = pd.Series(True, index=rows.index)
-    filled = [each.fillna(rows["user_mean"]) for each in (ours, theirs)]
-    expected = rmse(every, rows["expected_rating"], rows["expected_rating_other"])
-    assert expected is not None
+        read = decoded(each.predictions, each.result.row.decode)
+        sides.append([each.predictions.assign(prediction=read)])
+    expected = contrast(*sides, prediction="expected")
+    if expected is None:
+        return None
+    answered = contrast(*sides, prediction="decoded")
     return Difference(
-        rmse(both, ours, theirs), None if both.all() else rmse(every, *filled), expected,
-        int(both.sum()),
-    )  # fmt: skip
+        answered and asdict(answered.differences["rmse"]),
+        answered and answered.check and asdict(answered.check["rmse"]),
+        asdict(expected.differences["rmse"]),
+        answered.n if answered else 0,
+    )
 
 
 def contrasts(group: Group) -> Iterator[tuple[Run, Run]]:

@@ -525,11 +525,26 @@ def _cautions(runs: Sequence[Run]) -> Iterator[str]:
         showing = [run.label for run in runs if _effective(run, field, by_protocol) == "all"]
         if showing:
             yield f"Test ratings were seen: {said} ({'; '.join(showing)})."
+    yield from _audits(runs)
     cut = [f"{run.label}: {run.result.truncated:,}" for run in runs if run.result.truncated]
     if cut:
         yield f"Test prompts cut to fit the model's context: {'; '.join(cut)}."
     if any(run.result.cohort == "dev" for run in runs):
         yield "Development users are for choosing settings; their numbers are not results."
+
+
+def _audits(runs: Sequence[Run]) -> Iterator[str]:
+    """Say what the audits found: runs of one finding together."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        leaks = [each for each in run.result.audit if each["found"]]
+        said = [f"{each['place']} {each['what']} ({each['found']:,} of {each['checked']:,})"
+                for each in leaks]  # fmt: skip
+        clean = "nothing" if run.result.audit else "not made"
+        found.setdefault("; ".join(said) or clean, []).append(run.label)
+    for said, labels in found.items():
+        where = f" ({'; '.join(labels)})" if len(found) > 1 else ""
+        yield f"Audit, for test ratings in what prompts are made of{where}: {said}."
 
 
 # What may be given test ratings, the field that says so, and its value under protocol=paper.
