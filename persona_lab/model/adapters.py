@@ -31,6 +31,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from persona_lab.errors import UserError
+from persona_lab.model.dropout import quicken
 from persona_lab.model.quantise import Quantisation, is_quantised
 from persona_lab.personas import Personas
 
@@ -392,7 +393,7 @@ class TrainedAdapter:
     """
 
     STAGE: ClassVar[str] = "adapter"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     config: PeftConfig
     weights: Mapping[str, Tensor]
@@ -433,6 +434,8 @@ def lend(
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         lent = get_peft_model(base, config, **options)
     assert isinstance(lent, PeftModel)
+    if base.device.type == "cpu":
+        quicken(lent)
     try:
         yield lent
     finally:
