@@ -21,7 +21,7 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str) -> None:
     would fuse Phi-3's projections again and knows no random weights.
 
     Raises:
-        UserError: bitsandbytes is not installed.
+        UserError: bitsandbytes is not installed, or a layer's rows are no multiple of 32.
     """
     try:
         from bitsandbytes.nn import modules
@@ -34,6 +34,13 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str) -> None:
 
     def in_four_bits(linear: nn.Linear) -> nn.Module:
         weight = linear.weight.detach()
+        # On CPUs with AVX-512, rows that end within a block would come back wrong.
+        block = next((size for size in (64, 32) if linear.in_features % size == 0), None)
+        if block is None:
+            raise UserError(
+                f"rows of {linear.in_features} weights cannot be held in 4 bits",
+                "use peft=lora: 4 bits take rows of a multiple of 32",
+            )
         layer = bits.Linear4bit(
             linear.in_features,
             linear.out_features,
@@ -42,7 +49,9 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str) -> None:
             quant_type=kind,
             device=torch.device("meta"),
         )
-        layer.weight = bits.Params4bit(weight, requires_grad=False, quant_type=kind, module=layer)
+        layer.weight = bits.Params4bit(
+            weight, requires_grad=False, quant_type=kind, blocksize=block, module=layer
+        )
         layer.bias = linear.bias
         # Once packed for its fast kernel on some CPUs, a layer would pass no gradient on.
         layer.support_avx512bf16_for_cpu = False
