@@ -13,15 +13,18 @@ from persona_lab.errors import UserError
 
 Quantisation = Literal["nf4", "fp4"]
 
+_SMALLEST_BLOCK = 32  # of weights that share a scale, in bitsandbytes
+
 
 def quantise(model: PreTrainedModel, kind: Quantisation, device: str) -> None:
     """Hold a decoder's linear layers in 4 bits, in place, each moved to the device by itself.
 
-    The vocabulary head and the norms stay as they are. Not left to transformers' loading, which
-    would fuse Phi-3's projections again and knows no random weights.
+    The vocabulary head and the norms stay as they are, as do layers whose rows no block fits. Not
+    left to transformers' loading, which would fuse Phi-3's projections again and knows no random
+    weights.
 
     Raises:
-        UserError: bitsandbytes is not installed, or a layer's rows are no multiple of 32.
+        UserError: bitsandbytes is not installed.
     """
     try:
         from bitsandbytes.nn import modules
@@ -34,13 +37,6 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str) -> None:
 
     def in_four_bits(linear: nn.Linear) -> nn.Module:
         weight = linear.weight.detach()
-        # On CPUs with AVX-512, rows that end within a block would come back wrong.
-        block = next((size for size in (64, 32) if linear.in_features % size == 0), None)
-        if block is None:
-            raise UserError(
-                f"rows of {linear.in_features} weights cannot be held in 4 bits",
-                "use peft=lora: 4 bits take rows of a multiple of 32",
-            )
         layer = bits.Linear4bit(
             linear.in_features,
             linear.out_features,
@@ -50,7 +46,11 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str) -> None:
             device=torch.device("meta"),
         )
         layer.weight = bits.Params4bit(
-            weight, requires_grad=False, quant_type=kind, blocksize=block, module=layer
+            weight,
+            requires_grad=False,
+            quant_type=kind,
+            blocksize=min(64, _block(linear)),
+            module=layer,
         )
         layer.bias = linear.bias
         # Once packed for its fast kernel on some CPUs, a layer would pass no gradient on.
@@ -60,10 +60,18 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str) -> None:
     decoder: Any = model.get_decoder()
     for parent in list(decoder.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:
+            if type(child) is nn.Linear and _block(child) >= _SMALLEST_BLOCK:
                 setattr(parent, name, in_four_bits(child))
     # PEFT's sign.
     model.is_loaded_in_4bit = True  # pyright: ignore[reportArgumentType]
+
+
+def _block(linear: nn.Linear) -> int:
+    """The largest power of 2 that a row is a multiple of.
+
+    On CPUs with AVX-512, rows that end within a block would be read back wrong.
+    """
+    return linear.in_features & -linear.in_features
 
 
 def is_quantised(model: PreTrainedModel) -> bool:

@@ -30,7 +30,7 @@ VOCABULARY = 61
 _SIZES = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
-    "intermediate_size": 64,
+    "intermediate_size": 48,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -119,7 +119,7 @@ def in_fp64(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tiny() -> BaseModel:
     """The base model of `model=tiny_llama`, smaller."""
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 4, "kv_heads": 2}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "layers": 2, "heads": 4, "kv_heads": 2}
     return BaseModel(
         name="tiny",
         source=None,

@@ -23,6 +23,12 @@ def _fresh() -> None:
     base_module._load.cache_clear()
 
 
+@pytest.fixture
+def tiny(tiny: BaseModel) -> BaseModel:
+    """The tiny model with rows that blocks of 4 bits fit into."""
+    return replace(tiny, random={**(tiny.random or {}), "intermediate_size": 64})
+
+
 def hidden(model: PreTrainedModel) -> Tensor:
     return run(model, Tree([group([[5, 6, 7, 8, 9], [5, 6, 11]], [0, 1])]))
 
@@ -95,3 +101,13 @@ def test_without_bitsandbytes_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "bitsandbytes.nn", None)
     with pytest.raises(UserError, match=r"pip install 'persona-lab\[qlora\]'"):
         tiny.load(assets, torch.float32, "cpu", "nf4")
+
+
+@pytest.mark.usefixtures("four_bits")
+def test_layers_whose_rows_end_within_a_block_stay_whole(tiny: BaseModel, assets: Assets) -> None:
+    import bitsandbytes
+
+    odd = replace(tiny, random={**(tiny.random or {}), "intermediate_size": 48})
+    small = linears(odd.load(assets, torch.float32, "cpu", "nf4"))
+    whole = {name for name, m in small.items() if not isinstance(m, bitsandbytes.nn.Linear4bit)}
+    assert whole == {"lm_head"} | {f"model.layers.{n}.mlp.down_proj" for n in range(2)}
