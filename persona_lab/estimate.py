@@ -412,7 +412,7 @@ class _Scale:
         matrices = sum(p.numel() for p in stack.parameters() if p.dim() == 2)
         own = 4 if experiment.trainer.weights == "float32" else 2
         packed = _FOUR_BITS if experiment.peft.quantisation else None
-        number = 4 if experiment.trainer.precision == "32-true" else 2
+        number = 4 if experiment.trainer.computes == "32-true" else 2
         adapter, inputs = _adapter(experiment, model) if trained else (0, 0)
         query = config.num_attention_heads * head_dim
         pair = 2 * config.num_key_value_heads * head_dim
@@ -477,7 +477,7 @@ def _keys(experiment: Experiment) -> Callable[[str], str]:
     memories += [one.protocol.traits, one.protocol.title_check, one.distiller]
     shared = [*memories, one.protocol, one.embedder, one.personas, one.seed, one.model]
     shared += [one.model.path, one.prompt, one.adapter, one.peft, one.train]
-    shared += [one.trainer.precision, one.trainer.weights]
+    shared += [one.trainer.computes, one.trainer.weights]
     trained = [*shared, replace(one.memory, test_profile="own"), one.decode.max_new_tokens]
     stages = {"memories": memories, "predictions": [*shared, one.memory, one.decode]}
 

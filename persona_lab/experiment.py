@@ -389,7 +389,7 @@ class Experiment:
             "recall_time": self.protocol.recall_time if self.memory.interactions else None,
             "new_tokens": self.decode.max_new_tokens,
             "precision": [
-                *(self.trainer.precision, self.trainer.weights),
+                *(self.trainer.computes, self.trainer.weights),
                 *filter(None, [self.peft.quantisation]),
             ],
             "seed": self.seed,

@@ -52,7 +52,7 @@ class Trainer:
         devices: Processes that train an adapter together under `ddp`, each on a device of its own;
             `auto` is as many as there are GPUs. In single runs only; rating takes one device.
         strategy: `auto`: one process; `ddp`: several, which add up their gradients at every step.
-        precision: Lightning's: `32-true`, `bf16-mixed`, ...
+        precision: Lightning's: `32-true`, `bf16-mixed`, ...; `auto` as `computes` says.
         weights: Precision in which the frozen base is held; adapters are always fp32.
         tokens_per_batch: Tokens rated at once; bounds memory, changes no result.
         progress: A bar (True), plain lines (False), or what the terminal can show (None).
@@ -62,11 +62,20 @@ class Trainer:
     accelerator: Literal["cpu", "gpu"] = "cpu"
     devices: PositiveInt | Literal["auto"] = field(default=1, metadata={"key": False})
     strategy: Literal["auto", "ddp"] = field(default="auto", metadata={"key": False})
-    precision: Precision = "32-true"
+    precision: Precision | Literal["auto"] = "32-true"
     weights: Literal["float32", "bfloat16"] = "float32"
     tokens_per_batch: PositiveInt = field(default=4096, metadata={"key": False})
     progress: bool | None = field(default=None, metadata={"key": False})
     tflops: PositiveFloat = field(default=0.05, metadata={"key": False})
+
+    @property
+    def computes(self) -> Precision:
+        """The precision that `auto` comes to: bf16 only on CPUs that have matrix units for it."""
+        if self.precision != "auto":
+            return self.precision
+        known = getattr(torch.cpu, "get_capabilities", dict)()
+        has_units = self.accelerator == "cpu" and known.get("amx_bf16", False)
+        return "bf16-mixed" if has_units else "32-true"
 
     @property
     def device(self) -> str:
@@ -112,7 +121,7 @@ class Trainer:
             return L.Trainer(
                 accelerator=self.accelerator,
                 devices=1,
-                precision=self.precision,
+                precision=self.computes,
                 logger=logger or False,
                 default_root_dir=folder,
                 enable_checkpointing=False,

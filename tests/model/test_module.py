@@ -226,6 +226,19 @@ def test_nothing_but_the_loggers_files_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("known", "precision"),
+    [({"amx_bf16": True}, "bf16-mixed"), ({"amx_bf16": False}, "32-true"), ({}, "32-true")],
+)
+def test_auto_is_bf16_only_where_the_cpu_has_units_for_it(
+    monkeypatch: pytest.MonkeyPatch, known: dict[str, bool], precision: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    assert Trainer(precision="auto").computes == precision
+    assert Trainer(precision="64-true").computes == "64-true"
+    assert Trainer(accelerator="gpu", precision="auto").computes == "32-true"
+
+
 def test_a_gpu_that_is_not_there_is_the_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="torch sees no GPU"):
