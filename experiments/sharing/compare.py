@@ -1,4 +1,4 @@
-"""Two sweeps over seeds -> how far their errors are apart: RMSE and MAE, intervals over users and seeds.
+"""Two sweeps over seeds -> how far their errors are apart, with intervals over users and seeds.
 
 Usage: python experiments/sharing/compare.py <sweep> <sweep minus>
 """
