@@ -67,7 +67,7 @@ def pack(groups: Sequence[Group], budget: int) -> Iterator[list[Group]]:
     """
     batch: list[Group] = []
     room = budget
-    for part in (part for whole in groups for part in _parts(whole, budget)):
+    for part in (part for whole in groups for part in parts(whole, budget)):
         if batch and part.n_tokens > room:
             yield batch
             batch, room = [], budget
@@ -77,7 +77,8 @@ def pack(groups: Sequence[Group], budget: int) -> Iterator[list[Group]]:
         yield batch
 
 
-def _parts(whole: Group, budget: int) -> Iterator[Group]:
+def parts(whole: Group, budget: int) -> Iterator[Group]:
+    """Cut a group into groups of at most `budget` tokens, each with the whole prefix."""
     start, used = 0, len(whole.prefix)
     for i, suffix in enumerate(whole.suffixes):
         if i > start and used + len(suffix) > budget:
@@ -97,6 +98,34 @@ class Span:
     rows: slice
 
 
+class Trunk:
+    """A prefix that was computed once for several trees of its rows, with gradients.
+
+    The trees attend to detached keys and values, whose gradients add up over their backward
+    passes; `backward` then takes the sums through the prefix.
+    """
+
+    def __init__(self, model: PreTrainedModel, prefix: Sequence[int]) -> None:
+        tree = Tree([Group(prefix[:-1], [prefix[-1:]], [0])], model.device)
+        cache = TreeCache(tree)
+        run(model, tree, cache)
+        self._grown = cache.layers
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {
+            layer: (key.detach().requires_grad_(), value.detach().requires_grad_())
+            for layer, (key, value) in cache.layers.items()
+        }
+
+    def backward(self) -> None:
+        """Add the prefix's share to the gradients of what is trained."""
+        pairs = [
+            (grown, leaf.grad)
+            for layer, own in self._grown.items()
+            for grown, leaf in zip(own, self.layers[layer], strict=True)
+            if leaf.grad is not None and grown.requires_grad
+        ]
+        torch.autograd.backward([grown for grown, _ in pairs], [grad for _, grad in pairs])
+
+
 class Tree:
     """The packed sequence of several groups, and the index maps that attention needs.
 
@@ -107,9 +136,16 @@ class Tree:
         lengths: Suffix lengths of shape (N,).
         ends: Packed index of each row's last token, of shape (N,).
         order: The rows' indices in the caller's list, of length N.
+        trunk: Of the only group, where its prefix is computed already.
+        n_before: Packed tokens that are computed already: the trunk's.
     """
 
-    def __init__(self, groups: Sequence[Group], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        device: torch.device | str = "cpu",
+        trunk: Trunk | None = None,
+    ) -> None:
         ids: list[int] = []
         positions: list[int] = []
         starts: list[int] = []
@@ -143,8 +179,9 @@ class Tree:
         self.padded = torch.from_numpy(padded).to(device)
         self.suffix_tokens = self.padded.new_tensor(padded[inside])
         self.suffix_slots = self.padded.new_tensor(np.flatnonzero(inside.ravel()))
-        self.longest_suffix = max(lengths)
         self.span = max(positions) + 1
+        self.trunk = trunk
+        self.n_before = len(groups[0].prefix) if trunk else 0
         self._masks: dict[int | None, list[Tensor]] = {}
 
     def masks(self, window: int | None) -> list[Tensor]:
@@ -191,13 +228,19 @@ class Step:
 def run(model: PreTrainedModel, tree: Tree, cache: TreeCache | None = None) -> Tensor:
     """Hidden states of shape (T, hidden) after the last norm, in packed order.
 
+    Those of a trunk, which are not computed again, are left out: shape (T - n_before, hidden).
+
     Args:
         model: A causal language model whose `attn_implementation` is `ATTENTION`.
         tree: The packed rows.
         cache: Filled with the keys and values where given.
     """
     return _decoder(model)(
-        input_ids=tree.ids, position_ids=tree.positions, use_cache=False, tree=tree, cache=cache
+        input_ids=tree.ids[:, tree.n_before :],
+        position_ids=tree.positions[:, tree.n_before :],
+        use_cache=False,
+        tree=tree,
+        cache=cache,
     ).last_hidden_state[0]
 
 
@@ -248,6 +291,9 @@ def _attend(
     if isinstance(tree, Step):
         out = _attend_step(query[0], key[0], value[0], tree, layer, scaling, sliding_window)
         return out.transpose(0, 1)[None], None
+    if tree.trunk is not None:
+        before_key, before_value = (t[None].to(key.dtype) for t in tree.trunk.layers[layer])
+        key, value = torch.cat([before_key, key], 2), torch.cat([before_value, value], 2)
     if cache is not None:
         cache.layers[layer] = (key[0], value[0])
     window = None if sliding_window is None or sliding_window >= tree.span else sliding_window
@@ -255,8 +301,9 @@ def _attend(
         out = torch.cat(
             [
                 nn.functional.scaled_dot_product_attention(
-                    *(t[:, :, span.tokens] for t in (query, key, value)),
-                    attn_mask=mask,
+                    query[:, :, _of_queries(tree, span.tokens)],
+                    *(t[:, :, span.tokens] for t in (key, value)),
+                    attn_mask=mask[tree.n_before :],
                     scale=scaling,
                     enable_gqa=True,
                 )[0]
@@ -335,10 +382,10 @@ class _TwoParts(torch.autograd.Function):
         lse = torch.empty(query.shape[:2], dtype=wide, device=query.device)
         for span in tree.spans:
             if span.prefix.stop > span.prefix.start:
-                _prefix_forward(query, key, value, span, groups, scaling, out, lse)
+                _prefix_forward(query, key, value, tree, span, groups, scaling, out, lse)
         own_query, own_key, own_value = _own(query, key, value, tree, groups)
         own_out, own_lse = _flash(own_query, own_key, own_value, 0.0, True, scale=scaling)
-        at = tree.suffix_tokens
+        at = tree.suffix_tokens - tree.n_before
         own_out = own_out.transpose(0, 1).flatten(1, 2)[:, tree.suffix_slots]
         own_lse = own_lse.transpose(0, 1).flatten(1, 2)[:, tree.suffix_slots]
         with_prefix = torch.cat(
@@ -369,6 +416,7 @@ class _TwoParts(torch.autograd.Function):
                 _prefix_backward(
                     (query, key, value, out, lse, grad),
                     (d_query, d_key, d_value),
+                    tree,
                     span,
                     groups,
                     scaling,
@@ -378,12 +426,12 @@ class _TwoParts(torch.autograd.Function):
         own_query, own_key, own_value = _own(wide[0], wide[1], wide[2], tree, groups)
         n, h, s, d = own_query.shape
         own_grad = own_query.new_zeros(h, n * s, d)
-        own_grad[:, tree.suffix_slots] = wide[4][:, tree.suffix_tokens]
+        own_grad[:, tree.suffix_slots] = wide[4][:, tree.suffix_tokens - tree.n_before]
         own_out = own_query.new_zeros(h, n * s, d)
-        own_out[:, tree.suffix_slots] = wide[3][:, tree.suffix_tokens]
+        own_out[:, tree.suffix_slots] = wide[3][:, tree.suffix_tokens - tree.n_before]
         # Padded queries get an infinite normaliser, so that their weights are exactly zero.
         own_lse = lse.new_full((h, n * s), float("inf"))
-        own_lse[:, tree.suffix_slots] = lse[:, tree.suffix_tokens]
+        own_lse[:, tree.suffix_slots] = lse[:, tree.suffix_tokens - tree.n_before]
         own_grad, own_out = (
             t.unflatten(1, (n, s)).transpose(0, 1).contiguous() for t in (own_grad, own_out)
         )
@@ -395,7 +443,7 @@ class _TwoParts(torch.autograd.Function):
             )
         )
         at, slots = tree.suffix_tokens, tree.suffix_slots
-        d_query[:, at] += dq.transpose(0, 1).flatten(1, 2)[:, slots]
+        d_query[:, at - tree.n_before] += dq.transpose(0, 1).flatten(1, 2)[:, slots]
         for target, part in ((d_key, dk), (d_value, dv)):
             summed = part.unflatten(1, (n_kv, groups)).sum(2)
             target[:, at] += summed.transpose(0, 1).flatten(1, 2)[:, slots]
@@ -406,17 +454,24 @@ def _own(
     query: Tensor, key: Tensor, value: Tensor, tree: Tree, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Each row's suffix on its own, padded on the right: three tensors of shape (N, H, S, D)."""
-    own_query = query[:, tree.padded].transpose(0, 1)
+    # What stands where a row has ended is never read.
+    own_query = query[:, (tree.padded - tree.n_before).clamp(min=0)].transpose(0, 1)
     own_key, own_value = (
         t[:, tree.padded].transpose(0, 1).repeat_interleave(groups, 1) for t in (key, value)
     )
     return own_query.contiguous(), own_key, own_value
 
 
+def _of_queries(tree: Tree, tokens: slice) -> slice:
+    """Packed tokens' places among the queries, which a trunk's tokens are not."""
+    return slice(max(tokens.start - tree.n_before, 0), tokens.stop - tree.n_before)
+
+
 def _prefix_forward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    tree: Tree,
     span: Span,
     groups: int,
     scaling: float,
@@ -425,19 +480,22 @@ def _prefix_forward(
 ) -> None:
     """The prefix on itself, and all its suffix tokens on the prefix; writes `out` and `lse`."""
     k, v = key[None, :, span.prefix], value[None, :, span.prefix]
-    wide_k, wide_v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    o, n = _flash(query[None, :, span.prefix], wide_k, wide_v, 0.0, True, scale=scaling)
-    out[:, span.prefix], lse[:, span.prefix] = o[0], n[0]
+    if tree.trunk is None:
+        wide_k, wide_v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        o, n = _flash(query[None, :, span.prefix], wide_k, wide_v, 0.0, True, scale=scaling)
+        out[:, span.prefix], lse[:, span.prefix] = o[0], n[0]
     # Heads that share keys and values become more queries of one head: nothing is repeated.
-    q = query[:, span.suffix].unflatten(0, (-1, groups)).flatten(1, 2)[None]
+    suffix = _of_queries(tree, span.suffix)
+    q = query[:, suffix].unflatten(0, (-1, groups)).flatten(1, 2)[None]
     o, n = _flash(q, k, v, 0.0, False, scale=scaling)
-    out[:, span.suffix] = o[0].unflatten(1, (groups, -1)).flatten(0, 1)
-    lse[:, span.suffix] = n[0].unflatten(1, (groups, -1)).flatten(0, 1)
+    out[:, suffix] = o[0].unflatten(1, (groups, -1)).flatten(0, 1)
+    lse[:, suffix] = n[0].unflatten(1, (groups, -1)).flatten(0, 1)
 
 
 def _prefix_backward(
     saved: tuple[Tensor, ...],
     grads: tuple[Tensor, Tensor, Tensor],
+    tree: Tree,
     span: Span,
     groups: int,
     scaling: float,
@@ -446,32 +504,35 @@ def _prefix_backward(
     query, key, value, out, lse, grad = saved
     d_query, d_key, d_value = grads
     k, v = key[None, :, span.prefix], value[None, :, span.prefix]
-    wide_k, wide_v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    q, o, g = (t[None, :, span.prefix].contiguous() for t in (query, out, grad))
-    n = lse[None, :, span.prefix].contiguous()
-    dq, dk, dv = _flash_backward(g, q, wide_k, wide_v, o, n, 0.0, True, scale=scaling)
-    d_query[:, span.prefix] = dq[0]
-    d_key[:, span.prefix] = dk[0].unflatten(0, (-1, groups)).sum(1)
-    d_value[:, span.prefix] = dv[0].unflatten(0, (-1, groups)).sum(1)
+    if tree.trunk is None:
+        wide_k, wide_v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        q, o, g = (t[None, :, span.prefix].contiguous() for t in (query, out, grad))
+        n = lse[None, :, span.prefix].contiguous()
+        dq, dk, dv = _flash_backward(g, q, wide_k, wide_v, o, n, 0.0, True, scale=scaling)
+        d_query[:, span.prefix] = dq[0]
+        d_key[:, span.prefix] = dk[0].unflatten(0, (-1, groups)).sum(1)
+        d_value[:, span.prefix] = dv[0].unflatten(0, (-1, groups)).sum(1)
     # The kernel's backward goes side by side over batch and heads only: heads that share keys
     # become more queries, which are cut into parts so that every thread has as much to do.
-    parts = torch.get_num_threads() // gcd(torch.get_num_threads(), k.shape[1])
-    n_suffix = span.suffix.stop - span.suffix.start
-    short = -n_suffix % parts
+    n_parts = torch.get_num_threads() // gcd(torch.get_num_threads(), k.shape[1])
+    suffix = _of_queries(tree, span.suffix)
+    n_suffix = suffix.stop - suffix.start
+    short = -n_suffix % n_parts
 
-    def cut(tensor: Tensor, padding: float = 0.0) -> Tensor:  # (H, n, ...) -> (parts, K, G m, ...)
-        own = tensor[:, span.suffix].flatten(2)
+    def cut(tensor: Tensor, padding: float = 0.0) -> Tensor:
+        """(H, n, ...) -> (n_parts, K, G m, ...)."""
+        own = tensor[:, suffix].flatten(2)
         own = nn.functional.pad(own, (0, 0, 0, short), value=padding)
-        return own.view(-1, groups, parts, own.shape[1] // parts, own.shape[2]).permute(
+        return own.view(-1, groups, n_parts, own.shape[1] // n_parts, own.shape[2]).permute(
             2, 0, 1, 3, 4
         ).flatten(2, 3)  # fmt: skip
 
     q, o, g = cut(query), cut(out), cut(grad)
     n = cut(lse[..., None], float("inf"))[..., 0]
-    wide_k, wide_v = k.expand(parts, -1, -1, -1), v.expand(parts, -1, -1, -1)
+    wide_k, wide_v = k.expand(n_parts, -1, -1, -1), v.expand(n_parts, -1, -1, -1)
     dq, dk, dv = _flash_backward(g, q, wide_k, wide_v, o, n, 0.0, False, scale=scaling)
     dq = dq.unflatten(2, (groups, -1)).permute(1, 2, 0, 3, 4).flatten(2, 3).flatten(0, 1)
-    d_query[:, span.suffix] = dq[:, :n_suffix]
+    d_query[:, suffix] = dq[:, :n_suffix]
     d_key[:, span.prefix] += dk.sum(0)
     d_value[:, span.prefix] += dv.sum(0)
 

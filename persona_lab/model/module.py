@@ -32,7 +32,7 @@ from transformers import PreTrainedModel
 from persona_lab.errors import UserError
 from persona_lab.model.adapters import TrainedAdapter, describe_size, lend, weights_of
 from persona_lab.model.decode import Decode, Response, head, respond
-from persona_lab.model.engine import Group, Tree, pack, run
+from persona_lab.model.engine import Group, Tree, Trunk, pack, parts, run
 from persona_lab.model.ranks import add_up, own_share, rank, spread
 from persona_lab.model.train import Answered, Train, answered, by_prefix
 from persona_lab.prompting import Codec, Example
@@ -245,13 +245,15 @@ class UserAgentModule(L.LightningModule):
         n_targets = sum(map(len, rows.answers))
         optimiser: Any = self.optimizers()
         optimiser.zero_grad()
-        total = 0.0
-        unique_tokens = 0
-        for part in pack(own_share(rows.groups), self.training_recipe.tokens_per_microbatch):
-            loss = answer_loss(self.model, part, rows) / n_targets
-            self.manual_backward(loss)
-            total += loss.item()
-            unique_tokens += sum(each.n_tokens for each in part)
+        groups = own_share(rows.groups)
+        total = accumulate(
+            self.model,
+            groups,
+            rows,
+            self.training_recipe.tokens_per_microbatch,
+            lambda loss: self.manual_backward(loss / n_targets),
+        )
+        total, unique_tokens = total / n_targets, sum(each.n_tokens for each in groups)
         trained = (p for p in self.model.parameters() if p.requires_grad)
         total, unique_tokens = add_up(trained, total, unique_tokens)
         self.unique_tokens += int(unique_tokens)
@@ -424,12 +426,54 @@ def rate_examples(
     return [module.responses[i] for i in range(len(examples))]
 
 
-def answer_loss(model: PreTrainedModel, groups: Sequence[Group], rows: Answered) -> torch.Tensor:
+def accumulate(
+    model: PreTrainedModel,
+    groups: Sequence[Group],
+    rows: Answered,
+    budget: int,
+    backward: Callable[[torch.Tensor], None],
+) -> float:
+    """Add up the gradients of a step's rows, no more than `budget` tokens at once.
+
+    A group beyond the budget has its prefix computed once, for all of its parts.
+
+    Args:
+        model: With what is trained attached.
+        groups: The rows of the step that are this process's.
+        rows: All rows of the step, with their answers.
+        budget: Tokens; a single row may have more.
+        backward: Takes the loss of a part.
+
+    Returns:
+        The sum of the answers' cross-entropies.
+    """
+    large = [each for each in groups if each.prefix and each.n_tokens > budget]
+    total = 0.0
+
+    def learn(batch: Sequence[Group], trunk: Trunk | None = None) -> None:
+        nonlocal total
+        loss = answer_loss(model, batch, rows, trunk)
+        backward(loss)
+        total += loss.item()
+
+    for batch in pack([each for each in groups if each not in large], budget):
+        learn(batch)
+    for group in large:
+        trunk = Trunk(model, group.prefix)
+        for part in parts(group, budget):
+            learn([part], trunk)
+        trunk.backward()
+    return total
+
+
+def answer_loss(
+    model: PreTrainedModel, groups: Sequence[Group], rows: Answered, trunk: Trunk | None = None
+) -> torch.Tensor:
     """Sum of the cross-entropies of the answers' tokens; the head is applied there only."""
-    tree = Tree(groups, model.device)
+    tree = Tree(groups, model.device, trunk)
     answers = torch.tensor([rows.answers[row] for row in tree.order], device=model.device)
     offsets = torch.arange(answers.shape[1], device=model.device) - (answers.shape[1] - 1)
-    at = (tree.ends[:, None] + offsets).flatten()
+    at = (tree.ends[:, None] + offsets).flatten() - tree.n_before
     logits = head(model, run(model, tree)[at])
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return cross_entropy(logits, answers.flatten(), reduction="sum")

@@ -25,7 +25,7 @@ from persona_lab.model.engine import (
     run,
     step,
 )
-from persona_lab.model.module import answer_loss
+from persona_lab.model.module import accumulate, answer_loss
 from persona_lab.model.phi3 import split_projections
 from persona_lab.model.train import Answered, by_prefix
 
@@ -106,6 +106,29 @@ def test_loss_and_gradients_are_those_of_separate_rows(
     errors = relative_errors(together(model, rows), alone(model, whole))
     assert len(errors) == 1 + len(list(model.parameters()))
     assert max(errors.values()) <= tolerance, errors
+
+
+@pytest.mark.usefixtures("in_fp64")
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("budget", [1, 12, 40])
+def test_a_prefix_computed_once_for_several_passes_gets_all_their_gradients(
+    model: PreTrainedModel, prefix: int, budget: int
+) -> None:
+    model.to(torch.float64)
+    rows, whole = make_rows(prefix)
+    expected = alone(model, whole)
+    model.zero_grad()
+    losses: list[Tensor] = []
+
+    def backward(loss: Tensor) -> None:
+        losses.append(loss.detach())
+        loss.backward()
+
+    total = accumulate(model, rows.groups, rows, budget, backward)
+    assert len(losses) > (3 if budget == 1 else 0)
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    errors = relative_errors((torch.tensor(total, dtype=torch.float64), gradients), expected)
+    assert max(errors.values()) <= 1e-9, errors
 
 
 @pytest.mark.usefixtures("in_fp64")
@@ -216,8 +239,8 @@ def test_the_comparison_sees_a_wrong_tree(
     of: str,
     mutate: Callable[[Tree], None],
 ) -> None:
-    def mutated(groups: Sequence[Group], device: Any = "cpu") -> Tree:
-        tree = Tree(groups, device)
+    def mutated(groups: Sequence[Group], *others: Any) -> Tree:
+        tree = Tree(groups, *others)
         mutate(tree)
         return tree
 

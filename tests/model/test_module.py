@@ -115,7 +115,7 @@ def test_micro_batches_give_the_weights_of_whole_steps(
     examples = make_examples()
     whole = fit(examples)
     parts = fit(examples, replace(TRAIN, tokens_per_microbatch=30))
-    assert parts.summary["unique_tokens"] > whole.summary["unique_tokens"]
+    assert parts.summary["unique_tokens"] == whole.summary["unique_tokens"]
     for name, tensor in whole.weights.items():
         torch.testing.assert_close(parts.weights[name], tensor, rtol=1e-3, atol=1e-4)
     assert parts.summary["loss"] == pytest.approx(whole.summary["loss"], rel=1e-4)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from persona_lab.model import Decode
 from persona_lab.model.decode import respond
 from persona_lab.model.engine import pack
-from persona_lab.model.module import answer_loss
+from persona_lab.model.module import accumulate
 from persona_lab.model.train import answered, by_prefix
 from persona_lab.prompting import Codec, Example
 
@@ -69,11 +69,10 @@ def trainable(llama: PreTrainedModel) -> PreTrainedModel:
     return llama
 
 
-def peak_of_training(model: nn.Module, codec: Codec, n_rows: int, budget: int) -> int:
+def peak_of_training(model: PreTrainedModel, codec: Codec, n_rows: int, budget: int) -> int:
     rows = answered(rows_of_one_user(n_rows), codec)
     with Peak() as peak:
-        for part in pack(rows.groups, budget):
-            answer_loss(model, part, rows).backward()
+        accumulate(model, rows.groups, rows, budget, lambda loss: loss.backward())
     return peak.most
 
 

@@ -1,0 +1,102 @@
+"""Development users' rows -> how far training by shared prefixes is from training row by row.
+
+Trains the same adapter from the same rows in as many steps: `shared` as the product does, `alone`
+with every row by itself in shuffled steps, so that each has a dropout mask of its own, and `fp32`
+as `shared` in single precision. Writes each side's predictions into --out, goes on from what is
+there, and prints the differences with intervals over users and seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from hydra import compose, initialize_config_module
+
+from persona_lab import configure
+from persona_lab.assets import Assets
+from persona_lab.evaluation import contrast
+from persona_lab.experiment import Experiment, Prepared
+from persona_lab.model import attach, fit_adapter, rate_examples
+
+SIDES = ("shared", "alone", "fp32")
+PAIRS = (("shared", "alone"), ("shared", "fp32"))
+
+
+def predict(
+    one: Experiment, assets: Assets, prepared: Prepared, seed: int, side: str
+) -> pd.DataFrame:
+    """Train and rate; user_id, item_id, rating, prediction, expected_rating and user_mean."""
+    codec = one.codec(assets)
+    (rows,) = one.plan(prepared).rows.values()
+    train = one.examples(prepared, codec, rows, training=True)
+    if side == "alone":
+        # Rows share what their user's rows share: each becomes a user of its own.
+        train = [replace(each, user_id=n) for n, each in enumerate(train)]
+    test = one.examples(prepared, codec, prepared.split.value.test, training=False)
+    trainer = replace(one.trainer, precision="32-true" if side == "fp32" else "auto")
+    base, peft = one.base(assets), one.peft.config(one.model.lora_targets)
+    with tempfile.TemporaryDirectory() as folder:
+        at = Path(folder)
+        adapter = fit_adapter(
+            *(base, codec, train, one.train, peft, trainer),
+            **{"folder": at, "logger": None, "seed": seed, "name": side},
+        )
+        print(f"{side}, seed {seed}: {adapter.summary}", flush=True)
+        with attach(base, adapter):
+            answers = rate_examples(
+                *(base, codec, test, one.decode, trainer),
+                **{"folder": at, "seed": seed, "name": side},
+            )
+    means = prepared.split.value.train.groupby("user_id")["rating"].mean()
+    return pd.DataFrame(
+        {
+            "user_id": [each.user_id for each in test],
+            "item_id": [each.item_id for each in test],
+            "rating": [each.rating for each in test],
+            "prediction": [each.prediction for each in answers],
+            "expected_rating": [each.expected_rating for each in answers],
+            "user_mean": [float(means[each.user_id]) for each in test],
+        }
+    )
+
+
+def report(frames: dict[str, list[pd.DataFrame]]) -> None:
+    """Print each pair's difference."""
+    for first, second in PAIRS:
+        found = contrast(frames[first], frames[second], prediction="expected")
+        assert found is not None
+        print(f"{first} minus {second}: {found.n} rows, {found.n_users} users")
+        for name, each in found.differences.items():
+            print(f"  {name} {each.value:+.4f} [{each.low:+.4f}, {each.high:+.4f}]")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train what is missing, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("outputs/sharing"))
+    parser.add_argument("overrides", nargs="*", help="as on persona-lab's command line")
+    args = parser.parse_args(arguments)
+    with initialize_config_module(configure.CONF, version_base="1.3"):
+        overrides = ["experiment=sharing", *args.overrides]
+        run = configure.build(compose("config", overrides), {}, Path.cwd())
+    prepared = run.experiment.prepare(run.assets, run.store)
+    args.out.mkdir(parents=True, exist_ok=True)
+    frames: dict[str, list[pd.DataFrame]] = {side: [] for side in SIDES}
+    for seed in args.seeds:
+        for side in SIDES:
+            file = args.out / f"{side}-{seed}.parquet"
+            if not file.exists():
+                found = predict(run.experiment, run.assets, prepared, seed, side)
+                found.to_parquet(file, index=False)
+            frames[side].append(pd.read_parquet(file))
+    report(frames)
+
+
+if __name__ == "__main__":
+    main()
