@@ -21,8 +21,7 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from persona_lab.assets import Assets, NotAtHand
-from persona_lab.data import NoMovieInfo, Split, Synthetic
-from persona_lab.distill import Cost
+from persona_lab.data import Cost, NoMovieInfo, Split, Synthetic
 from persona_lab.evaluation import row_id
 from persona_lab.experiment import Experiment, Prepared
 from persona_lab.model import lend

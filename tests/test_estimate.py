@@ -14,7 +14,8 @@ from transformers import AutoConfig
 from persona_lab import estimate as module
 from persona_lab.assets import Assets, NotAtHand
 from persona_lab.configure import CONF, build
-from persona_lab.distill import Cost, Statistical
+from persona_lab.data import Cost
+from persona_lab.distill import Statistical
 from persona_lab.estimate import Estimate, estimate, show
 from persona_lab.experiment import Experiment
 from persona_lab.model import BaseModel, Lora, lend

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 from pydantic import BaseModel
 
 from persona_lab.assets import Assets
+from persona_lab.data import Cost
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Reply:
     tokens_cached: int = 0
     tokens_out: int = 0
     money: float = 0.0
+
+    @property
+    def cost(self) -> Cost:
+        """That of one call."""
+        return Cost(1, self.tokens_in, self.tokens_out, self.money)
 
 
 T = TypeVar("T")

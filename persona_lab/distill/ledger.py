@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from persona_lab.assets import locked
+from persona_lab.data import Cost
 from persona_lab.errors import UserError
 
 _SCHEMA = 1
@@ -98,6 +99,11 @@ class Attempt:
     tokens_out: int = 0
     money: float = 0.0
     seconds: float = 0.0
+
+    @property
+    def cost(self) -> Cost:
+        """That of one call."""
+        return Cost(1, self.tokens_in, self.tokens_out, self.money)
 
 
 @dataclass(frozen=True)

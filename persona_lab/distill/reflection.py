@@ -19,8 +19,9 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from persona_lab.assets import Assets
+from persona_lab.data import Cost
 from persona_lab.distill.chat import Chat, Conversation, Reply, Request
-from persona_lab.distill.histories import Cost, History, Scope, UserMemories
+from persona_lab.distill.histories import History, Scope, UserMemories
 from persona_lab.distill.prompts import Prompts
 from persona_lab.distill.reasons import verdict
 from persona_lab.distill.titles import Titles
@@ -266,7 +267,7 @@ class _User:
                 sample=sample,
                 temperature=self.distiller.temperature,
             )
-            self.cost += Cost(1, reply.tokens_in, reply.tokens_out, reply.money)
+            self.cost += reply.cost
             reasons = set()
             for name in parts.keys() - valid.keys():
                 try:

@@ -32,6 +32,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from persona_lab.assets import Assets, NotAtHand
+from persona_lab.data import Cost
 from persona_lab.distill.chat import Conversation, Reply, Request, converse_in_rounds
 from persona_lab.distill.ledger import Attempt, Call, Claim, Ledger
 from persona_lab.errors import UserError
@@ -121,8 +122,10 @@ class OpenAI:
 
             return converse_in_rounds(talks, answer)
 
-    def embed(self, texts: Sequence[str], assets: Assets, at_once: int = 64) -> np.ndarray:
-        """Vectors of texts as the server gives them, float32 of shape (n_texts, dim).
+    def embed(
+        self, texts: Sequence[str], assets: Assets, at_once: int = 64
+    ) -> tuple[np.ndarray, Cost]:
+        """Vectors of texts as the server gives them, float32 of shape (n_texts, dim); their cost.
 
         Args:
             texts: At least one.
@@ -140,7 +143,8 @@ class OpenAI:
             else:
                 answers = runner.run(desk.all(map(desk.ask, calls)))
         rows = [each for answer in answers for each in json.loads(answer.body)["data"]]
-        return np.stack([_vector(row["embedding"]) for row in rows])
+        vectors = np.stack([_vector(row["embedding"]) for row in rows])
+        return vectors, sum((answer.cost for answer in answers), Cost())
 
     def price(self, tokens_in: int, tokens_out: int) -> float:
         """Price of tokens, none of them cached, in the mode chosen; 0 where none is known."""

@@ -18,6 +18,7 @@ import pytest
 from pydantic import BaseModel
 
 from persona_lab.assets import Assets, NotAtHand
+from persona_lab.data import Cost
 from persona_lab.distill import Conversation, LlmMovieInfo, OpenAI, Reply, Request, ledger, server
 from persona_lab.errors import UserError
 from persona_lab.memory import ServerEmbedder
@@ -214,16 +215,20 @@ def _raise(kind: type[BaseException]) -> Any:
 
 def test_embeddings(loopback: Server, tmp_path: Path) -> None:
     texts = [f"text {n}" for n in range(10)]
-    vectors = chat(loopback).embed(texts, Assets(tmp_path), at_once=4)
+    vectors, cost = chat(loopback).embed(texts, Assets(tmp_path), at_once=4)
     assert vectors.shape == (10, 4)
-    assert (vectors == chat(loopback).embed(texts, Assets(tmp_path), at_once=4)).all()
+    assert cost == Cost(3, 20, 0, pytest.approx(200e-6))
+    again, same_cost = chat(loopback).embed(texts, Assets(tmp_path), at_once=4)
+    assert (vectors == again).all()
+    assert same_cost == cost
     assert len(np.unique(vectors, axis=0)) == 10
     assert loopback.asked().total() == 3
 
 
 def test_an_embedder_gives_vectors_of_length_1(loopback: Server, tmp_path: Path) -> None:
     embedder = ServerEmbedder("toy", chat(loopback))
-    vectors = embedder.load(Assets(tmp_path))(["one", "two"])
+    vectors, cost = embedder.load(Assets(tmp_path))(["one", "two"])
+    assert (cost.calls, cost.tokens) == (1, 2)
     assert vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1)
 
@@ -240,14 +245,18 @@ def test_movies_are_told_by_the_llm(loopback: Server, tmp_path: Path) -> None:
     )
     told = '{"summary": "Boats  off {title}.", "cast": "Ann Lee", "director": ""}'
     info = LlmMovieInfo(chat(loopback), "Say what you know.", told)
-    texts = info.read(movies, Assets(tmp_path))
+    texts, cost = info.read(movies, Assets(tmp_path))
+    assert cost == Cost(2, 200, 20, pytest.approx(2 * 1800e-6))
     assert texts["item_id"].tolist() == [3, 5]
     assert texts["summary"].tolist() == ["Boats off Quiet Harbor.", "Boats off Iron Parade."]
     assert texts["cast"].tolist() == ["Ann Lee", "Ann Lee"]
     assert texts["director"].tolist() == ["", ""]
     # No JSON in any of three replies: nothing is known of the movie.
     unknown = LlmMovieInfo(chat(loopback), "Say what you know.", "{title} {year}")
-    assert (unknown.read(movies, Assets(tmp_path))[["summary", "cast"]] == "").all(axis=None)
+    texts, cost = unknown.read(movies, Assets(tmp_path))
+    assert (texts[["summary", "cast"]] == "").all(axis=None)
+    # Replies of no use were paid for like any other.
+    assert cost.calls == 6
     assert loopback.asked()["Iron Parade unknown"] == 3
 
 
