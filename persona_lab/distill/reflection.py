@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any
 
 import pandas as pd
@@ -255,8 +256,7 @@ class _User:
             wants it, so that both protocols make, and pay for, the same calls (decision 4b).
         """
         system, user = ask
-        fields: Any = {name: (kind, ...) for name, kind in parts.items()}
-        schema = create_model("Answer", __base__=_Strict, **fields)
+        schema = _schema(tuple(parts.items()))
         valid: dict[str, Any] = {}
         naming: dict[str, str] = {}
         for sample in range(1 + ASKED_AGAIN):
@@ -312,6 +312,13 @@ class _User:
         if dropped:
             raise _Rejected("title", text)
         return text
+
+
+@lru_cache
+def _schema(parts: tuple[tuple[str, Any], ...]) -> type[BaseModel]:
+    """The form of a reply with these parts; kept: making it takes longer than sending a request."""
+    fields: Any = {name: (kind, ...) for name, kind in parts}
+    return create_model("Answer", __base__=_Strict, **fields)
 
 
 def _each(movies: int, kind: Any) -> dict[str, Any]:

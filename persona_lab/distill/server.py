@@ -25,11 +25,12 @@ from collections.abc import (
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
+from pydantic import BaseModel
 
 from persona_lab.assets import Assets, NotAtHand
 from persona_lab.data import Cost
@@ -215,8 +216,7 @@ class OpenAI:
         }
         schema = None
         if request.schema is not None:
-            form = {"name": request.schema.__name__, "strict": True}
-            schema = {**form, "schema": request.schema.model_json_schema()}
+            schema = _strict(request.schema)
         return self._call("chat", request.purpose, body, schema=schema, sample=request.sample)
 
     def _embeddings_call(self, texts: Sequence[str]) -> Call:
@@ -636,6 +636,11 @@ class _Desk:
             except _Failed as failed:
                 attempt = Attempt(failed.outcome, self.clean(failed.body))
                 await asyncio.wrap_future(self.ledger.record(row["custom_id"], attempt))
+
+
+@lru_cache
+def _strict(form: type[BaseModel]) -> dict[str, Any]:
+    return {"name": form.__name__, "strict": True, "schema": form.model_json_schema()}
 
 
 def _form(schema: Mapping[str, Any] | None, plainness: int) -> dict[str, Any]:
