@@ -13,15 +13,12 @@ from hydra import compose, initialize_config_module
 
 from persona_lab.assets import Assets
 from persona_lab.configure import CONF, build
-from persona_lab.distill import ledger
 from persona_lab.errors import UserError
 from persona_lab.evaluation import Result
 from persona_lab.experiment import Experiment, Predictions
 from persona_lab.model import TrainedAdapter
 from persona_lab.model.engine import Tree, group, run
 from persona_lab.store import Store
-
-from .distill.server import Server
 
 PROTOCOL_KEYS = {"split", "memories", "vectors", "personas", "adapters", "predictions"}
 
@@ -82,32 +79,6 @@ def test_rows_share_what_does_not_depend_on_the_model(
     shared = {"split", "memories", "vectors", "personas", "baselines"}
     assert {key for key in result.keys if result.keys[key] == other.keys[key]} == shared
     assert (other.row.id, result.row.id) == ("r3", "r10")
-
-
-def test_all_that_was_paid_for_is_in_the_result(tmp_path: Path) -> None:
-    with Server(tmp_path / "journal").running() as loopback:
-        paid = experiment(
-            *("movie_info=llm", f"movie_info.chat.base_url={loopback.url}"),
-            *("distiller=openai", f"distiller.chat.base_url={loopback.url}"),
-            *("embedder=ada002", f"embedder.server.base_url={loopback.url}"),
-            *("data.reader.n_items=30", "data.reader.ratings_per_user=[20,30]"),
-            *("data.min_ratings=20", "data.n_users=2", "personas.n_personas=2", "adapter=none"),
-        )
-        places = {"assets": Assets(tmp_path), "store": Store(tmp_path / "store")}
-        first, again = (paid.run(**places, folder=tmp_path) for _ in range(2))
-    rows = ledger.totals(places["assets"].ledger)
-    purposes = {"split": "movie", "memories": "reflect", "vectors": "embed"}
-    for stage, purpose in purposes.items():
-        own = [row for row in rows if row["purpose"].startswith(purpose)]
-        assert first.costs[stage] == {
-            "tokens": sum(row["tokens_in"] + row["tokens_out"] for row in own),
-            "money": pytest.approx(sum(row["money"] for row in own)),
-        }
-        assert first.costs[stage]["money"] > 0
-    assert first.cost["tokens"] == sum(cost["tokens"] for cost in first.costs.values())
-    assert first.cost["money"] == pytest.approx(sum(row["money"] for row in rows))
-    # A row that is reused states what it took, whenever that was.
-    assert (again.cost, again.costs) == (first.cost, first.costs)
 
 
 def test_rerun_trains_again_and_agrees(

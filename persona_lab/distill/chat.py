@@ -13,6 +13,9 @@ from pydantic import BaseModel
 from persona_lab.assets import Assets
 from persona_lab.data import Cost
 
+TOKENS_PER_WORD = 4 / 3
+"""Of English, on average: for estimates."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -72,12 +75,15 @@ Conversation = Generator[Request, Reply, T]
 class Chat(Protocol):
     """An LLM that answers requests."""
 
-    def converse(self, conversations: Iterable[Conversation[T]], assets: Assets) -> list[T]:
+    def converse(
+        self, conversations: Iterable[Conversation[T]], assets: Assets, expected: int | None = None
+    ) -> list[T]:
         """Carry conversations side by side to their ends.
 
         Args:
             conversations: Not yet begun.
             assets: Where the ledger and models are.
+            expected: Number of calls that they will probably take, for the time left.
 
         Returns:
             Their results, in the order given, whatever the order in which replies came.

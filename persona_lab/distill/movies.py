@@ -13,11 +13,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from persona_lab.assets import Assets
 from persona_lab.data import Cost
-from persona_lab.distill.chat import Chat, Conversation, Request
+from persona_lab.distill.chat import TOKENS_PER_WORD, Chat, Conversation, Request
 
 _log = logging.getLogger(__name__)
 
 _ASKED = 3
+# Of an answer, for the estimate.
+_USUAL_WORDS = 70
 # Longest texts that are kept, in characters.
 _LONGEST = {"summary": 1000, "cast": 400, "director": 200}
 
@@ -55,7 +57,13 @@ class LlmMovieInfo:
             UserError: The LLM cannot be reached or may not be paid.
         """
         talks = [self._talk(movie) for movie in movies.to_dict("records")]
-        told, costs = zip(*self.chat.converse(talks, assets), strict=True)
+        tokens_in = round(TOKENS_PER_WORD * len(talks) * len(f"{self.prompt} {self.movie}".split()))
+        tokens_out = round(TOKENS_PER_WORD * len(talks) * _USUAL_WORDS)
+        _log.info(
+            "movie_info: %d movies take as many calls, about %d tokens in and %d out, money %.2f",
+            *(len(talks), tokens_in, tokens_out, self.chat.price(tokens_in, tokens_out)),
+        )
+        told, costs = zip(*self.chat.converse(talks, assets, len(talks)), strict=True)
         texts = pd.DataFrame(told, index=movies.index)
         _log.info(
             "movie_info: %d of %d movies have a summary", (texts["summary"] != "").sum(), len(texts)

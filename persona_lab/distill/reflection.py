@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from persona_lab.assets import Assets
 from persona_lab.data import Cost
-from persona_lab.distill.chat import Chat, Conversation, Reply, Request
+from persona_lab.distill.chat import TOKENS_PER_WORD, Chat, Conversation, Reply, Request
 from persona_lab.distill.histories import History, Scope, UserMemories
 from persona_lab.distill.prompts import Prompts
 from persona_lab.distill.reasons import verdict
@@ -33,8 +33,8 @@ _log = logging.getLogger(__name__)
 ASKED_AGAIN = 3
 """How often a call is asked again while a part of its reply is not valid (decision 19)."""
 
-# English words are 4/3 tokens on average; the JSON around a movie's rating or texts is ten more.
-_TOKENS_PER_WORD, _TOKENS_OF_FORM = 4 / 3, 10
+# Of the JSON around a movie's rating or texts.
+_TOKENS_OF_FORM = 10
 
 
 class _Strict(BaseModel):
@@ -104,7 +104,8 @@ class Reflection:
             "distilling %d users takes about %d calls, %d tokens in and %d out, money %.2f",
             *(len(known), expected.calls, expected.tokens_in, expected.tokens_out, expected.money),
         )
-        yield from self.chat.converse([_User(self, history).calls() for history in known], assets)
+        talks = [_User(self, history).calls() for history in known]
+        yield from self.chat.converse(talks, assets, expected.calls)
 
     def fingerprint(self, assets: Assets) -> Any:
         """What the texts depend on beside the fields."""
@@ -134,8 +135,8 @@ class Reflection:
 
     def _call(self, words_in: int, words_out: int, movies: int) -> Cost:
         form = _TOKENS_OF_FORM * movies
-        tokens_in = round(words_in * _TOKENS_PER_WORD) + form
-        tokens_out = round(words_out * _TOKENS_PER_WORD) + form
+        tokens_in = round(words_in * TOKENS_PER_WORD) + form
+        tokens_out = round(words_out * TOKENS_PER_WORD) + form
         return Cost(1, tokens_in, tokens_out, self.chat.price(tokens_in, tokens_out))
 
     def instruction(self, movies: int) -> str:

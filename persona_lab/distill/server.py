@@ -34,7 +34,13 @@ from pydantic import BaseModel
 
 from persona_lab.assets import Assets, NotAtHand
 from persona_lab.data import Cost
-from persona_lab.distill.chat import Conversation, Reply, Request, converse_in_rounds
+from persona_lab.distill.chat import (
+    TOKENS_PER_WORD,
+    Conversation,
+    Reply,
+    Request,
+    converse_in_rounds,
+)
 from persona_lab.distill.ledger import Attempt, Call, Claim, Ledger
 from persona_lab.errors import UserError
 
@@ -95,13 +101,7 @@ class OpenAI:
     def converse(
         self, conversations: Iterable[Conversation[T]], assets: Assets, expected: int | None = None
     ) -> list[T]:
-        """Carry conversations to their ends (see `Chat`).
-
-        Args:
-            conversations: Not yet begun.
-            assets: Where the ledger is.
-            expected: Number of calls that they will probably take, for the time left.
-        """
+        """Carry conversations to their ends (see `Chat`)."""
         talks = list(conversations)
 
         async def one(desk: _Desk, talk: Conversation[T]) -> T:
@@ -138,6 +138,11 @@ class OpenAI:
         """
         parts = [texts[start : start + at_once] for start in range(0, len(texts), at_once)]
         calls = [self._embeddings_call(part) for part in parts]
+        tokens = round(TOKENS_PER_WORD * sum(len(text.split()) for text in texts))
+        _log.info(
+            "vectors of %d texts take %d calls, about %d tokens, money %.2f",
+            *(len(texts), len(calls), tokens, self.price(tokens, 0)),
+        )
         with self._desk(assets, len(calls)) as (desk, runner):
             if self.mode == "batch":
                 answers = runner.run(desk.ask_batch(calls))
@@ -672,7 +677,8 @@ def _opened(route: str, body: str) -> dict[str, int]:
             "cached": int(details.get("cached_tokens") or 0),
             "tokens_out": int(usage.get("completion_tokens") or 0),
         }
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError):
+    except (LookupError, ValueError, TypeError, AttributeError, AssertionError, RecursionError):
+        # It may have been paid for: the ledger keeps it as it came.
         raise _Failed("unreadable", lost=True, body=body) from None
 
 

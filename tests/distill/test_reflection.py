@@ -48,7 +48,9 @@ class Scripted:
     answer: Callable[[Request, int], Answer | str | Reply] = good
     asked: list[Request] = field(default_factory=list)
 
-    def converse(self, conversations: Iterable[Conversation[T]], assets: Assets) -> list[T]:
+    def converse(
+        self, conversations: Iterable[Conversation[T]], assets: Assets, expected: int | None = None
+    ) -> list[T]:
         return converse_in_rounds(conversations, self._answer)
 
     def _answer(self, requests: Sequence[Request]) -> list[Reply]:
