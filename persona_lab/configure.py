@@ -531,9 +531,16 @@ def explain(error: Exception) -> UserError:
         if isinstance(cause, UserError):
             return cause
         if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
-            parent = cause.parent_node
-            fields = [str(key) for key in parent] if isinstance(parent, DictConfig) else []
-            return _unknown(cause.full_key, str(cause.key), fields)
+            parent, key = cause.parent_node, str(cause.key)
+            known = OmegaConf.to_container(parent) if isinstance(parent, DictConfig) else {}
+            assert isinstance(known, dict)
+            # What is not the parent's own may be a part's: a distiller's budget is its chat's.
+            inner = [
+                f"{name}.{key}"
+                for name, part in known.items()
+                if isinstance(part, dict) and key in part
+            ]
+            return _unknown(cause.full_key, key, inner or map(str, known))
         cause = cause.__cause__
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
@@ -553,7 +560,8 @@ def _unknown(where: str, key: str, fields: Iterable[str]) -> UserError:
     place = where.removesuffix(key)
     known = [field for field in fields if not field.startswith("_")]
     known += [] if place else ["row", "experiment"]
-    close = difflib.get_close_matches(key, known, n=1)
+    inner = [field for field in known if field.endswith(f".{key}")]
+    close = inner or difflib.get_close_matches(key, known, n=1)
     mend = f"did you mean {place}{close[0]}?" if close else f"choose {', '.join(sorted(known))}"
     return UserError(f"'{where}' does not exist", mend)
 

@@ -21,8 +21,7 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from persona_lab.assets import Assets, NotAtHand
-from persona_lab.data import NoMovieInfo, Split, Synthetic
-from persona_lab.distill import Cost
+from persona_lab.data import Cost, NoMovieInfo, Split, Synthetic
 from persona_lab.evaluation import row_id
 from persona_lab.experiment import Experiment, Prepared
 from persona_lab.model import lend
@@ -193,7 +192,7 @@ def show(estimates: Sequence[Estimate]) -> None:
         seconds = {key: n for each in estimates for key, n in _seconds(each).items()}
         table.add_section()
         bill = _bill(each.distillation for each in estimates)
-        blank = [""] * (len(_NUMBERS) - 8)
+        blank = [""] * (len(_NUMBERS) - 9)
         table.add_row(
             *("all", "", *_work(distinct.values()), *blank, _time(sum(seconds.values())), *bill)
         )
@@ -204,7 +203,8 @@ def show(estimates: Sequence[Estimate]) -> None:
     console.print(
         "Rows to train on by adapter, least to most. Tokens: of all epochs, were each row computed "
         "alone; computed: with a user's shared prefix once. GB: what is held at once. Time at "
-        f"trainer.tflops={','.join(sorted(rates))}, an assumption; decoding runs below it.",
+        f"trainer.tflops={','.join(sorted(rates))}, an assumption; decoding runs below it. LLM: "
+        "the distillation alone; movie texts and vectors that a server is asked for come on top.",
         highlight=False,
     )
 
@@ -212,7 +212,8 @@ def show(estimates: Sequence[Estimate]) -> None:
 _PIPED_WIDTH = 180
 _NUMBERS = (
     *("train on", "rate", "M tokens", "computed", "PFLOP", "an adapter", "MB"),
-    *("GB weights", "activations", "optimiser", "together", "time", "LLM calls", "money"),
+    *("GB weights", "activations", "optimiser", "together", "time"),
+    *("LLM calls", "M LLM tokens", "money"),
 )
 
 
@@ -236,7 +237,7 @@ def _work(parts: Iterable[Part]) -> list[str]:
 
 def _bill(distillations: Iterable[tuple[str, Cost]]) -> list[str]:
     total = sum(dict(distillations).values(), Cost())
-    return [f"{total.calls:,}", f"{total.money:,.2f}"]
+    return [f"{total.calls:,}", f"{total.tokens / 1e6:.3g}", f"{total.money:,.2f}"]
 
 
 def _time(seconds: float) -> str:

@@ -21,7 +21,7 @@ from pydantic import Field
 from transformers import PreTrainedModel
 
 from persona_lab.assets import Assets
-from persona_lab.data import Data, MovieInfo, Protocol, Ratings, Split
+from persona_lab.data import Cost, Data, MovieInfo, Protocol, Ratings, Split
 from persona_lab.distill import Distiller, Memories, distil, history_rows, users_traits
 from persona_lab.evaluation import (
     Audit,
@@ -106,6 +106,11 @@ class Prepared:
     def timing(self) -> dict[str, dict[str, Any]]:
         """Stage -> seconds of its first computation."""
         return {name: {"seconds": getattr(self, name).seconds} for name in self.keys()}
+
+    def costs(self) -> dict[str, Cost]:
+        """Stage -> what its calls of servers came to, whenever they were paid for."""
+        paying = (self.split, self.memories, self.vectors)
+        return {entry.kind.STAGE: entry.value.cost for entry in paying}
 
 
 _PREPARED = (Split, Memories, Vectors, Personas)
@@ -515,6 +520,7 @@ class Experiment:
         seen: Audit,
     ) -> Result:
         facts, memories = predictions.value.facts, prepared.memories.value
+        costs = prepared.costs()
         assessed = assess(predictions.value.frame, found.value, self.decode.name)
         adapters = self._adapter_keys(assets, store, prepared, plan)
         row = Row(
@@ -544,7 +550,8 @@ class Experiment:
             skipped=prepared.split.value.skipped,
             adapters=facts["adapters"],
             timing=prepared.timing() | facts["timing"],
-            cost={"tokens": memories.cost.tokens, "money": memories.cost.money},
+            cost=_paid(sum(costs.values(), Cost())),
+            costs={stage: _paid(cost) for stage, cost in costs.items()},
             distillation=memories.counts,
             beyond=beyond(
                 predictions.value.frame,
@@ -565,6 +572,10 @@ class Experiment:
 
 def _name(component: Any) -> Any:
     return getattr(component, "name", component)
+
+
+def _paid(cost: Cost) -> dict[str, float]:
+    return {"tokens": cost.tokens, "money": cost.money}
 
 
 def _timing(seconds: float, rows: int) -> dict[str, float | None]:

@@ -45,6 +45,10 @@ def _hydra() -> Iterator[None]:
         (["slm=phi4"], "slm 'phi4' does not exist (choose gemma3, llama3, phi3,"),
         (["row=r11"], "choose r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10"),
         (["data.n_usrs=3"], "'data.n_usrs' does not exist (did you mean data.n_users?)"),
+        (
+            ["distiller=openai", "distiller.budget=5"],
+            "'distiller.budget' does not exist (did you mean distiller.chat.budget?)",
+        ),
         (["adaptor=none"], "'adaptor' does not exist (did you mean adapter?)"),
         (["experment=smoke"], "'experment' does not exist (did you mean experiment?)"),
         (["train.speed=3"], "'train.speed' does not exist (choose batch_size,"),

@@ -14,7 +14,8 @@ from transformers import AutoConfig
 from persona_lab import estimate as module
 from persona_lab.assets import Assets, NotAtHand
 from persona_lab.configure import CONF, build
-from persona_lab.distill import Cost, Statistical
+from persona_lab.data import Cost
+from persona_lab.distill import Statistical
 from persona_lab.estimate import Estimate, estimate, show
 from persona_lab.experiment import Experiment
 from persona_lab.model import BaseModel, Lora, lend
@@ -179,7 +180,7 @@ def test_runs_share_what_does_not_differ(
 @dataclass(frozen=True)
 class Paid(Statistical):
     def estimate(self, sizes: Sequence[int]) -> Cost:
-        return Cost(calls=len(sizes), money=sum(sizes) / 100)
+        return Cost(len(sizes), 2_000_000, 500_000, sum(sizes) / 100)
 
 
 def test_what_runs_share_is_paid_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,8 +193,8 @@ def test_what_runs_share_is_paid_once(tmp_path: Path, capsys: pytest.CaptureFixt
     assert Estimate.load(tmp_path) == told[0]
     show(told)
     said = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
-    bills = {line[0]: line[-2:] for line in said}
-    assert bills["r3"] == bills["r4"] == bills["all"] == ["8", f"{cost.money:.2f}"]
+    bills = {line[0]: line[-3:] for line in said}
+    assert bills["r3"] == bills["r4"] == bills["all"] == ["8", "2.5", f"{cost.money:.2f}"]
 
 
 def test_an_outline_counts_an_adapter_by_hand() -> None:

@@ -13,11 +13,17 @@ import pytest
 
 from persona_lab import configure
 from persona_lab.__main__ import main
+from persona_lab.assets import Assets
+from persona_lab.distill import ledger
+from persona_lab.distill.server import KEY
 from persona_lab.errors import UserError
 from persona_lab.evaluation import Result, Row
 from persona_lab.experiment import Experiment
 
+from .distill.server import Server
+
 Door = Callable[..., str]
+REAL_RUN = Experiment.run
 
 
 def fake_run(self: Any, assets: Any, store: Any, folder: Path, rerun: bool) -> None:
@@ -83,6 +89,54 @@ def test_run(door: Door, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     again = configure.load_run(folder)
     assert (again.experiment.seed, again.experiment.changed) == (3, changed)
     assert again.experiment.data.path == str(tmp_path / "my/ratings.zip")
+
+
+def test_a_run_states_what_it_paid_and_holds_no_key(
+    door: Door,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    planted = "sk-planted-0123456789"
+    monkeypatch.setenv(KEY, planted)
+    monkeypatch.setattr(Experiment, "run", REAL_RUN)
+    with Server(tmp_path / "journal").running() as loopback:
+        choices = [
+            *("experiment=smoke", "adapter=none", "logger=csv", f"cache={tmp_path / 'cache'}"),
+            *("movie_info=llm", f"movie_info.chat.base_url={loopback.url}"),
+            *("distiller=openai", f"distiller.chat.base_url={loopback.url}"),
+            *("embedder=ada002", f"embedder.server.base_url={loopback.url}"),
+            *("data.reader.n_items=30", "data.reader.ratings_per_user=[20,30]"),
+            *("data.min_ratings=20", "data.n_users=2", "personas.n_personas=2"),
+        ]
+        # Its errors repeat the key.
+        loopback.faults = ["500", "429:0"]
+        folders = tmp_path / "first", tmp_path / "again"
+        for folder in folders:
+            assert door(*choices, f"hydra.run.dir={folder}") == "0"
+    assert loopback.keys == {f"bearer {planted}"}
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {"result.json", "config.yaml", "persona_lab.log", "ledger.sqlite"} <= {
+        file.name for file in files
+    }
+    assert not [file for file in files if planted.encode() in file.read_bytes()]
+    assert planted not in "".join(capsys.readouterr())
+
+    first, again = map(Result.load, folders)
+    rows = ledger.totals(Assets(tmp_path / "cache").ledger)
+    answered = [row for row in rows if row["outcome"] == "answered"]
+    for stage, purpose in {"split": "movie", "memories": "reflect", "vectors": "embed"}.items():
+        own = [row for row in answered if row["purpose"].startswith(purpose)]
+        assert first.costs[stage] == {
+            "tokens": sum(row["tokens_in"] + row["tokens_out"] for row in own),
+            "money": pytest.approx(sum(row["money"] for row in own)),
+        }
+        assert first.costs[stage]["money"] > 0
+    assert first.cost["tokens"] == sum(cost["tokens"] for cost in first.costs.values())
+    assert first.cost["money"] == pytest.approx(sum(row["money"] for row in answered))
+    # A row that is reused states what it took, whenever that was.
+    assert again.reused
+    assert (again.cost, again.costs) == (first.cost, first.costs)
 
 
 def test_sweep_goes_on_after_a_failure(door: Door, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from persona_lab import configure
 from persona_lab.assets import Assets
+from persona_lab.data import Cost
 from persona_lab.model import Trainer
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Codec, Example
@@ -46,12 +47,11 @@ class Filler:
     words: int = 36
     people: int = 5
 
-    def read(self, movies: pd.DataFrame, assets: Assets) -> pd.DataFrame:
+    def read(self, movies: pd.DataFrame, assets: Assets) -> tuple[pd.DataFrame, Cost]:
         """Texts as `persona_lab.data.MovieInfo` wants them, the same for an item every time."""
         texts = [self._of(int(item)) for item in movies["item_id"]]
-        return pd.DataFrame(texts, columns=["summary", "cast", "director"]).assign(
-            item_id=movies["item_id"].to_numpy()
-        )
+        told = pd.DataFrame(texts, columns=["summary", "cast", "director"])
+        return told.assign(item_id=movies["item_id"].to_numpy()), Cost()
 
     def fingerprint(self, assets: Assets) -> str:
         """The sizes."""

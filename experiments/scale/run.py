@@ -73,7 +73,7 @@ def measure(n_users: int, folder: Path) -> list[dict[str, float | str]]:
     data = Data("synthetic", reader, min_ratings=RATINGS, max_ratings=RATINGS, n_users=n_users)
     with clock("selection"):
         ratings = data.ratings(Assets(folder))
-        split = data.split(ratings, PROTOCOL, NoMovieInfo())
+        split = data.split(ratings, PROTOCOL, NoMovieInfo(), Assets(folder))
     encode = Hashed("hashed").load(Assets(folder))
     shape = (n_users, Hashed("hashed").dim)
     vectors = np.lib.format.open_memmap(folder / "profiles.npy", "w+", np.float32, shape)
@@ -83,7 +83,7 @@ def measure(n_users: int, folder: Path) -> list[dict[str, float | str]]:
     done = 0
     for part, own in shards(split, ratings):
         with clock("distillation"):
-            memories = distil(Statistical(), part, own, PROTOCOL, data.seed)
+            memories = distil(Statistical(), part, own, PROTOCOL, data.seed, Assets(folder))
             place = folder / f"memories-{done}"
             place.mkdir()
             memories.save(place)

@@ -4,6 +4,7 @@ Readers of the MovieLens formats and of synthetic data, the movie catalogue, the
 the split in time and the movies' average ratings.
 """
 
+from persona_lab.data.cost import Cost
 from persona_lab.data.dataset import Data
 from persona_lab.data.movie_info import CsvMovieInfo, MovieInfo, NoMovieInfo
 from persona_lab.data.movielens import MovieLens1M, MovieLens100K
@@ -13,6 +14,7 @@ from persona_lab.data.split import Split
 from persona_lab.data.synthetic import Synthetic
 
 __all__ = [
+    "Cost",
     "CsvMovieInfo",
     "Data",
     "MovieInfo",

@@ -89,8 +89,9 @@ class Data:
         history = in_time_order(ratings.frame[in_cohort])
         train, test = self._train_and_test(history)
         averaged = _averaged(ratings.frame, train, np.concatenate([*cohorts.values()]), protocol)
+        texts, cost = movie_info.read(ratings.movies, assets)
         movies = ratings.movies.merge(
-            movie_info.read(ratings.movies, assets), on="item_id", how="left", validate="one_to_one"
+            texts, on="item_id", how="left", validate="one_to_one"
         ).sort_values("item_id", ignore_index=True)
         return Split(
             train=train.reset_index(drop=True),
@@ -110,6 +111,7 @@ class Data:
                 "test": len(test),
                 "held_back": len(history) - len(train) - len(test),
             },
+            cost=cost,
         )
 
     def _files(self, assets: Assets) -> Path | None:

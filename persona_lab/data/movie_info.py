@@ -10,6 +10,7 @@ from typing import Protocol
 import pandas as pd
 
 from persona_lab.assets import Assets
+from persona_lab.data.cost import Cost
 from persona_lab.errors import UserError
 from persona_lab.store import content_hash
 
@@ -21,8 +22,8 @@ _TEXTS = ["summary", "cast", "director"]
 class MovieInfo(Protocol):
     """A source of texts about movies."""
 
-    def read(self, movies: pd.DataFrame, assets: Assets) -> pd.DataFrame:
-        """Texts for the movies of a data set.
+    def read(self, movies: pd.DataFrame, assets: Assets) -> tuple[pd.DataFrame, Cost]:
+        """Texts for the movies of a data set, and what asking for them came to.
 
         Args:
             movies: One row per movie: item_id, title, year, genres.
@@ -30,7 +31,8 @@ class MovieInfo(Protocol):
 
         Returns:
             One row per movie, in the same order: item_id, summary, cast, director, "" where
-            unknown; several people are separated by ", ".
+            unknown; several people are separated by ", ". The cost is that of the replies that
+            the texts were made from, whenever they were paid for.
         """
         ...
 
@@ -43,9 +45,9 @@ class MovieInfo(Protocol):
 class NoMovieInfo:
     """Title, year and genres are all that is known."""
 
-    def read(self, movies: pd.DataFrame, assets: Assets) -> pd.DataFrame:
+    def read(self, movies: pd.DataFrame, assets: Assets) -> tuple[pd.DataFrame, Cost]:
         """Empty texts (see `MovieInfo`)."""
-        return movies[["item_id"]].assign(**dict.fromkeys(_TEXTS, ""))
+        return movies[["item_id"]].assign(**dict.fromkeys(_TEXTS, "")), Cost()
 
     def fingerprint(self, assets: Assets) -> str:
         """A constant."""
@@ -65,7 +67,7 @@ class CsvMovieInfo:
 
     path: str | None = field(metadata={"key": False})
 
-    def read(self, movies: pd.DataFrame, assets: Assets) -> pd.DataFrame:
+    def read(self, movies: pd.DataFrame, assets: Assets) -> tuple[pd.DataFrame, Cost]:
         """Texts from the file (see `MovieInfo`).
 
         Raises:
@@ -83,7 +85,7 @@ class CsvMovieInfo:
         )
         for column in ("cast", "director"):
             texts[column] = texts[column].str.replace("|", ", ", regex=False)
-        return texts.reset_index()
+        return texts.reset_index(), Cost()
 
     def fingerprint(self, assets: Assets) -> str:
         """Hash of the file's content."""

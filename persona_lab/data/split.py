@@ -4,12 +4,14 @@ Pure, but for `Split.save` and `Split.load`.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
 import pandas as pd
+
+from persona_lab.data.cost import Cost
 
 _TABLES = ("train", "test", "movies", "users")
 _FACTS = ("cohort", "train_fraction", "validation_fraction", "skipped", "counts")
@@ -34,10 +36,11 @@ class Split:
         skipped: Lines that the reader left out, by problem.
         counts: ratings, users, eligible_users, selected_users; of the selected users' rows train,
             test and held_back (test rows that are not used here).
+        cost: Of the movies' texts.
     """
 
     STAGE: ClassVar[str] = "split"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     train: pd.DataFrame
     test: pd.DataFrame
@@ -48,6 +51,7 @@ class Split:
     validation_fraction: float
     skipped: dict[str, int]
     counts: dict[str, int]
+    cost: Cost = field(default_factory=Cost)
 
     def training_rows(self, ratings: pd.DataFrame) -> pd.DataFrame:
         """Training rows, by this split's rule, of any users whose whole histories are given."""
@@ -57,14 +61,15 @@ class Split:
         """Write four Parquet tables and `split.json`."""
         for name in _TABLES:
             getattr(self, name).to_parquet(folder / f"{name}.parquet", index=False)
-        facts = {name: getattr(self, name) for name in _FACTS}
+        facts = {name: getattr(self, name) for name in _FACTS} | {"cost": asdict(self.cost)}
         (folder / "split.json").write_text(json.dumps(facts, indent=2))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
         tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
-        return cls(**tables, **json.loads((folder / "split.json").read_text()))
+        facts = json.loads((folder / "split.json").read_text())
+        return cls(**tables, **facts | {"cost": Cost(**facts["cost"])})
 
 
 def in_time_order(ratings: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@ A distiller writes the texts; the flow around it hands it the histories and chec
 """
 
 from persona_lab.distill.chat import Chat, Conversation, Reply, Request, converse_in_rounds
-from persona_lab.distill.histories import Cost, Distiller, History, UserMemories, history_rows
+from persona_lab.distill.histories import Distiller, History, UserMemories, history_rows
 from persona_lab.distill.memories import Memories, distil, users_traits
 from persona_lab.distill.movies import LlmMovieInfo
 from persona_lab.distill.prompts import Prompts
@@ -17,7 +17,6 @@ from persona_lab.distill.traits import traits
 __all__ = [
     "Chat",
     "Conversation",
-    "Cost",
     "Distiller",
     "History",
     "LlmMovieInfo",

@@ -11,6 +11,10 @@ from typing import Protocol, TypeVar
 from pydantic import BaseModel
 
 from persona_lab.assets import Assets
+from persona_lab.data import Cost
+
+TOKENS_PER_WORD = 4 / 3
+"""Of English, on average: for estimates."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,11 @@ class Reply:
     tokens_out: int = 0
     money: float = 0.0
 
+    @property
+    def cost(self) -> Cost:
+        """That of one call."""
+        return Cost(1, self.tokens_in, self.tokens_out, self.money)
+
 
 T = TypeVar("T")
 Conversation = Generator[Request, Reply, T]
@@ -66,12 +75,15 @@ Conversation = Generator[Request, Reply, T]
 class Chat(Protocol):
     """An LLM that answers requests."""
 
-    def converse(self, conversations: Iterable[Conversation[T]], assets: Assets) -> list[T]:
+    def converse(
+        self, conversations: Iterable[Conversation[T]], assets: Assets, expected: int | None = None
+    ) -> list[T]:
         """Carry conversations side by side to their ends.
 
         Args:
             conversations: Not yet begun.
             assets: Where the ledger and models are.
+            expected: Number of calls that they will probably take, for the time left.
 
         Returns:
             Their results, in the order given, whatever the order in which replies came.

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, get_args
 import pandas as pd
 
 from persona_lab.assets import Assets
-from persona_lab.data import Ratings, Split
+from persona_lab.data import Cost, Ratings, Split
 from persona_lab.data.split import in_time_order
 from persona_lab.errors import UserError
 
@@ -30,36 +30,6 @@ class History:
 
     user_id: int
     rows: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What calls of an LLM come to, estimated or paid.
-
-    Attributes:
-        calls: Answered calls.
-        tokens_in: Tokens of prompts.
-        tokens_out: Tokens of replies.
-        money: In the currency of the prices.
-    """
-
-    calls: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    money: float = 0.0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of prompts and replies."""
-        return self.tokens_in + self.tokens_out
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.calls + other.calls,
-            self.tokens_in + other.tokens_in,
-            self.tokens_out + other.tokens_out,
-            self.money + other.money,
-        )
 
 
 @dataclass(frozen=True)

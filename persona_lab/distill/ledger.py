@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from persona_lab.assets import locked
+from persona_lab.data import Cost
 from persona_lab.errors import UserError
 
 _SCHEMA = 1
@@ -99,6 +100,11 @@ class Attempt:
     money: float = 0.0
     seconds: float = 0.0
 
+    @property
+    def cost(self) -> Cost:
+        """That of one call."""
+        return Cost(1, self.tokens_in, self.tokens_out, self.money)
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -151,11 +157,11 @@ class Ledger:
         """Keep an attempt; the answer of a call that has one already is that one."""
 
         def insert(db: sqlite3.Connection) -> Attempt:
-            db.execute(*_insertion(key, attempt))
+            kept = db.execute(*_insertion(key, attempt)).rowcount
             if attempt.outcome != "answered":
                 return attempt
             db.execute("UPDATE calls SET owner = NULL WHERE key = ?", (key,))
-            return _answer(db, key) or attempt
+            return attempt if kept else _answer(db, key) or attempt
 
         return self._do(insert)
 
@@ -194,18 +200,17 @@ class Ledger:
         return self._do(read)
 
     def _claim(self, db: sqlite3.Connection, call: Call) -> Claim:
+        # As few statements as can be: between two of them this thread waits for the others' turn.
+        row = (call.key, call.purpose, call.model, call.canonical)
+        row += (self._owner, _lease(), call.at_most)
+        if db.execute("INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?)", row).rowcount:
+            return Claim(ours=True)
         sql = "SELECT total(money) FROM attempts WHERE key = ? AND outcome != 'answered'"
         (lost,) = db.execute(sql, (call.key,)).fetchone()
         if answer := _answer(db, call.key):
             return Claim(answer, lost=lost)
         sql = "SELECT owner, expires, at_most FROM calls WHERE key = ?"
-        held = db.execute(sql, (call.key,)).fetchone()
-        if held is None:
-            row = (call.key, call.purpose, call.model, call.canonical)
-            row += (self._owner, _lease(), call.at_most)
-            db.execute("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-            return Claim(ours=True)
-        owner, expires, at_most = held
+        owner, expires, at_most = db.execute(sql, (call.key,)).fetchone()
         if owner is not None:
             if owner.startswith(_BATCH):
                 return Claim(batch=owner.removeprefix(_BATCH), lost=lost)

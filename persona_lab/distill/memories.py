@@ -13,8 +13,8 @@ from typing import ClassVar, Self
 import pandas as pd
 
 from persona_lab.assets import Assets
-from persona_lab.data import Protocol, Ratings, Split
-from persona_lab.distill.histories import Cost, Distiller, UserMemories, histories, history_rows
+from persona_lab.data import Cost, Protocol, Ratings, Split
+from persona_lab.distill.histories import Distiller, UserMemories, histories, history_rows
 from persona_lab.distill.reasons import verdict
 from persona_lab.distill.titles import Titles
 from persona_lab.distill.traits import traits

@@ -12,11 +12,14 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from persona_lab.assets import Assets
-from persona_lab.distill.chat import Chat, Conversation, Request
+from persona_lab.data import Cost
+from persona_lab.distill.chat import TOKENS_PER_WORD, Chat, Conversation, Request
 
 _log = logging.getLogger(__name__)
 
 _ASKED = 3
+# Of an answer, for the estimate.
+_USUAL_WORDS = 70
 # Longest texts that are kept, in characters.
 _LONGEST = {"summary": 1000, "cast": 400, "director": 200}
 
@@ -47,39 +50,49 @@ class LlmMovieInfo:
     movie: str
     version: int = 1
 
-    def read(self, movies: pd.DataFrame, assets: Assets) -> pd.DataFrame:
+    def read(self, movies: pd.DataFrame, assets: Assets) -> tuple[pd.DataFrame, Cost]:
         """Texts from the LLM (see `MovieInfo`); empty ones where no reply has the form asked for.
 
         Raises:
             UserError: The LLM cannot be reached or may not be paid.
         """
         talks = [self._talk(movie) for movie in movies.to_dict("records")]
-        texts = pd.DataFrame(self.chat.converse(talks, assets), index=movies.index)
+        tokens_in = round(TOKENS_PER_WORD * len(talks) * len(f"{self.prompt} {self.movie}".split()))
+        tokens_out = round(TOKENS_PER_WORD * len(talks) * _USUAL_WORDS)
+        _log.info(
+            "movie_info: %d movies take as many calls, about %d tokens in and %d out, money %.2f",
+            *(len(talks), tokens_in, tokens_out, self.chat.price(tokens_in, tokens_out)),
+        )
+        told, costs = zip(*self.chat.converse(talks, assets, len(talks)), strict=True)
+        texts = pd.DataFrame(told, index=movies.index)
         _log.info(
             "movie_info: %d of %d movies have a summary", (texts["summary"] != "").sum(), len(texts)
         )
-        return movies[["item_id"]].join(texts)
+        return movies[["item_id"]].join(texts), sum(costs, Cost())
 
     def fingerprint(self, assets: Assets) -> str:
         """That of the LLM."""
         return self.chat.fingerprint(assets)
 
-    def _talk(self, movie: Mapping[Any, Any]) -> Conversation[dict[str, str]]:
+    def _talk(self, movie: Mapping[Any, Any]) -> Conversation[tuple[dict[str, str], Cost]]:
         shown = self.movie
         for name in ("title", "year", "genres"):
             value = "unknown" if pd.isna(movie[name]) else str(movie[name])
             shown = shown.replace(f"{{{name}}}", " ".join(value.split())[:200])
         messages = (("system", self.prompt), ("user", shown))
+        cost = Cost()
         for sample in range(_ASKED):
             reply = yield Request(messages, Known, f"movie v{self.version}", sample, 400)
+            cost += reply.cost
             # A server without schemas may write words around the object.
             start, end = reply.text.find("{"), reply.text.rfind("}") + 1
             try:
                 known = Known.model_validate_json(reply.text[start:end])
             except ValidationError:
                 continue
-            return {
+            kept = {
                 name: " ".join(getattr(known, name).split())[:longest]
                 for name, longest in _LONGEST.items()
             }
-        return dict.fromkeys(_LONGEST, "")
+            return kept, cost
+        return dict.fromkeys(_LONGEST, ""), cost

@@ -13,14 +13,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from persona_lab.assets import Assets
-from persona_lab.distill.chat import Chat, Conversation, Reply, Request
-from persona_lab.distill.histories import Cost, History, Scope, UserMemories
+from persona_lab.data import Cost
+from persona_lab.distill.chat import TOKENS_PER_WORD, Chat, Conversation, Reply, Request
+from persona_lab.distill.histories import History, Scope, UserMemories
 from persona_lab.distill.prompts import Prompts
 from persona_lab.distill.reasons import verdict
 from persona_lab.distill.titles import Titles
@@ -31,8 +33,8 @@ _log = logging.getLogger(__name__)
 ASKED_AGAIN = 3
 """How often a call is asked again while a part of its reply is not valid (decision 19)."""
 
-# English words are 4/3 tokens on average; the JSON around a movie's rating or texts is ten more.
-_TOKENS_PER_WORD, _TOKENS_OF_FORM = 4 / 3, 10
+# Of the JSON around a movie's rating or texts.
+_TOKENS_OF_FORM = 10
 
 
 class _Strict(BaseModel):
@@ -102,7 +104,8 @@ class Reflection:
             "distilling %d users takes about %d calls, %d tokens in and %d out, money %.2f",
             *(len(known), expected.calls, expected.tokens_in, expected.tokens_out, expected.money),
         )
-        yield from self.chat.converse([_User(self, history).calls() for history in known], assets)
+        talks = [_User(self, history).calls() for history in known]
+        yield from self.chat.converse(talks, assets, expected.calls)
 
     def fingerprint(self, assets: Assets) -> Any:
         """What the texts depend on beside the fields."""
@@ -132,8 +135,8 @@ class Reflection:
 
     def _call(self, words_in: int, words_out: int, movies: int) -> Cost:
         form = _TOKENS_OF_FORM * movies
-        tokens_in = round(words_in * _TOKENS_PER_WORD) + form
-        tokens_out = round(words_out * _TOKENS_PER_WORD) + form
+        tokens_in = round(words_in * TOKENS_PER_WORD) + form
+        tokens_out = round(words_out * TOKENS_PER_WORD) + form
         return Cost(1, tokens_in, tokens_out, self.chat.price(tokens_in, tokens_out))
 
     def instruction(self, movies: int) -> str:
@@ -254,8 +257,7 @@ class _User:
             wants it, so that both protocols make, and pay for, the same calls (decision 4b).
         """
         system, user = ask
-        fields: Any = {name: (kind, ...) for name, kind in parts.items()}
-        schema = create_model("Answer", __base__=_Strict, **fields)
+        schema = _schema(tuple(parts.items()))
         valid: dict[str, Any] = {}
         naming: dict[str, str] = {}
         for sample in range(1 + ASKED_AGAIN):
@@ -266,7 +268,7 @@ class _User:
                 sample=sample,
                 temperature=self.distiller.temperature,
             )
-            self.cost += Cost(1, reply.tokens_in, reply.tokens_out, reply.money)
+            self.cost += reply.cost
             reasons = set()
             for name in parts.keys() - valid.keys():
                 try:
@@ -311,6 +313,13 @@ class _User:
         if dropped:
             raise _Rejected("title", text)
         return text
+
+
+@lru_cache
+def _schema(parts: tuple[tuple[str, Any], ...]) -> type[BaseModel]:
+    """The form of a reply with these parts; kept: making it takes longer than sending a request."""
+    fields: Any = {name: (kind, ...) for name, kind in parts}
+    return create_model("Answer", __base__=_Strict, **fields)
 
 
 def _each(movies: int, kind: Any) -> dict[str, Any]:

@@ -25,14 +25,22 @@ from collections.abc import (
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
+from pydantic import BaseModel
 
 from persona_lab.assets import Assets, NotAtHand
-from persona_lab.distill.chat import Conversation, Reply, Request, converse_in_rounds
+from persona_lab.data import Cost
+from persona_lab.distill.chat import (
+    TOKENS_PER_WORD,
+    Conversation,
+    Reply,
+    Request,
+    converse_in_rounds,
+)
 from persona_lab.distill.ledger import Attempt, Call, Claim, Ledger
 from persona_lab.errors import UserError
 
@@ -93,13 +101,7 @@ class OpenAI:
     def converse(
         self, conversations: Iterable[Conversation[T]], assets: Assets, expected: int | None = None
     ) -> list[T]:
-        """Carry conversations to their ends (see `Chat`).
-
-        Args:
-            conversations: Not yet begun.
-            assets: Where the ledger is.
-            expected: Number of calls that they will probably take, for the time left.
-        """
+        """Carry conversations to their ends (see `Chat`)."""
         talks = list(conversations)
 
         async def one(desk: _Desk, talk: Conversation[T]) -> T:
@@ -121,8 +123,10 @@ class OpenAI:
 
             return converse_in_rounds(talks, answer)
 
-    def embed(self, texts: Sequence[str], assets: Assets, at_once: int = 64) -> np.ndarray:
-        """Vectors of texts as the server gives them, float32 of shape (n_texts, dim).
+    def embed(
+        self, texts: Sequence[str], assets: Assets, at_once: int = 64
+    ) -> tuple[np.ndarray, Cost]:
+        """Vectors of texts as the server gives them, float32 of shape (n_texts, dim); their cost.
 
         Args:
             texts: At least one.
@@ -134,13 +138,19 @@ class OpenAI:
         """
         parts = [texts[start : start + at_once] for start in range(0, len(texts), at_once)]
         calls = [self._embeddings_call(part) for part in parts]
+        tokens = round(TOKENS_PER_WORD * sum(len(text.split()) for text in texts))
+        _log.info(
+            "vectors of %d texts take %d calls, about %d tokens, money %.2f",
+            *(len(texts), len(calls), tokens, self.price(tokens, 0)),
+        )
         with self._desk(assets, len(calls)) as (desk, runner):
             if self.mode == "batch":
                 answers = runner.run(desk.ask_batch(calls))
             else:
                 answers = runner.run(desk.all(map(desk.ask, calls)))
         rows = [each for answer in answers for each in json.loads(answer.body)["data"]]
-        return np.stack([_vector(row["embedding"]) for row in rows])
+        vectors = np.stack([_vector(row["embedding"]) for row in rows])
+        return vectors, sum((answer.cost for answer in answers), Cost())
 
     def price(self, tokens_in: int, tokens_out: int) -> float:
         """Price of tokens, none of them cached, in the mode chosen; 0 where none is known."""
@@ -211,8 +221,7 @@ class OpenAI:
         }
         schema = None
         if request.schema is not None:
-            form = {"name": request.schema.__name__, "strict": True}
-            schema = {**form, "schema": request.schema.model_json_schema()}
+            schema = _strict(request.schema)
         return self._call("chat", request.purpose, body, schema=schema, sample=request.sample)
 
     def _embeddings_call(self, texts: Sequence[str]) -> Call:
@@ -634,6 +643,11 @@ class _Desk:
                 await asyncio.wrap_future(self.ledger.record(row["custom_id"], attempt))
 
 
+@lru_cache
+def _strict(form: type[BaseModel]) -> dict[str, Any]:
+    return {"name": form.__name__, "strict": True, "schema": form.model_json_schema()}
+
+
 def _form(schema: Mapping[str, Any] | None, plainness: int) -> dict[str, Any]:
     """What makes a server hold its answer to a form, as far as it can."""
     if schema is None or plainness == 2:
@@ -663,7 +677,8 @@ def _opened(route: str, body: str) -> dict[str, int]:
             "cached": int(details.get("cached_tokens") or 0),
             "tokens_out": int(usage.get("completion_tokens") or 0),
         }
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError):
+    except (LookupError, ValueError, TypeError, AttributeError, AssertionError, RecursionError):
+        # It may have been paid for: the ledger keeps it as it came.
         raise _Failed("unreadable", lost=True, body=body) from None
 
 

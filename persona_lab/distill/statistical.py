@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pydantic import PositiveInt
 
 from persona_lab.assets import Assets
+from persona_lab.data import Cost
 from persona_lab.distill.english import Voice
-from persona_lab.distill.histories import Cost, History, Scope, UserMemories
+from persona_lab.distill.histories import History, Scope, UserMemories
 from persona_lab.distill.profile import write_profile
 from persona_lab.distill.reasons import write_interaction
 from persona_lab.distill.taste import Taste, rated_movies

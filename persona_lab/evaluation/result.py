@@ -92,7 +92,7 @@ class Result:
         comparisons: The run's error minus each baseline's, paired, see `Assessment`.
         per_persona: Scores of each persona's rows.
         timing: stage -> {"seconds": float, "rows_per_second": float or None}.
-        cost: What was paid for: name -> count or money, {"tokens": 0, "money": 0.0}.
+        cost: What all stages paid for: name -> count or money, {"tokens": 0, "money": 0.0}.
         versions: package -> version.
         keys: stage -> key in the store.
         reused: Whether the predictions were taken from the store.
@@ -103,6 +103,8 @@ class Result:
             `Memories.counts`).
         beyond: Calibration, ranks, histograms, slices and unrelated responses, see `beyond`.
         audit: What looking for test ratings found, place by place, see `Audit`.
+        costs: stage -> its share of `cost`: of `split` for the movies' texts, of `memories` for the
+            distillation, of `vectors` for embeddings.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -128,6 +130,7 @@ class Result:
     distillation: dict[str, float] = field(default_factory=dict)
     beyond: dict[str, Any] = field(default_factory=dict)
     audit: list[dict[str, Any]] = field(default_factory=list)
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write result.json into a folder: all of it or, when interrupted, nothing."""

@@ -15,12 +15,14 @@ from pydantic import PositiveInt
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from persona_lab.assets import Assets, Source
+from persona_lab.data import Cost
 from persona_lab.distill import OpenAI
 from persona_lab.errors import UserError
 from persona_lab.store import content_hash
 
-# n texts -> float32 of shape (n, dim), each row of length 1 (or 0 where a text says nothing).
-Encode = Callable[[Sequence[str]], np.ndarray]
+# n texts -> float32 of shape (n, dim), each row of length 1 (or 0 where a text says nothing), and
+# what asking for them came to.
+Encode = Callable[[Sequence[str]], tuple[np.ndarray, Cost]]
 
 _SENTENCE_END = re.compile(r"[.!?]['\")\]]*\s+|\n\s*")
 _SPACE = re.compile(r"\s+")
@@ -91,7 +93,7 @@ class SentenceEmbedder:
             )
             return [len(ids) for ids in tokens["input_ids"]]
 
-        def encode(texts: Sequence[str]) -> np.ndarray:
+        def encode(texts: Sequence[str]) -> tuple[np.ndarray, Cost]:
             parts = split_texts(texts, count, room)
             encoded = model.encode(
                 [part for part, _, _ in parts],
@@ -103,7 +105,7 @@ class SentenceEmbedder:
             for (_, owner, tokens), vector in zip(parts, np.asarray(encoded), strict=True):
                 vectors[owner] += max(tokens, 1) * vector
             length = np.linalg.norm(vectors, axis=1, keepdims=True)
-            return (vectors / np.maximum(length, 1e-12)).astype(np.float32)
+            return (vectors / np.maximum(length, 1e-12)).astype(np.float32), Cost()
 
         return encode
 
@@ -144,11 +146,11 @@ class Hashed:
         """Make the function; nothing is loaded (see `Embedder`)."""
         vectorizer = HashingVectorizer(n_features=self.dim)
 
-        def encode(texts: Sequence[str]) -> np.ndarray:
+        def encode(texts: Sequence[str]) -> tuple[np.ndarray, Cost]:
             if not texts:
-                return np.zeros((0, self.dim), dtype=np.float32)
+                return np.zeros((0, self.dim), dtype=np.float32), Cost()
             counts: Any = vectorizer.transform(texts)
-            return counts.toarray().astype(np.float32)
+            return counts.toarray().astype(np.float32), Cost()
 
         return encode
 
@@ -172,9 +174,10 @@ class ServerEmbedder:
     def load(self, assets: Assets) -> Encode:
         """Make the function, which asks the server (see `Embedder`)."""
 
-        def encode(texts: Sequence[str]) -> np.ndarray:
-            vectors = self.server.embed(texts, assets)
-            return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        def encode(texts: Sequence[str]) -> tuple[np.ndarray, Cost]:
+            vectors, cost = self.server.embed(texts, assets)
+            length = np.linalg.norm(vectors, axis=1, keepdims=True)
+            return vectors / np.maximum(length, 1e-12), cost
 
         return encode
 

@@ -3,8 +3,9 @@
 Pure, but for `Vectors.save` and `Vectors.load`.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -14,11 +15,11 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file, save_file
 
-from persona_lab.data import Split
+from persona_lab.data import Cost, Split
 from persona_lab.distill import Memories
 from persona_lab.memory.embedder import Encode
 
-_FILE = "vectors.safetensors"
+_FILE, _FACTS = "vectors.safetensors", "vectors.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,16 +33,18 @@ class Vectors:
         items: Of their item texts, of shape (n_items, dim).
         interactions: Of the enriched interactions, in the order of `Memories.interactions`, of
             shape (n_interactions, dim); None where nothing asks for them.
+        cost: Of all of them.
     """
 
     STAGE: ClassVar[str] = "vectors"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     user_ids: np.ndarray
     profiles: np.ndarray
     item_ids: np.ndarray
     items: np.ndarray
     interactions: np.ndarray | None
+    cost: Cost = field(default_factory=Cost)
 
     def profile_of(self, user_id: int) -> np.ndarray:
         """Vector of a user's profile, of shape (dim,); KeyError where there is no such user."""
@@ -63,7 +66,7 @@ class Vectors:
         return pd.Index(self.item_ids)
 
     def save(self, folder: Path) -> None:
-        """Write one safetensors file."""
+        """Write a safetensors file and `vectors.json`."""
         tensors = {
             "user_ids": self.user_ids,
             "profiles": self.profiles,
@@ -75,11 +78,13 @@ class Vectors:
         save_file(
             {name: np.ascontiguousarray(each) for name, each in tensors.items()}, folder / _FILE
         )
+        (folder / _FACTS).write_text(json.dumps({"cost": asdict(self.cost)}, indent=2))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
-        return cls(**{"interactions": None, **load_file(folder / _FILE)})
+        cost = Cost(**json.loads((folder / _FACTS).read_text())["cost"])
+        return cls(**{"interactions": None, **load_file(folder / _FILE)}, cost=cost)
 
 
 def embed(encode: Encode, memories: Memories, split: Split, *, enriched: bool) -> Vectors:
@@ -102,7 +107,7 @@ def embed(encode: Encode, memories: Memories, split: Split, *, enriched: bool) -
     }
     distinct = dict.fromkeys(chain.from_iterable(texts.values()))
     rows = {text: row for row, text in enumerate(distinct)}
-    encoded = encode(list(rows))
+    encoded, cost = encode(list(rows))
     vectors = {name: encoded[[rows[text] for text in each]] for name, each in texts.items() if each}
     return Vectors(
         user_ids=split.users["user_id"].to_numpy(),
@@ -110,6 +115,7 @@ def embed(encode: Encode, memories: Memories, split: Split, *, enriched: bool) -
         item_ids=split.movies["item_id"].to_numpy(),
         items=vectors["items"],
         interactions=vectors.get("interactions"),
+        cost=cost,
     )
 
 

@@ -60,7 +60,9 @@ class LocalChat:
     accelerator: Literal["cpu", "gpu"] = "cpu"
     weights: Literal["float32", "bfloat16"] = "float32"
 
-    def converse(self, conversations: Iterable[Conversation[T]], assets: Assets) -> list[T]:
+    def converse(
+        self, conversations: Iterable[Conversation[T]], assets: Assets, expected: int | None = None
+    ) -> list[T]:
         """Carry conversations to their ends (see `distill.Chat`).
 
         Raises:

@@ -343,7 +343,9 @@ def time_table(report: Report) -> Table:
         f"{sum(t['seconds'] or 0 for t in run.result.timing.values()):,.1f} s"
     )
     for name in costs:
-        cells[Column(name, True)] = lambda run, name=name: f"{run.result.cost.get(name, 0):,}"
+        cells[Column(name, True)] = lambda run, name=name: (
+            f"{round(run.result.cost.get(name, 0), 4):,}"
+        )
     cells[Column("row reused")] = lambda run: "yes" if run.result.reused else "no"
     return _table("Time and cost", cells, report.runs)
 

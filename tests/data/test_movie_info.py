@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from persona_lab.assets import Assets
-from persona_lab.data import CsvMovieInfo, MovieLens1M, NoMovieInfo
+from persona_lab.data import Cost, CsvMovieInfo, MovieLens1M, NoMovieInfo
 from persona_lab.errors import UserError
 
 # Where nothing is: what is tested here reads no asset.
@@ -30,7 +30,8 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_no_info() -> None:
-    info = NoMovieInfo().read(MOVIES, NO_ASSETS)
+    info, cost = NoMovieInfo().read(MOVIES, NO_ASSETS)
+    assert cost == Cost()
     assert list(info.columns) == ["item_id", "summary", "cast", "director"]
     assert info.to_numpy().tolist() == [[10, "", "", ""], [20, "", "", ""], [30, "", "", ""]]
 
@@ -38,7 +39,8 @@ def test_no_info() -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_csv(file: Path, encoding: str) -> None:
     file.write_text(f"{HEADER}10,,Nuit.,Zoé Roy,\n{ROW}99,Else,Unused.,,\n", encoding=encoding)
-    info = CsvMovieInfo(str(file)).read(MOVIES, NO_ASSETS)
+    info, cost = CsvMovieInfo(str(file)).read(MOVIES, NO_ASSETS)
+    assert cost == Cost()
     assert list(info.columns) == ["item_id", "summary", "cast", "director"]
     assert info.to_numpy().tolist() == [
         [10, "Nuit.", "", "Zoé Roy"],
@@ -49,7 +51,8 @@ def test_csv(file: Path, encoding: str) -> None:
 
 def test_a_title_is_not_needed(file: Path) -> None:
     file.write_text("movie_id,summary,director,cast\n10,Night.,,\n")
-    assert CsvMovieInfo(str(file)).read(MOVIES, NO_ASSETS)["summary"].tolist() == ["Night.", "", ""]
+    info, _ = CsvMovieInfo(str(file)).read(MOVIES, NO_ASSETS)
+    assert info["summary"].tolist() == ["Night.", "", ""]
 
 
 def test_a_file_about_other_movies_is_refused(file: Path) -> None:
@@ -107,7 +110,7 @@ def test_the_real_ml_1m() -> None:
     if not (folder / "movie_info_ml_1m.csv").is_file():
         pytest.skip("movie_info: no movie_info_ml_1m.csv in PERSONA_LAB_TEST_DATA")
     movies = MovieLens1M().read(folder / "ml-1m.zip", "error").movies
-    info = CsvMovieInfo(str(folder / "movie_info_ml_1m.csv")).read(movies, NO_ASSETS)
+    info, _ = CsvMovieInfo(str(folder / "movie_info_ml_1m.csv")).read(movies, NO_ASSETS)
     assert (info["summary"] != "").sum() == 3_883
     with pytest.raises(UserError, match="about other movies"):
         CsvMovieInfo(str(folder / "movie_info_ml_100k.csv")).read(movies, NO_ASSETS)

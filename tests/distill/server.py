@@ -10,6 +10,7 @@ import json
 import os
 import struct
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ class Server:
     Attributes:
         faults: `429:<seconds>`, another status, `timeout`, `reset`, `cut` (of the body) or
             `truncated` (JSON).
-        latency: Seconds before an answer.
+        latency: Seconds from a question to its answer, the journal's flush included.
         plain: Response formats that it refuses.
         finished: Whether batches are done.
     """
@@ -40,6 +41,8 @@ class Server:
         self.batches: dict[str, dict[str, Any]] = {}
         self.url = ""
         self.most, self.open = 0, 0
+        self.noted: list[str] = []
+        self.flushing = asyncio.Lock()
 
     def asked(self) -> Counter[str]:
         """Journal: question -> how often it was answered."""
@@ -100,8 +103,7 @@ class Server:
         self, writer: asyncio.StreamWriter, method: str, path: str, body: bytes
     ) -> bool:
         called = path in ("/chat/completions", "/embeddings")
-        if called and self.latency:
-            await asyncio.sleep(self.latency)
+        due = time.monotonic() + self.latency * called
         fault = self.faults.pop(0) if called and self.faults else ""
         status, extra, answer = 200, "", b""
         if fault == "timeout":
@@ -116,6 +118,8 @@ class Server:
             ).encode()
         else:
             status, answer = self._route(method, path, body)
+            await self._flush()
+        await asyncio.sleep(due - time.monotonic())
         if fault == "truncated":
             answer = answer[: len(answer) // 2]
         head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{extra}"
@@ -180,13 +184,13 @@ class Server:
     def _reply(self, path: str, question: dict[str, Any]) -> dict[str, Any]:
         if path == "/embeddings":
             texts = question["input"]
-            self._note(f"embed {len(texts)}")
+            self.noted.append(f"embed {len(texts)}")
             vectors = [_vector(text) for text in texts]
             data = [{"embedding": base64.b64encode(each).decode()} for each in vectors]
             words = sum(len(text.split()) for text in texts)
             return {"data": data, "usage": {"prompt_tokens": words, "total_tokens": words}}
         asked = question["messages"][-1]["content"]
-        self._note(asked)
+        self.noted.append(asked)
         message: dict[str, Any] = {"role": "assistant", "content": f"heard {asked}"}
         if "LONG" in asked:
             message["content"] = "word " * 2500
@@ -204,9 +208,16 @@ class Server:
             },
         }
 
-    def _note(self, text: str) -> None:
+    async def _flush(self) -> None:
+        """Return when all that is noted is on the disk; calls that wait together share a flush."""
+        async with self.flushing:
+            noted, self.noted = self.noted, []
+            if noted:
+                await asyncio.to_thread(self._write, noted)
+
+    def _write(self, noted: list[str]) -> None:
         with self.journal.open("a") as journal:
-            journal.write(f"{text}\n")
+            journal.writelines(f"{text}\n" for text in noted)
             journal.flush()
             os.fsync(journal.fileno())
 

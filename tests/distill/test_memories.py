@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from persona_lab.assets import Assets
-from persona_lab.data import Data, MovieLens1M, NoMovieInfo, Protocol, Ratings, Split
-from persona_lab.distill import Cost, History, Memories, Statistical, UserMemories, distil, traits
+from persona_lab.data import Cost, Data, MovieLens1M, NoMovieInfo, Protocol, Ratings, Split
+from persona_lab.distill import History, Memories, Statistical, UserMemories, distil, traits
 from persona_lab.distill.histories import Scope
 from persona_lab.distill.titles import Titles
 from persona_lab.errors import UserError

@@ -12,8 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from persona_lab.assets import Assets
-from persona_lab.data import Protocol, Ratings, Split
-from persona_lab.distill import Cost, History, Prompts, Reflection, UserMemories, distil
+from persona_lab.data import Cost, Protocol, Ratings, Split
+from persona_lab.distill import History, Prompts, Reflection, UserMemories, distil
 from persona_lab.distill.chat import Conversation, Reply, Request, converse_in_rounds
 from persona_lab.errors import UserError
 
@@ -48,7 +48,9 @@ class Scripted:
     answer: Callable[[Request, int], Answer | str | Reply] = good
     asked: list[Request] = field(default_factory=list)
 
-    def converse(self, conversations: Iterable[Conversation[T]], assets: Assets) -> list[T]:
+    def converse(
+        self, conversations: Iterable[Conversation[T]], assets: Assets, expected: int | None = None
+    ) -> list[T]:
         return converse_in_rounds(conversations, self._answer)
 
     def _answer(self, requests: Sequence[Request]) -> list[Reply]:

