@@ -30,6 +30,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -283,14 +284,18 @@ def load_run(folder: Path) -> Run:
     return dataclasses.replace(run, command=shlex.join(["persona-lab", *status["overrides"]]))
 
 
-def run_job(cfg: DictConfig) -> None:
+def run_job(cfg: DictConfig) -> float | None:
     """Run one composed configuration in its folder, with its state in status.json.
 
     A job of a sweep never raises: the sweep goes on, and its end lists what failed.
+
+    Returns:
+        What a sweeper that searches makes small; None from a job that failed, and to any other.
     """
     context = HydraConfig.get()
     folder = Path(context.runtime.output_dir)
     in_sweep = context.mode == RunMode.MULTIRUN
+    objective = None
     status: dict[str, Any] = {"state": "running", "error": None}
     status |= {"overrides": list(context.overrides.task), "row": {}, "started": _now()}
     if in_sweep and context.runtime.choices["hydra/launcher"] == "joblib":
@@ -313,14 +318,16 @@ def run_job(cfg: DictConfig) -> None:
             elif cfg.stage == "prepare":
                 run.experiment.prepare(run.assets, run.store)
             else:
-                run.experiment.run(run.assets, run.store, folder, cfg.rerun)
+                result = run.experiment.run(run.assets, run.store, folder, cfg.rerun)
+                if in_sweep and _searches(context):
+                    objective = result.objective()
     except BaseException as error:
         _publish(status | {"state": "failed", "error": _first_line(error), "ended": _now()}, folder)
         _log.debug("traceback", exc_info=True)
         # Lightning turns Ctrl-C into SystemExit, as `_terminate` does SIGTERM.
         if in_sweep and isinstance(error, Exception):
             _log.error("%s failed: %s", folder.name, _first_line(error))
-            return
+            return None
         if isinstance(error, UserError):
             _refuse(error)
         if isinstance(error, Exception):
@@ -330,6 +337,12 @@ def run_job(cfg: DictConfig) -> None:
     _publish(status | {"state": state, "ended": _now()}, folder)
     if not in_sweep:
         _conclude(folder, [folder])
+    return objective
+
+
+def _searches(context: Any) -> bool:
+    """Whether the sweeper looks at what jobs return to choose the next ones."""
+    return not context.sweeper._target_.endswith(".BasicSweeper")
 
 
 def _terminate(number: int, frame: object) -> typing.NoReturn:
@@ -439,7 +452,9 @@ class Sweep(Callback):
                 )
             )
         self._expected: int | None = None
-        if config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        if _searches(config.hydra):
+            _refuse_to_choose_on_test_rows(config)
+        else:
             jobs = _jobs(config)
             self._expected = math.prod(len(values) for values in jobs.values())
             if self._expected == 0:
@@ -457,17 +472,34 @@ class Sweep(Callback):
             raise SystemExit(f"persona-lab: {done} of {expected} jobs completed")
 
 
-def _jobs(config: DictConfig) -> dict[str, list[str]]:
-    """Values of every override of a sweep, as Hydra's own sweeper reads them."""
+def _overrides(config: DictConfig) -> list[Override]:
+    """A sweep's overrides, of its experiment and of its command line."""
     loader = GlobalHydra.instance().config_loader()
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    parsed = OverridesParser.create(loader).parse_overrides([*params, *config.hydra.overrides.task])
+    return OverridesParser.create(loader).parse_overrides([*params, *config.hydra.overrides.task])
+
+
+def _jobs(config: DictConfig) -> dict[str, list[str]]:
+    """Values of every override of a sweep, as Hydra's own sweeper reads them."""
     return {
         override.get_key_element(): list(override.sweep_string_iterator())
         if override.is_sweep_override()
         else [override.get_value_element_as_str()]
-        for override in parsed
+        for override in _overrides(config)
     }
+
+
+def _refuse_to_choose_on_test_rows(config: DictConfig) -> None:
+    # Where the search itself changes the data, each job's result refuses again.
+    fixed = (each.input_line for each in _overrides(config) if not each.is_sweep_override())
+    data = _compose(line for line in fixed if line).data
+    if data.cohort != "dev" and not data.validation_fraction:
+        _refuse(
+            UserError(
+                "a search would choose on test rows of reported users",
+                "search on others: data.cohort=dev, or data.validation_fraction=0.1",
+            )
+        )
 
 
 def _refuse_one_model_for_both_roles(jobs: Mapping[str, Sequence[str]]) -> None:

@@ -92,7 +92,8 @@ class Estimate:
         model: The base model's name.
         distillation: Key that runs of the same memories share, and what an LLM's calls cost there;
             nothing where the memories are stored.
-        parts: Its adapters, then its predictions.
+        parts: Its adapters, then its predictions, by each user's own adapter and by those that
+            rate all users.
         adapter_parameters: Parameters of one adapter, held and stored in fp32.
         weights: Bytes of the base and of one adapter.
         activations: Bytes that the largest micro-batch keeps, of training or of rating.
@@ -154,7 +155,10 @@ def estimate(experiment: Experiment, assets: Assets, store: Store) -> Estimate:
     rating = _rating(experiment, examples(split.test, training=False))
     steps = 0 if experiment.decode.name == "expected" else experiment.decode.max_new_tokens - 1
     flop = scale.rating(rating, steps)
-    parts.append(Part(keys("predictions"), "predictions", rating.rows, rating, flop))
+    parts += [
+        Part(f"{keys('predictions')} {rater}", "predictions", rating.rows, rating, flop)
+        for rater in ("own", *division.crossed)
+    ]
 
     return Estimate(
         label=row_id(experiment.role, experiment.adapter.name, experiment.memory.name)
@@ -306,7 +310,8 @@ def _declared_examples(
     experiment: Experiment, split: Split, rows: pd.DataFrame, *, training: bool
 ) -> list[Example]:
     """Prompts of the template's words and of stand-ins for what is not written yet."""
-    memory, movies = experiment.memory, catalogue(split.movies)
+    memory = experiment.memory.in_training() if training else experiment.memory
+    movies = catalogue(split.movies)
     numbers: dict[str, int] = {}
     # A word has as many tokens wherever it stands in the same prompt: prefixes stay shared.
     places = np.floor(np.arange(experiment.model.context + 1) * _TOKENS_PER_WORD).astype(int)
@@ -479,7 +484,7 @@ def _keys(experiment: Experiment) -> Callable[[str], str]:
     shared = [*memories, one.protocol, one.embedder, one.personas, one.seed, one.model]
     shared += [one.model.path, one.prompt, one.adapter, one.peft, one.train]
     shared += [one.trainer.computes, one.trainer.weights]
-    trained = [*shared, replace(one.memory, test_profile="own"), one.decode.max_new_tokens]
+    trained = [*shared, one.memory.in_training(), one.decode.max_new_tokens]
     stages = {"memories": memories, "predictions": [*shared, one.memory, one.decode]}
 
     def key(name: str) -> str:

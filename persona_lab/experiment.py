@@ -33,6 +33,7 @@ from persona_lab.evaluation import (
     audit,
     baselines,
     beyond,
+    matrix,
     other_ratings,
     row_id,
 )
@@ -52,7 +53,7 @@ from persona_lab.model import (
     rate_examples,
 )
 from persona_lab.model.loggers import Logger
-from persona_lab.personas import Clustering, Personas
+from persona_lab.personas import Clustering, Personas, known_users
 from persona_lab.prompting import Codec, Example, Template, make_examples
 from persona_lab.store import Entry, Store
 
@@ -164,6 +165,7 @@ class Experiment:
             lambda: self._rate(assets, store, folder, prepared, plan, rerun),
             rerun=rerun,
         )
+        crossed = self._crossed(assets, store, folder, prepared, plan, rerun)
         shown_mean = "{mean}" in self.prompt.movie
         found = store.once(
             Baselines,
@@ -174,10 +176,12 @@ class Experiment:
         )
         seen = store.once(
             Audit,
-            self._prompts_spec(assets, prepared) | {"split": prepared.split.key},
+            self._prompts_spec(assets, prepared, self.memory) | {"split": prepared.split.key},
             lambda: self.audit(assets, prepared),
         )
-        result = self._result(assets, store, prepared, plan, predictions, found, seen.value)
+        result = self._result(
+            assets, store, prepared, plan, predictions, crossed, found, seen.value
+        )
         # The user's mean goes along: a report that compares runs has nothing but their folders.
         frame = predictions.value.frame
         frame = frame.assign(user_mean=frame["user_id"].map(found.value.user_means))
@@ -251,7 +255,7 @@ class Experiment:
         personas = store.once(
             Personas,
             {"vectors": vectors.key, "clustering": self.personas, "seed": self.seed},
-            lambda: self.personas.fit(vectors.value.profiles, split.value.users, self.seed),
+            lambda: self.personas.fit(vectors.value.profiles, known_users(split.value), self.seed),
         )
         return Prepared(split, memories, vectors, personas)
 
@@ -263,27 +267,25 @@ class Experiment:
         self, prepared: Prepared, codec: Codec, rows: pd.DataFrame, *, training: bool
     ) -> list[Example]:
         """Rows -> prompts as token ids, under the protocol's rules for training or test rows."""
+        memory = self.memory.in_training() if training else self.memory
         return make_examples(
             rows,
-            bank=self.bank(prepared),
+            bank=self.bank(prepared, memory),
             memories=prepared.memories.value,
             split=prepared.split.value,
             template=self.prompt,
             codec=codec,
-            memory=self.memory,
+            memory=memory,
             protocol=self.protocol,
             training=training,
         )
 
-    def bank(self, prepared: Prepared) -> Bank | None:
+    def bank(self, prepared: Prepared, memory: Memory) -> Bank | None:
         """What users' agents recall from; None where the prompt shows no memories."""
-        if not self.memory.interactions:
+        if not memory.interactions:
             return None
         return Bank(
-            prepared.memories.value,
-            prepared.vectors.value,
-            self.memory,
-            self.protocol.recall_time,
+            prepared.memories.value, prepared.vectors.value, memory, self.protocol.recall_time
         )
 
     def audit(self, assets: Assets, prepared: Prepared) -> Audit:
@@ -320,7 +322,7 @@ class Experiment:
         codec = self.codec(assets)
         sample = split.test.groupby("user_id").head(1).head(_AUDITED)
         trained = split.train.groupby("user_id").sample(1, random_state=0).head(_AUDITED)
-        bank = self.bank(prepared)
+        bank = self.bank(prepared, self.memory.in_training())
         recalled = bank.recall_rows(trained) if bank else []
         places = trained[[*pairs, "position"]].to_numpy().tolist()[: len(recalled)]
         return audit(
@@ -385,13 +387,13 @@ class Experiment:
         """How the model reads prompts and writes ratings."""
         return self.model.codec(assets, self.decode.max_new_tokens)
 
-    def _prompts_spec(self, assets: Assets, prepared: Prepared) -> dict[str, Any]:
+    def _prompts_spec(self, assets: Assets, prepared: Prepared, memory: Memory) -> dict[str, Any]:
         return {
             "model": [self.model, self.model.fingerprint(assets)],
             "prompt": self.prompt,
-            "memory": self.memory.shown(),
+            "memory": memory.shown(),
             "profile_snapshot": self.protocol.profile_snapshot,
-            "recall_time": self.protocol.recall_time if self.memory.interactions else None,
+            "recall_time": self.protocol.recall_time if memory.interactions else None,
             "new_tokens": self.decode.max_new_tokens,
             "precision": [
                 *(self.trainer.computes, self.trainer.weights),
@@ -399,13 +401,12 @@ class Experiment:
             ],
             "seed": self.seed,
             "memories": prepared.memories.key,
-            "vectors": prepared.vectors.key if self.memory.interactions else None,
+            "vectors": prepared.vectors.key if memory.interactions else None,
         }
 
     def _adapter_spec(self, assets: Assets, prepared: Prepared, name: str) -> dict[str, Any]:
         # What only test prompts show does not touch an adapter.
-        return self._prompts_spec(assets, prepared) | {
-            "memory": replace(self.memory.shown(), test_profile="own"),
+        return self._prompts_spec(assets, prepared, self.memory.in_training()) | {
             "peft": self.peft,
             "train": self.train,
             "adapter": self.adapter,
@@ -424,7 +425,7 @@ class Experiment:
     def _predictions_spec(
         self, assets: Assets, store: Store, prepared: Prepared, plan: Plan
     ) -> dict[str, Any]:
-        return self._prompts_spec(assets, prepared) | {
+        return self._prompts_spec(assets, prepared, self.memory) | {
             "decode": self.decode,
             "personas": prepared.personas.key,
             "adapters": self._adapter_keys(assets, store, prepared, plan),
@@ -466,6 +467,7 @@ class Experiment:
         shown = self.memory
         papers = Memory(shown.name, shown.profile, shown.interactions)
         whole = set(self.prompt.show) == {"profile", "traits", "memories"}
+        whole = whole and "{mean}" in self.prompt.movie
         of_profiles = self.adapter.name != "persona" or self.personas.name in ("kmeans", "elbow")
         return not (shown == papers and whole and self.prompt.order == "paper" and of_profiles)
 
@@ -490,6 +492,38 @@ class Experiment:
             adapters = self.adapters(
                 assets, store, prepared, plan, folder=folder, logger=logger, rerun=rerun
             )
+        return self._predictions(assets, folder, prepared, plan, adapters)
+
+    def _crossed(
+        self,
+        assets: Assets,
+        store: Store,
+        folder: Path,
+        prepared: Prepared,
+        plan: Plan,
+        rerun: bool,
+    ) -> dict[str, pd.DataFrame]:
+        """All users' test rows as each adapter that the plan crosses rates them, by its name."""
+        crossed = {}
+        for name in plan.crossed:
+            alone = Plan({name: plan.rows[name]}, dict.fromkeys(plan.route, name))
+            spec = self._predictions_spec(assets, store, prepared, alone) | {"crossed": name}
+
+            def rate(alone: Plan = alone) -> Predictions:
+                adapters = self.adapters(assets, store, prepared, alone, folder=folder)
+                return self._predictions(assets, folder, prepared, alone, adapters)
+
+            crossed[name] = store.once(Predictions, spec, rate, rerun=rerun).value.frame
+        return crossed
+
+    def _predictions(
+        self,
+        assets: Assets,
+        folder: Path,
+        prepared: Prepared,
+        plan: Plan,
+        adapters: Mapping[str, Entry[TrainedAdapter]],
+    ) -> Predictions:
         start = time.perf_counter()
         test = prepared.split.value.test
         examples = self.examples(prepared, self.codec(assets), test, training=False)
@@ -516,6 +550,7 @@ class Experiment:
         prepared: Prepared,
         plan: Plan,
         predictions: Entry[Predictions],
+        crossed: Mapping[str, pd.DataFrame],
         found: Entry[Baselines],
         seen: Audit,
     ) -> Result:
@@ -544,6 +579,7 @@ class Experiment:
         return Result(
             row=row,
             cohort=self.data.cohort,
+            development=self.data.development,
             **vars(assessed),
             truncated=facts["truncated"],
             cuts=facts["cuts"],
@@ -559,6 +595,7 @@ class Experiment:
                 memories.profiles.set_index("user_id")["activity"].to_dict(),
             ),
             audit=seen.findings,
+            matrix=matrix(crossed, plan.route, self.decode.name, found.value.user_means),
             versions=facts["versions"],
             keys=prepared.keys()
             | {

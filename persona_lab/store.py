@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -218,9 +218,10 @@ def describe(component: Any) -> Any:
     """JSON-able description of what a result depends on.
 
     A dataclass becomes its class path and fields, without those declared with
-    `metadata={"key": False}`, and, where the class is not one of ours, whose stages have a VERSION,
-    the hash of its module's source; tuples become lists, paths text, and whole floats integers
-    (a YAML's `1` and `1.0` are one value).
+    `metadata={"key": False}` and those with `metadata={"key": "changed"}` that have their default,
+    and, where the class is not one of ours, whose stages have a VERSION, the hash of its module's
+    source; tuples become lists, paths text, and whole floats integers (a YAML's `1` and `1.0` are
+    one value).
 
     Raises:
         TypeError: For any other type, which it names: it has no stable description.
@@ -245,7 +246,7 @@ def describe(component: Any) -> Any:
         values = {
             each.name: describe(getattr(component, each.name))
             for each in fields(component)
-            if each.metadata.get("key", True)
+            if _counts(each, getattr(component, each.name))
         }
         return {"class": f"{kind.__module__}.{kind.__qualname__}", **_source(kind), **values}
     kind = type(component)
@@ -253,6 +254,12 @@ def describe(component: Any) -> Any:
         f"{kind.__module__}.{kind.__qualname__} has no description for a key: make it a frozen "
         "dataclass, or leave the field out by metadata={'key': False}"
     )
+
+
+def _counts(declared: Field[Any], value: Any) -> bool:
+    """Whether a field of a dataclass is part of the key; a later one only where it is used."""
+    key = declared.metadata.get("key", True)
+    return value != declared.default if key == "changed" else key
 
 
 def _source(kind: type) -> dict[str, str]:

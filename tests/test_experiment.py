@@ -140,6 +140,37 @@ def test_another_users_profile_is_shown_to_the_same_adapters(
     assert control.metrics["rmse_expected"] != result.metrics["rmse_expected"]
 
 
+def test_random_memories_are_shown_to_the_same_adapters(
+    first: tuple[Path, Result], places: dict[str, Any], tmp_path: Path
+) -> None:
+    control = experiment("memory.test_memories=random").run(**places, folder=tmp_path)
+    _, result = first
+    assert control.keys["adapters"] == result.keys["adapters"]
+    assert control.metrics["rmse_expected"] != result.metrics["rmse_expected"]
+    assert (control.row.id, control.row.control) == (None, True)
+
+
+def test_memories_at_evaluation_only_are_shown_to_the_adapters_of_ms(
+    first: tuple[Path, Result], places: dict[str, Any]
+) -> None:
+    def keys(*overrides: str) -> tuple[str, dict[str, str]]:
+        one = experiment(*overrides)
+        prepared = one.prepare(**places)
+        spec = one._predictions_spec(**places, prepared=prepared, plan=one.plan(prepared))
+        return places["store"].key(Predictions, spec), spec["adapters"]
+
+    rag, trained = keys("memory.training_memories=none")
+    ms, of_ms = keys("memory=ms")
+    assert trained == of_ms
+    assert rag not in (ms, first[1].keys["predictions"])
+    one = experiment("memory.training_memories=none")
+    prepared = one.prepare(**places)
+    codec, split = one.codec(places["assets"]), prepared.split.value
+    for rows, training in ((split.train, True), (split.test, False)):
+        shown = one.examples(prepared, codec, rows.head(1), training=training)[0]
+        assert ("YOUR MEMORIES" in codec.tokenizer.decode(shown.ids)) != training
+
+
 def test_a_base_in_four_bits_has_keys_of_its_own(places: dict[str, Any]) -> None:
     store: Store = places["store"]
 
@@ -204,3 +235,28 @@ def test_personas_win_where_they_differ_and_only_there(
     draws = np.random.default_rng(0).integers(0, users.nunique(), (1000, users.nunique()))
     low = np.quantile(gain.groupby(users).mean().to_numpy()[draws].mean(axis=1), 0.025)
     assert (low > 0) == persona_wins
+
+
+def test_where_personas_differ_their_own_adapters_rate_them_best(
+    places: dict[str, Any], tmp_path: Path
+) -> None:
+    crossing, plain = (
+        experiment(
+            "adapter=persona",
+            f"adapter.matrix={matrix}",
+            *("data.reader.n_users=100", "data.n_users=16", "model.random.layers=1"),
+            *("data.test_rows_per_user=10", "train.batch_size=16"),
+            study="routing",
+        ).run(**places, folder=tmp_path)
+        for matrix in (True, False)
+    )
+    assert plain.matrix == []
+    assert dataclasses.replace(crossing, matrix=[], reused=True) == plain
+    cells = {(each["adapter"], each["users"]): each for each in crossing.matrix}
+    names = ["persona_0", "persona_1"]
+    assert [*cells] == [(adapter, users) for adapter in names for users in names]
+    own = {each["persona"]: each["rmse_expected"] for each in plain.per_persona}
+    for number, users in enumerate(names):
+        assert cells[users, users]["rmse_expected"] == pytest.approx(own[number])
+        other = cells[names[1 - number], users]["difference"]["rmse"]
+        assert other["low"] > 0

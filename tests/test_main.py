@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from persona_lab import configure
 from persona_lab.__main__ import main
@@ -26,7 +27,7 @@ Door = Callable[..., str]
 REAL_RUN = Experiment.run
 
 
-def fake_run(self: Any, assets: Any, store: Any, folder: Path, rerun: bool) -> None:
+def fake_run(self: Any, assets: Any, store: Any, folder: Path, rerun: bool) -> Result:
     if self.memory.name == "ml":
         raise KeyError("broken")
     names = {"distiller": "d", "embedder": "e", "personas": "p", "peft": "lora"}
@@ -40,12 +41,16 @@ def fake_run(self: Any, assets: Any, store: Any, folder: Path, rerun: bool) -> N
         **names,
     )
     metrics = {"rmse": 1.0, "mae": 0.8, "urr": 0.0, "rmse_expected": 1.0, "mae_expected": 0.8}
+    metrics["rmse_user_mean"] = self.train.lr
     intervals = {name: {"value": 1.0, "low": 0.9, "high": 1.1} for name in metrics}
     counts = {"n_test": 3, "n_unrelated": 0, "truncated": 0}
     lists: dict[str, Any] = {"comparisons": [], "per_persona": []}
     tables = {name: {} for name in ("baselines", "timing", "cost", "versions", "keys")}
     whole = {"cohort": "dev", "metrics": metrics, "intervals": intervals, "reused": False}
-    Result(row, **whole, **counts, **lists, **tables).save(folder)
+    whole["development"] = self.data.development
+    result = Result(row, **whole, **counts, **lists, **tables)
+    result.save(folder)
+    return result
 
 
 @pytest.fixture
@@ -191,6 +196,12 @@ def test_sweep_over_rows(door: Door, tmp_path: Path) -> None:
             "(name them apart: slm=<model> llm=<model>; a path of",
         ),
         (["-m", "row=glob(x*)"], "the sweep over row has no jobs"),
+        (
+            ["-m", "experiment=tune", "data.cohort=reported"],
+            "a search would choose on test rows of reported users (search on others:",
+        ),
+        (["-m", "hydra/sweeper=optuna", "seed=1,2"], "a search would choose on test rows"),
+        (["experiment=tune"], "experiment=tune is a sweep over train.lr, peft.r, train.weight_"),
         (["-m", "adapter=persona,persna"], "adapter 'persna' does not exist"),
         (["adapter=persna"], "adapter 'persna' does not exist"),
     ],
@@ -203,6 +214,37 @@ def test_refused_before_anything_is_written(
     assert len(end.splitlines()) == 1
     assert not jobs(tmp_path)
     assert not any(tmp_path.glob("outputs/*/*"))
+
+
+# What Optuna 2 asks of its libraries has moved since.
+@pytest.mark.filterwarnings("ignore")
+def test_a_search_makes_small_what_development_users_give(door: Door, tmp_path: Path) -> None:
+    rates = "train.lr=choice(0.1,0.2,0.3)"
+    given = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.sampler.seed=1"]
+    assert door("-m", *given, "data.cohort=dev", rates) == "0"
+    (found,) = tmp_path.glob("multirun/*/*/optimization_results.yaml")
+    best = yaml.safe_load(found.read_text())
+    tried = [float(name.split("train.lr=")[1][:3]) for name in jobs(tmp_path)]
+    assert len(tried) == 6
+    assert best["best_value"] == best["best_params"]["train.lr"] == min(tried)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_test_metric_is_an_objective(door: Door, tmp_path: Path) -> None:
+    # Where the search itself chooses the users, a trial on reported ones has no value.
+    given = ["experiment=tune", "hydra.sweeper.n_trials=6", "data.cohort=choice(dev,reported)"]
+    end = door("-m", *given)
+    states = [status(job) for job in jobs(tmp_path).values()]
+    refused = [each for each in states if "data.cohort=reported" in each["overrides"]]
+    assert 0 < len(refused) < 6
+    assert end == f"persona-lab: {6 - len(refused)} of 6 jobs completed"
+    for each in refused:
+        assert (each["state"], each["error"][:34]) == (
+            "failed",
+            "a search would choose on test rows",
+        )
+    (found,) = tmp_path.glob("multirun/*/*/optimization_results.yaml")
+    assert yaml.safe_load(found.read_text())["best_params"]["data.cohort"] == "dev"
 
 
 @pytest.mark.parametrize(

@@ -385,6 +385,16 @@ def test_describe_names_the_class_and_leaves_out_neutral_fields():
     }
 
 
+def test_a_field_that_came_later_counts_only_where_it_is_used(store: Store):
+    @dataclass(frozen=True)
+    class Later:
+        rate: float
+        limit: int | None = field(default=None, metadata={"key": "changed"})
+
+    assert "limit" not in describe(Later(0.5))
+    assert describe(Later(0.5, limit=3))["limit"] == 3
+
+
 @pytest.mark.parametrize(
     ("value", "name"),
     [

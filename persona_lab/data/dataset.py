@@ -59,6 +59,11 @@ class Data:
     test_rows_per_user: PositiveInt | None = None
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
+    @property
+    def development(self) -> bool:
+        """Whether what is rated is there to choose on, not a test row of a reported user."""
+        return self.cohort == "dev" or self.validation_fraction > 0
+
     def ratings(self, assets: Assets) -> Ratings:
         """Read all ratings, fetching the files first where that is needed.
 

@@ -5,6 +5,7 @@ from persona_lab.evaluation.audit import Audit, Seen, audit, other_ratings
 from persona_lab.evaluation.beyond import beyond
 from persona_lab.evaluation.claims import CLAIMS, OURS, Judged, TableRow, judge
 from persona_lab.evaluation.contrast import Contrast, adjust, contrast, rows_key
+from persona_lab.evaluation.matrix import matrix
 from persona_lab.evaluation.metrics import score
 from persona_lab.evaluation.predictors import Baselines, baselines
 from persona_lab.evaluation.result import Result, Row, row_id
@@ -40,6 +41,7 @@ __all__ = [
     "holm",
     "interval",
     "judge",
+    "matrix",
     "other_ratings",
     "paired_interval",
     "row_id",

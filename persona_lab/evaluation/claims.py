@@ -4,10 +4,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
-from persona_lab.evaluation.contrast import Contrast, Prediction, adjust, contrast
-from persona_lab.evaluation.uncertainty import Interval, share_interval
+from persona_lab.evaluation.contrast import (
+    Contrast,
+    Prediction,
+    adjust,
+    contrast,
+    predicted,
+    rows_key,
+)
+from persona_lab.evaluation.uncertainty import (
+    LEVEL,
+    Difference,
+    Interval,
+    share_interval,
+    size_trend,
+)
 
 Judgement = Literal["supported", "contradicted", "undecided", "not testable"]
 
@@ -101,6 +115,8 @@ class Judged:
         why: Why it is not testable; else empty.
         contrast: What it rests on, None where it is not testable or about unrelated responses.
         shares: Row -> share of unrelated responses, for claims about these.
+        trend: What a claim about the size of personas rests on, see `size_trend`; its p is not
+            corrected.
     """
 
     name: str
@@ -110,6 +126,7 @@ class Judged:
     why: str = ""
     contrast: Contrast | None = None
     shares: Mapping[str, Interval] | None = None
+    trend: Difference | None = None
 
 
 def judge(table: Mapping[str, TableRow], prediction: Prediction) -> tuple[Judged, ...]:
@@ -136,6 +153,7 @@ def judge(table: Mapping[str, TableRow], prediction: Prediction) -> tuple[Judged
         if rests_on is not None:
             judgement, reason = _judgement(claim, rests_on), ""
         judged.append(Judged(claim.name, claim.text, prediction, judgement, reason, rests_on))
+    judged.append(_falls_with_size(table, prediction))
     if prediction == "decoded":
         judged += [_never_unrelated(table), _at_times_unrelated(table)]
     return tuple(judged)
@@ -155,6 +173,43 @@ def _judgement(claim: Claim, found: Contrast) -> Judgement:
     if verdict == "undecided":
         return "undecided"
     return "supported" if verdict == claim.says else "contradicted"
+
+
+def _falls_with_size(table: Mapping[str, TableRow], prediction: Prediction) -> Judged:
+    name, text = "r10 falls with size", "the error falls with a persona's size"
+    why = _untestable(("r10",), table)
+    trends = [] if why else _size_trends(table["r10"], prediction)
+    if not trends:
+        reason = why or "its personas are of one size, or its runs of other test rows"
+        return Judged(name, text, prediction, "not testable", reason)
+    judgement: Judgement = "undecided"
+    if all((trend.p or 0) <= 1 - LEVEL for trend in trends):
+        if all(trend.high is not None and trend.high < 0 for trend in trends):
+            judgement = "supported"
+        if all(trend.low is not None and trend.low > 0 for trend in trends):
+            judgement = "contradicted"
+    return Judged(name, text, prediction, judgement, trend=trends[0])
+
+
+def _size_trends(row: TableRow, prediction: Prediction) -> list[Difference]:
+    """On the rows that all seeds answered and, where these are fewer, on all (decision 13)."""
+    if len({rows_key(run) for run in row.runs}) > 1:
+        return []
+    runs = [run.sort_values(["user_id", "item_id"]) for run in row.runs]
+    users, ratings, means = (
+        runs[0][name].to_numpy() for name in ("user_id", "rating", "user_mean")
+    )
+    personas = np.stack([run["persona"].to_numpy() for run in runs])
+    scored = predicted(runs, prediction)
+    answered = ~np.isnan(scored).any(axis=0)
+    given = [(answered, scored)] if answered.any() else []
+    if not answered.all():
+        given.append((np.full(len(users), True), np.where(np.isnan(scored), means, scored)))
+    trends = [
+        size_trend(users[rows], ratings[rows], each[:, rows], personas[:, rows])
+        for rows, each in given
+    ]
+    return [trend for trend in trends if trend is not None]
 
 
 def _never_unrelated(table: Mapping[str, TableRow]) -> Judged:

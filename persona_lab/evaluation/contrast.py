@@ -73,6 +73,13 @@ def rows_key(predictions: pd.DataFrame) -> str:
     return hashlib.sha256(rows.tobytes()).hexdigest()[:20]
 
 
+def predicted(runs: Sequence[pd.DataFrame], prediction: Prediction) -> np.ndarray:
+    """Predicted ratings of a row's runs, of shape (n_seeds, n_rows); NaN where there is none."""
+    column = "expected_rating" if prediction == "expected" else "prediction"
+    columns = (run[column].astype("Float64") for run in runs)
+    return np.stack([each.to_numpy(dtype=float, na_value=np.nan) for each in columns])
+
+
 def contrast(
     first: Sequence[pd.DataFrame], *others: Sequence[pd.DataFrame], prediction: Prediction
 ) -> Contrast | None:
@@ -92,16 +99,7 @@ def contrast(
     sides = [[frame.sort_values(_ROW) for frame in row] for row in (first, *others)]
     rows = sides[0][0]
     users, ratings, means = (rows[name].to_numpy() for name in ("user_id", "rating", "user_mean"))
-    column = "expected_rating" if prediction == "expected" else "prediction"
-    scored = [
-        np.stack(
-            [
-                frame[column].astype("Float64").to_numpy(dtype=float, na_value=np.nan)
-                for frame in side
-            ]
-        )
-        for side in sides
-    ]
+    scored = [predicted(side, prediction) for side in sides]
     answered = ~np.isnan(np.concatenate(scored)).any(axis=0)
     if not answered.any():
         return None

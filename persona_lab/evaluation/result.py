@@ -105,6 +105,10 @@ class Result:
         audit: What looking for test ratings found, place by place, see `Audit`.
         costs: stage -> its share of `cost`: of `split` for the movies' texts, of `memories` for the
             distillation, of `vectors` for embeddings.
+        development: Whether the rows are there to choose on: of development users, or held back
+            from training (decision 28).
+        matrix: With `adapter.matrix`, every persona's adapter on every persona's users, see
+            `matrix`; else empty.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -131,6 +135,23 @@ class Result:
     beyond: dict[str, Any] = field(default_factory=dict)
     audit: list[dict[str, Any]] = field(default_factory=list)
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
+    development: bool = field(default_factory=bool)
+    matrix: list[dict[str, Any]] = field(default_factory=list)
+
+    def objective(self) -> float:
+        """What a search over choices makes small: RMSE over all rows, in stars.
+
+        A response without a rating counts as the user's mean: leaving it out would reward silence.
+
+        Raises:
+            UserError: These are test rows of reported users, on which nothing may be chosen.
+        """
+        if not self.development:
+            raise UserError(
+                "a search would choose on test rows of reported users (decision 28)",
+                "search on others: data.cohort=dev, or data.validation_fraction=0.1",
+            )
+        return self.metrics["rmse_user_mean"]
 
     def save(self, folder: Path) -> None:
         """Write result.json into a folder: all of it or, when interrupted, nothing."""

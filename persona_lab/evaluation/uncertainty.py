@@ -124,6 +124,78 @@ def paired_interval(
     }
 
 
+def size_trend(
+    users: ArrayLike,
+    ratings: ArrayLike,
+    predictions: ArrayLike,
+    groups: ArrayLike,
+    *,
+    seed: int = 0,
+) -> Difference | None:
+    """How the RMSE of groups of users changes with their size: stars for every doubling.
+
+    The slope of a least-squares line through one point per group, its RMSE at the logarithm of its
+    number of rows; over several seeds, whose groups may differ, the mean slope. The interval draws
+    users; the test gives every user another one's group: under the hypothesis that groups do not
+    matter nothing changes by that. Groups differ in more than size, so a trend is no effect of it.
+
+    Args:
+        users: The user of each row, of shape (n_rows,).
+        ratings: The true ratings, of shape (n_rows,).
+        predictions: Predicted ratings, of shape (n_rows,) or (n_seeds, n_rows), none missing.
+        groups: The group of each row, one of a user's, of the same shape as the predictions.
+        seed: Seed of the resampling.
+
+    Returns:
+        The slope, its `detectable` left out; None where all groups of a seed are of one size.
+    """
+    sums = _per_user(users, _errors(ratings, predictions))[:, :, :2]
+    n_users, n_seeds, _ = sums.shape
+    _, first = np.unique(np.asarray(users), return_index=True)
+    labels = [np.unique(each, return_inverse=True)[1] for each in np.atleast_2d(groups)]
+    sizes = [np.log2(np.bincount(each)) for each in labels]
+    if any(np.ptp(each) == 0 for each in sizes):
+        return None
+    members = [np.eye(len(sizes[n]))[labels[n][first]] for n in range(n_seeds)]
+
+    def slopes(totals: Sequence[np.ndarray]) -> np.ndarray:
+        return np.mean([_slopes(*each) for each in zip(sizes, totals, strict=True)], axis=0)
+
+    shares = [np.einsum("uk,uc->ukc", members[n], sums[:, n]) for n in range(n_seeds)]
+    value = float(slopes([each.sum(axis=0)[None] for each in shares])[0])
+    rng = np.random.default_rng(seed)
+    drawn, reached = [], 0
+    at_once = max(1, _CELLS // n_users)
+    for start in range(0, RESAMPLES, at_once):
+        size = min(at_once, RESAMPLES - start)
+        times = rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=size)
+        drawn.append(slopes([np.einsum("ru,ukc->rkc", times, each) for each in shares]))
+        orders = rng.permuted(np.tile(np.arange(n_users), (size, 1)), axis=1)
+        exchanged = [
+            np.einsum("ruk,uc->rkc", members[n][orders], sums[:, n]) for n in range(n_seeds)
+        ]
+        reached += int((np.abs(slopes(exchanged)) >= abs(value) - 1e-9).sum())
+    low, high = np.nanquantile(np.concatenate(drawn), _tails(n_users)).tolist()
+    return Difference(value, low, high, (reached + 1) / (RESAMPLES + 1), None)
+
+
+def _slopes(sizes: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Slopes (m,) of groups' RMSE on their sizes (k,); NaN where but one size was drawn.
+
+    Args:
+        sizes: Of the groups.
+        totals: Their rows and squares, of shape (m, k, 2).
+    """
+    rows, squares = totals[..., 0], totals[..., 1]
+    seen = rows > 0
+    rmse = np.sqrt(squares / np.where(seen, rows, 1))
+    mean = (sizes * seen).sum(axis=1, keepdims=True) / seen.sum(axis=1, keepdims=True)
+    x = (sizes - mean) * seen
+    spread = (x**2).sum(axis=1)
+    unknown = np.full(len(x), np.nan)
+    return np.divide((x * rmse).sum(axis=1), spread, out=unknown, where=spread > 1e-12)
+
+
 def detectable(deviation: float, n_users: int) -> float | None:
     """Smallest difference shown with 80% power by a two-sided test at 5%.
 
@@ -178,10 +250,6 @@ def _bootstrap(
 ) -> tuple[list[float], list[tuple[float | None, float | None]], list[float]]:
     """Values, percentile intervals and deviations of a statistic of totals over users and seeds.
 
-    The percentiles are widened for few users as in Hesterberg, "What Teachers Should Know About
-    the Bootstrap" (2015): a plain percentile interval is too narrow by sqrt((n - 1) / n) and by
-    the normal's quantile in place of Student's t.
-
     Args:
         sides: Sums of shape (n_users, n_seeds, 3), of the same users.
         statistic: One array (m, 3) of totals per side -> (m, k).
@@ -191,11 +259,21 @@ def _bootstrap(
     values = statistic([side.sum(axis=(0, 1))[None] for side in sides])[0].tolist()
     if n_users < 2:
         return values, [(None, None)] * len(values), [0.0] * len(values)
+    drawn = statistic(_redraw(sides, seed))
+    lows, highs = np.quantile(drawn, _tails(n_users), axis=0).tolist()
+    return values, list(zip(lows, highs, strict=True)), drawn.std(axis=0, ddof=1).tolist()
+
+
+def _tails(n_users: int) -> list[float]:
+    """Percentiles of an interval's ends, as shares, widened for few users.
+
+    As in Hesterberg, "What Teachers Should Know About the Bootstrap" (2015): a plain percentile
+    interval is too narrow by sqrt((n - 1) / n) and by the normal's quantile in place of Student's
+    t.
+    """
     t = stats.t.ppf((1 - LEVEL) / 2, n_users - 1)
     tail = float(stats.norm.cdf(np.sqrt(n_users / (n_users - 1)) * t))
-    drawn = statistic(_redraw(sides, seed))
-    lows, highs = np.quantile(drawn, [tail, 1 - tail], axis=0).tolist()
-    return values, list(zip(lows, highs, strict=True)), drawn.std(axis=0, ddof=1).tolist()
+    return [tail, 1 - tail]
 
 
 def _redraw(sides: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:

@@ -13,7 +13,10 @@ from persona_lab.memory.vectors import Vectors
 
 Query = Literal["item", "user_item"]
 Key = Literal["item", "enriched", "item_enriched"]
+Text = Literal["enriched", "raw"]
 TestProfile = Literal["own", "another"]
+TestMemories = Literal["nearest", "random"]
+TrainingMemories = Literal["nearest", "none"]
 
 # Float32 vectors carry no more; what is equal up to here is a tie.
 _DECIMALS = 6
@@ -38,6 +41,13 @@ class Memory:
             ("enriched"), or their sum ("item_enriched").
         test_profile: Whose profile and traits test prompts show: "own", or "another" user's, the
             control that tells what knowing the user is worth. Training shows the own one.
+        text: What a recalled memory says: the "enriched" interaction, or "raw", the movie and its
+            rating alone.
+        training_memories: What training prompts show where test prompts show recalled memories:
+            these too ("nearest": retrieval-augmented fine-tuning), or "none" (retrieval when rating
+            alone).
+        test_memories: Which memories test prompts show: the "nearest", or as many "random" ones of
+            the user's, the control that tells what the search is worth. Training shows the nearest.
     """
 
     name: str = field(metadata={"key": False})
@@ -48,12 +58,25 @@ class Memory:
     query: Query = "item"
     key: Key = "item"
     test_profile: TestProfile = "own"
+    text: Text = field(default="enriched", metadata={"key": "changed"})
+    training_memories: TrainingMemories = field(default="nearest", metadata={"key": "changed"})
+    test_memories: TestMemories = field(default="nearest", metadata={"key": "changed"})
 
     def shown(self) -> Self:
         """Itself; where no memories are shown, without how they would have been found."""
         if self.interactions:
             return self
-        return replace(self, top_k=1, min_similarity=None, query="item", key="item")
+        return type(self)(self.name, self.profile, False, test_profile=self.test_profile)
+
+    def in_training(self) -> Self:
+        """What training prompts show: nothing of what is changed for test prompts alone."""
+        return replace(
+            self,
+            interactions=self.interactions and self.training_memories == "nearest",
+            test_profile="own",
+            test_memories="nearest",
+            training_memories="nearest",
+        ).shown()
 
 
 @dataclass(frozen=True)
@@ -141,7 +164,8 @@ class Bank:
             allowed &= block["position"].to_numpy() < np.asarray(befores)[:, None]
         keys = key_vectors(self._vectors, self._memory, block["item_id"].to_numpy(), rows)
         queries = query_vectors(self._vectors, self._memory, user_id, targets)
-        return select(block, targets, similarities(queries, keys), allowed, self._memory)
+        similarity = similarities(queries, keys)
+        return select(user_id, block, targets, similarity, allowed, self._memory)
 
 
 def query_vectors(
@@ -176,6 +200,7 @@ def similarities(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 
 def select(
+    user_id: int,
     block: pd.DataFrame,
     targets: np.ndarray,
     similarity: np.ndarray,
@@ -185,21 +210,27 @@ def select(
     """The memories recalled for each movie.
 
     Args:
+        user_id: Whose memories these are.
         block: One user's memories, the latest first: item_id, text, rating, position.
         targets: Movies to recall for, of shape (n_targets,).
         similarity: Of shape (n_targets, n_memories).
         allowed: Which memories may be recalled, of the same shape.
-        memory: Has top_k and min_similarity.
+        memory: Has top_k, min_similarity and test_memories. A random choice depends on the user and
+            the movie alone.
     """
+    similar = allowed
     if memory.min_similarity is not None:
-        allowed = allowed & (similarity >= memory.min_similarity)
-    order = np.argsort(np.where(allowed, -similarity, np.inf), axis=1, kind="stable")
+        similar = allowed & (similarity >= memory.min_similarity)
+    order = np.argsort(np.where(similar, -similarity, np.inf), axis=1, kind="stable")
     items, texts, ratings, positions = (
         block[name].tolist() for name in ("item_id", "text", "rating", "position")
     )
     found = []
     for row, target in enumerate(targets.tolist()):
-        best = [place for place in order[row, : memory.top_k].tolist() if allowed[row, place]]
+        best = [place for place in order[row, : memory.top_k].tolist() if similar[row, place]]
+        if memory.test_memories == "random":
+            rng = np.random.default_rng([user_id, target])
+            best = rng.choice(np.flatnonzero(allowed[row]), len(best), replace=False).tolist()
         assert target not in [items[place] for place in best], "a memory is the target itself"
         found.append(
             [

@@ -107,15 +107,18 @@ class Index:
             .where(rule, prefilter=True)
             .select([*_COLUMNS, "vector", "_distance"])
         )
-        nearest = search.limit(self._memory.top_k).to_arrow()["_distance"].to_pylist()
+        everything = self._table.count_rows()
+        n = self._memory.top_k if self._memory.test_memories == "nearest" else everything
+        nearest = search.limit(n).to_arrow()["_distance"].to_pylist()
         if not nearest:
             return []
         # Among ties Lance takes any; the bank's rule is applied to all of them.
         close = search.distance_range(upper_bound=max(nearest) + _NOISE)
-        block = close.limit(self._table.count_rows()).to_pandas()
+        block = close.limit(everything).to_pandas()
         block = block.sort_values("position", ascending=False, ignore_index=True)
         similarity = similarities(query, np.stack(block["vector"].to_list()))
-        return select(block, targets, similarity, np.ones_like(similarity, bool), self._memory)[0]
+        allowed = np.ones_like(similarity, bool)
+        return select(user_id, block, targets, similarity, allowed, self._memory)[0]
 
 
 def _table_hash(folder: Path) -> str:

@@ -8,7 +8,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
@@ -45,10 +45,12 @@ class Plan:
     Attributes:
         rows: adapter name -> its training rows.
         route: user_id -> name of the adapter that rates the user's movies, None for the base.
+        crossed: Adapters that rate all users' movies as well, for the matrix of adapters and users.
     """
 
     rows: dict[str, pd.DataFrame]
     route: dict[int, str | None]
+    crossed: tuple[str, ...] = ()
 
 
 class AdapterMode(Protocol):
@@ -74,12 +76,15 @@ class Draw:
         max_rows: Cap on each persona's rows; None: none.
         on_empty: `error`, or `base`: who would get an adapter without rows is rated by the frozen
             model.
+        matrix: Whether each persona's adapter also rates the users of all others, for `matrix` of
+            the result; for the modes with an adapter per persona. It rates that many times more.
     """
 
     name: str
     rows_per_user: PositiveInt | None = None
     max_rows: PositiveInt | None = None
     on_empty: Literal["error", "base"] = "error"
+    matrix: bool = field(default=False, metadata={"key": False})
 
 
 @dataclass(frozen=True)
@@ -214,6 +219,7 @@ def _by_persona(draw: Draw, rows: pd.DataFrame, personas: Personas, seed: int) -
     return Plan(
         {name: sets[persona] for persona, name in names.items()},
         {int(user): names.get(int(persona)) for user, persona in of_user},
+        crossed=tuple(names.values()) if draw.matrix else (),
     )
 
 

@@ -4,8 +4,10 @@ from persona_lab.personas.clustering import (
     Clustering,
     Demographics,
     ElbowPersonas,
+    GenrePersonas,
     KMeansPersonas,
     MiniBatchPersonas,
+    known_users,
 )
 from persona_lab.personas.personas import Personas
 
@@ -13,7 +15,9 @@ __all__ = [
     "Clustering",
     "Demographics",
     "ElbowPersonas",
+    "GenrePersonas",
     "KMeansPersonas",
     "MiniBatchPersonas",
     "Personas",
+    "known_users",
 ]

@@ -17,8 +17,12 @@ from sklearn.metrics import silhouette_score
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
+from persona_lab.data import Split
+from persona_lab.distill.english import split_genres
 from persona_lab.errors import UserError
 from persona_lab.personas.personas import Personas
+
+_GENRE = "genre "  # before the columns of genre shares
 
 
 class Clustering(Protocol):
@@ -34,7 +38,7 @@ class Clustering(Protocol):
 
         Args:
             features: Vectors of their profiles, of shape (n_users, dim).
-            users: user_id and what is known of each user, in the same order.
+            users: user_id and what is known of each user, in the same order (see `known_users`).
             seed: Of all that is random.
 
         Raises:
@@ -167,7 +171,8 @@ class Demographics:
     def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
         """Group the users by the column's values (see `Clustering`)."""
         if self.column == "user_id" or self.column not in users:
-            known = ", ".join(map(str, users.columns.drop("user_id")))
+            columns = map(str, users.columns.drop("user_id"))
+            known = ", ".join(name for name in columns if not name.startswith(_GENRE))
             raise UserError(
                 f"personas.column is {self.column}, which the users of the data do not have",
                 f"set personas.column to one of {known}" if known else "choose personas=kmeans",
@@ -176,6 +181,48 @@ class Demographics:
         vectors = _unit(features, users)
         groups = users[self.column].to_numpy()
         return Personas.of_groups(groups, vectors, users["user_id"].to_numpy(), curve)
+
+
+@dataclass(frozen=True)
+class GenrePersonas:
+    """A given number of personas, by k-means++ on what genres users watch: no text takes part.
+
+    Attributes:
+        name: What reports call it.
+        n_personas: Number of personas K.
+        n_init: Starts, of which the one with the smallest inertia is taken.
+        curve_max: The curve of inertia and silhouette goes from 1 to this K or, where it is
+            larger, to n_personas; never beyond the number of distinct shares of genres.
+    """
+
+    name: str = field(metadata={"key": False})
+    n_personas: PositiveInt = 4
+    n_init: PositiveInt = 10
+    curve_max: PositiveInt = 10
+
+    def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
+        """Group the users by the directions of their genre shares (see `Clustering`)."""
+        shares = users.filter(like=_GENRE).to_numpy(dtype=float)
+        if not shares.size:
+            raise UserError("the movies of the data have no genres", "choose personas=kmeans")
+        kmeans = KMeansPersonas(self.name, self.n_personas, self.n_init, self.curve_max)
+        return kmeans.fit(shares, users, seed)
+
+
+def known_users(split: Split) -> pd.DataFrame:
+    """What is known of the selected users, for a `Clustering`.
+
+    Returns:
+        The split's users and, as columns "genre Comedy" and so on, each genre's share of all
+        mentions of genres among the user's training rows, 0 to 1.
+    """
+    genres = split.movies.set_index("item_id")["genres"].map(split_genres)
+    watched = split.train[["user_id"]].assign(genre=split.train["item_id"].map(genres))
+    mentions = watched.explode("genre", ignore_index=True)
+    shares = pd.crosstab(mentions["user_id"], mentions["genre"], normalize="index")
+    # Who watched nothing that has a genre has a share of none.
+    shares = shares.add_prefix(_GENRE).reindex(split.users["user_id"], fill_value=0.0)
+    return split.users.merge(shares.reset_index(), on="user_id", validate="one_to_one")
 
 
 def elbow(inertias: Iterable[float]) -> int:

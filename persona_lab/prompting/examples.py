@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from persona_lab.distill.reasons import verdict
 from persona_lab.prompting.codec import Codec
 from persona_lab.prompting.template import TRAITS, Prompt, Template
 
@@ -62,7 +63,7 @@ def make_examples(
         split: Knows the movies.
         template: The words.
         codec: The model's way of reading them.
-        memory: What of a user is shown.
+        memory: What of a user these rows' prompts show.
         protocol: Under `profile_snapshot=causal` a training row sees the profile as it was before
             the row's own batch (none in the first), a test row the final one.
         training: Whether these are training rows.
@@ -75,7 +76,7 @@ def make_examples(
     """
     movies = catalogue(split.movies)
     recalled = _recall(rows, bank, memory)
-    if memory.test_profile == "another" and not training:
+    if memory.test_profile == "another":
         memories = _exchanged(memories)
     profiles = _profiles(rows, memories, causal=training and protocol.profile_snapshot == "causal")
     user_traits = {
@@ -128,20 +129,31 @@ def build_prompt(
 
     Args:
         template: The words.
-        memory: Decides whether profile (with traits) and recalled memories are shown.
+        memory: Decides whether profile (with traits) and recalled memories are shown, and what
+            these say.
         profile: The user's profile.
         traits: Tiers 0 to 2 of activity, conformity and diversity.
         recalled: What the user's agent recalls of this movie, most similar first.
         movie: The movie to rate.
         movies: Movies by item_id; knows all that are recalled.
     """
-    shown = [(movies[each.item_id], each.text) for each in recalled]
+    shown = [(movies[each.item_id], _memory_text(memory, each, movies)) for each in recalled]
     return template.render(
         profile=profile if memory.profile else None,
         traits=traits if memory.profile else None,
         memories=shown if memory.interactions else None,
         movie=movie,
     )
+
+
+def _memory_text(
+    memory: Memory, recalled: Recalled, movies: Mapping[int, Mapping[str, Any]]
+) -> str:
+    if memory.text == "enriched":
+        return recalled.text
+    movie = movies[recalled.item_id]
+    year = None if pd.isna(movie["year"]) else int(movie["year"])
+    return f"{verdict(movie['title'], year, recalled.rating)}."
 
 
 def _recall(rows: pd.DataFrame, bank: Bank | None, memory: Memory) -> Sequence[Sequence[Recalled]]:

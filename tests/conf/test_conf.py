@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from persona_lab import configure
 
@@ -29,7 +29,6 @@ ROUNDS = [
     [option for option in together if option]
     for together in itertools.zip_longest(*(options(group) for group in GROUPS))
 ]
-OVERLAYS = [[option] for option in options("experiment")]
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +42,37 @@ def node(cfg: DictConfig, *names: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("setup", options("setup"))
-@pytest.mark.parametrize("chosen", [*ROUNDS, *OVERLAYS], ids=",".join)
+@pytest.mark.parametrize("chosen", ROUNDS, ids=",".join)
 def test_every_option_builds(setup: str, chosen: list[str], tmp_path: Path) -> None:
     run = configure.build(compose("config", [setup, *chosen]), {}, tmp_path)
     assert run.experiment.setup == setup.removeprefix("setup=")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_job_of_an_experiment_builds(experiment: str, tmp_path: Path) -> None:
+    configure.build(compose("config", ["setup=paper", experiment]), {}, tmp_path)
+    cfg = compose("config", [experiment], return_hydra_config=True)
+    jobs = {key: values for key, values in configure._jobs(cfg).items() if key != "row"}
+    for key, values in jobs.items():
+        for value in values:
+            if "." in key:
+                job = OmegaConf.masked_copy(cfg, [name for name in cfg if name != "hydra"])
+                OmegaConf.update(job, key, OmegaConf.create(f"value: {value}").value)
+            else:
+                job = compose("config", [experiment, f"{key}={value}"])
+            configure.build(job, {}, tmp_path)
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_an_experiment_opens_with_its_command(experiment: str) -> None:
+    name = experiment.removeprefix("experiment=")
+    text = resources.files(configure.CONF).joinpath(f"experiment/{name}.yaml").read_text()
+    package, command, about, *_ = text.splitlines()
+    sweeps = " -m" if "sweeper:" in text else ""
+    assert package == "# @package _global_"
+    assert f"persona-lab{sweeps} {experiment}" in command or "python experiments/" in command
+    assert about.startswith("# ")
 
 
 def test_embedded_setup() -> None:

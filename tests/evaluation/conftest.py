@@ -17,6 +17,7 @@ def made_up(noise, seed=0, n_users=30, unrelated=0, mean=3.0):
             "prediction": pd.array(np.clip(np.rint(expected), 1, 5), dtype="Float64"),
             "expected_rating": expected,
             "user_mean": mean,
+            "persona": np.repeat((np.arange(n_users) % 3 == 0).astype(int), 12),
         }
     )
     frame.loc[frame.index[:unrelated], "prediction"] = pd.NA

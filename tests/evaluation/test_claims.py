@@ -80,3 +80,49 @@ def test_unrelated_responses_of_both_models(run, large, small, judgements):
 def test_few_responses_cannot_show_that_none_is_unrelated(run):
     rows = {f"r{n}": TableRow((run(1, n, n_users=20),)) for n in range(11)}
     assert by_name(rows, "decoded")["URR of r3 to r10 > 0"].judgement == "undecided"
+
+
+def sized(run, noises, seed=0, **options):
+    """A persona row: the larger of two personas, then the smaller, with other errors."""
+    frame = run(1.0, seed, **options)
+    error = frame["expected_rating"] - frame["rating"]
+    noise = frame["persona"].map(dict(enumerate(noises)))
+    return frame.assign(expected_rating=frame["rating"] + noise * error)
+
+
+@pytest.mark.parametrize(
+    ("noises", "judgement"),
+    [((0.5, 1.0), "supported"), ((1.0, 0.5), "contradicted"), ((0.8, 0.8), "undecided")],
+)
+def test_error_by_the_size_of_personas(run, noises, judgement):
+    frames = tuple(sized(run, noises, seed) for seed in (4, 5))
+    found = by_name({"r10": TableRow(frames)})["r10 falls with size"]
+    assert found.judgement == judgement
+    # Twenty users against ten: one doubling.
+    errors = [(each["expected_rating"] - each["rating"]) ** 2 for each in frames]
+    rmse = [
+        [error[each["persona"] == persona].mean() ** 0.5 for persona in (0, 1)]
+        for each, error in zip(frames, errors, strict=True)
+    ]
+    assert found.trend.value == pytest.approx(sum(large - small for large, small in rmse) / 2)
+
+
+def test_personas_of_one_size_test_nothing_about_size(run):
+    rows = {"r10": TableRow((run(1.0).assign(persona=0),))}
+    found = by_name(rows)["r10 falls with size"]
+    assert (found.judgement, found.trend) == ("not testable", None)
+    assert by_name({})["r10 falls with size"].why == "r10 not in the table"
+
+
+def test_a_trend_must_hold_on_all_rows_too(run):
+    frame = sized(run, (0.5, 1.0)).assign(user_mean=3.0)
+    decoded = frame.assign(prediction=frame["expected_rating"].astype("Float64"))
+    assert by_name({"r10": TableRow((decoded,))}, "decoded")["r10 falls with size"].judgement == (
+        "supported"
+    )
+    # What the larger persona leaves out would be its largest errors.
+    larger = decoded["persona"] == 0
+    hidden = decoded["rating"].isin([1, 5]) & larger
+    silent = decoded.assign(prediction=decoded["prediction"].mask(hidden))
+    found = by_name({"r10": TableRow((silent,))}, "decoded")["r10 falls with size"]
+    assert (found.trend.value < 0, found.judgement) == (True, "undecided")

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from persona_lab.evaluation import holm, interval, paired_interval, share_interval, uncertainty
+from persona_lab.evaluation.uncertainty import size_trend
 
 
 def simulated(rng, n_users, rows_per_user, spread, noise):
@@ -155,6 +156,31 @@ def test_same_seed_same_interval_in_any_row_order_and_block_size(monkeypatch):
     assert interval(users, zeros, errors, seed=4) != found
     monkeypatch.setattr(uncertainty, "_CELLS", 100)
     assert interval(users, zeros, errors, seed=3) == found
+
+
+def test_a_trend_over_sizes_by_hand():
+    # Groups of 1, 2 and 4 rows with errors of 3, 2 and 1: one star less for every doubling.
+    groups = np.repeat([0, 1, 2], [1, 2, 4])
+    errors = np.repeat([3.0, 2.0, 1.0], [1, 2, 4])
+    found = size_trend(np.arange(7), np.zeros(7), errors, groups)
+    assert found.value == pytest.approx(-1)
+    # A second seed without a trend halves it.
+    both = np.stack([errors, np.ones(7)])
+    assert size_trend(np.arange(7), np.zeros(7), both, [groups, groups]).value == pytest.approx(
+        -0.5
+    )
+    assert size_trend([1, 2], [0, 0], [1.0, 2.0], [0, 1]) is None
+
+
+def test_where_size_is_nothing_to_errors_a_trend_is_found_at_the_level_of_the_test(monkeypatch):
+    monkeypatch.setattr(uncertainty, "RESAMPLES", 199)
+
+    def found(rng):
+        users, errors = simulated(rng, n_users=24, rows_per_user=5, spread=0.5, noise=1.0)
+        groups = np.searchsorted([4, 10], users, side="right")
+        return size_trend(users, np.zeros(users.size), errors, groups).p <= 0.05
+
+    assert 0.02 <= coverage(found, 200) <= 0.09
 
 
 def test_a_missing_prediction_is_refused():

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -111,6 +112,46 @@ def test_a_movie_of_the_history_recalls_only_what_came_before_it(toy):
 def test_memories_below_the_least_similarity_are_not_recalled(toy):
     memory = Memory("mine", profile=True, interactions=True, top_k=9, min_similarity=0.8)
     assert [each.item_id for each in toy_bank(toy, memory).recall(10, 5)] == [3, 2]
+
+
+def test_random_memories_are_as_many_of_the_users_own(toy):
+    nearest = Memory("mine", profile=True, interactions=True, top_k=2, min_similarity=0.5)
+    control = replace(nearest, test_memories="random")
+    drawn = toy_bank(toy, control)
+    assert drawn.recall(10, 5) == drawn.recall(10, 5)
+    # 4 is nothing like 5 and stands for it all the same; 1 may not recall itself or what is later.
+    many = [toy_bank(toy, replace(control, top_k=k)).recall(10, 5) for k in (1, 2, 3)]
+    assert [len(each) for each in many] == [1, 2, 3]
+    assert {each.item_id for recalled in many for each in recalled} <= {1, 2, 3, 4}
+    assert {tuple(each.item_id for each in recalled) for recalled in many} - {(3,), (3, 2)}
+    assert [each.item_id for each in drawn.recall(10, 2, before=1)] == [1]
+    assert drawn.recall(10, 1, before=0) == []
+
+
+@given(st.data())
+def test_random_memories_are_what_may_be_recalled(toy, data):
+    world, memory = data.draw(toy.worlds), data.draw(toy.memories)
+    time, user = data.draw(toy.recall_times), data.draw(st.sampled_from(toy.users))
+    item, before = data.draw(st.sampled_from(toy.items)), data.draw(toy.befores)
+    control = replace(memory, test_memories="random")
+    nearest, drawn = (
+        Bank(world.memories, world.vectors, each, time).recall(user, item, before)
+        for each in (memory, control)
+    )
+    allowed = replace(memory, top_k=99, min_similarity=None)
+    everything = Bank(world.memories, world.vectors, allowed, time).recall(user, item, before)
+    assert len(drawn) == len(nearest) == len({each.item_id for each in drawn})
+    assert {each.item_id for each in drawn} <= {each.item_id for each in everything}
+
+
+def test_training_prompts_show_nothing_that_is_changed_for_test_prompts():
+    memory = Memory("ms_ml", profile=True, interactions=True, top_k=3, query="user_item")
+    changed = replace(memory, test_profile="another", test_memories="random")
+    assert changed.in_training() == memory.in_training() == memory
+    # Without memories in it, a training prompt is that of memory=ms.
+    alone = replace(changed, training_memories="none").in_training()
+    assert alone == Memory("ms_ml", profile=True, interactions=False)
+    assert replace(memory, interactions=False).shown() == alone
 
 
 def test_each_users_memories_are_read_once(toy, monkeypatch):

@@ -1,5 +1,6 @@
 import logging
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import hypothesis
@@ -20,6 +21,7 @@ few = hypothesis.settings(max_examples=25)
 @given(st.data())
 def test_the_index_recalls_what_the_bank_recalls(toy, tmp_path_factory, data):
     world, memory = data.draw(toy.worlds), data.draw(toy.memories)
+    memory = replace(memory, test_memories=data.draw(st.sampled_from(["nearest", "random"])))
     time = data.draw(toy.recall_times)
     bank = Bank(world.memories, world.vectors, memory, time)
     assets = Assets(tmp_path_factory.mktemp("cache"))

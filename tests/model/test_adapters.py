@@ -47,6 +47,7 @@ from persona_lab.model.engine import Tree, group, run
 from persona_lab.model.quantise import quantise
 from persona_lab.personas import Personas
 from persona_lab.prompting import Codec, Example
+from persona_lab.store import describe
 
 MakePersonas = Callable[[dict[int, int]], Personas]
 MODES = [NoAdapter, PersonaAdapters, RandomPersona, PerUser, SingleMax, SingleMin, SingleFull]
@@ -94,6 +95,17 @@ def test_each_persona_has_its_own_adapter(toy: tuple[pd.DataFrame, Personas]) ->
         "persona_2": {30: 3},
     }
     assert plan.route == {user: f"persona_{persona}" for user, (persona, _) in TOY.items()}
+
+
+@pytest.mark.parametrize("mode", [PersonaAdapters, RandomPersona])
+def test_a_matrix_crosses_the_adapters_of_personas(
+    mode: Callable[..., AdapterMode], toy: tuple[pd.DataFrame, Personas]
+) -> None:
+    crossing, plain = (mode(matrix=matrix).plan(*toy, 0) for matrix in (True, False))
+    assert crossing.crossed == tuple(crossing.rows)
+    assert plain.crossed == ()
+    assert (crossing.route, crossing.rows.keys()) == (plain.route, plain.rows.keys())
+    assert describe(mode(matrix=True)) == describe(mode())
 
 
 def test_random_personas_have_the_personas_sizes_and_their_users_rows(

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +11,10 @@ from persona_lab.errors import UserError
 from persona_lab.personas import (
     Demographics,
     ElbowPersonas,
+    GenrePersonas,
     KMeansPersonas,
     MiniBatchPersonas,
+    known_users,
 )
 from persona_lab.personas.clustering import elbow
 
@@ -183,6 +187,35 @@ def test_demographics_are_the_columns_values():
     assert personas.assignment["persona"].tolist() == [0, 1, 2, 0, 0]
     assert personas.centers.shape == (3, 8)
     assert personas.curve.empty
+
+
+def test_genre_personas_group_by_what_is_watched():
+    features, users = blobs([2, 3])
+    # The texts say 2 and 3, the genres the first, third and fifth user against the others.
+    users = users.assign(gender="F")
+    users["genre Comedy"] = [0.9, 0.1, 0.8, 0.0, 1.0]
+    users["genre Crime"] = [0.1, 0.9, 0.2, 1.0, 0.0]
+    personas = GenrePersonas("genres", n_personas=2).fit(features, users, 0)
+    assert personas.assignment["persona"].tolist() == [0, 1, 0, 1, 0]
+    assert personas.centers.shape == (2, 2)
+    with pytest.raises(UserError, match="no genres"):
+        GenrePersonas("genres").fit(features, users[["user_id"]], 0)
+
+
+def test_known_users_have_their_shares_of_genres():
+    split = SimpleNamespace(
+        users=pd.DataFrame({"user_id": [3, 7, 9], "gender": ["M", "", "F"]}),
+        train=pd.DataFrame({"user_id": [3, 3, 3, 7, 9], "item_id": [1, 2, 2, 3, 4]}),
+        movies=pd.DataFrame(
+            {"item_id": [1, 2, 3, 4], "genres": ["Comedy|Crime", "Comedy", "Crime", ""]}
+        ),
+    )
+    known = known_users(split)  # type: ignore
+    assert known[["user_id", "gender"]].equals(split.users)
+    assert known["genre Comedy"].tolist() == [0.75, 0, 0]
+    assert known["genre Crime"].tolist() == [0.25, 1, 0]
+    with pytest.raises(UserError, match=r"one of gender\)"):
+        Demographics("demographics", "planted").fit(np.eye(3), known, 0)
 
 
 def test_a_column_that_users_do_not_have_is_named_with_those_they_have():

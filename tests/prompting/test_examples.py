@@ -1,3 +1,5 @@
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -183,10 +185,33 @@ def test_a_control_shows_test_prompts_another_users_profile(
     codec: Codec, template: Template
 ) -> None:
     control = replace(MS_ML, test_profile="another")
-    own = examples_of(codec, template)
-    assert examples_of(codec, template, memory=control, training=True) == own
     exchanged = texts_of(codec, examples_of(codec, template, memory=control, training=False))
     assert "First user, at the end." in exchanged[0]
     assert template.traits["activity"][0] in exchanged[0]
     assert "Second user, at the end." in exchanged[1]
     assert "MY MEMORY: Recalled for 20." in exchanged[1]
+
+
+def test_a_raw_memory_is_the_movie_and_its_rating(codec: Codec, template: Template) -> None:
+    @dataclass
+    class Rated(Bank):
+        def recall_rows(self, rows: pd.DataFrame) -> list[list[SimpleNamespace]]:
+            found = super().recall_rows(rows)
+            return [[SimpleNamespace(**vars(each), rating=2) for each in row] for row in found]
+
+    raw = replace(MS_ML, text="raw")
+    texts = texts_of(codec, examples_of(codec, template, memory=raw, bank=Rated()))
+    assert "MY MEMORY: I rated Alien (1979) as 2." in texts[1]
+    assert "MY MEMORY: A clerk dreams. I rated Brazil (1985) as 2." in texts[2]
+    assert "Recalled for" not in "".join(texts)
+
+
+def test_without_the_average_in_the_prompt_only_it_is_gone(
+    codec: Codec, template: Template, load_template: Callable[..., Template]
+) -> None:
+    with_mean = texts_of(codec, examples_of(codec, template))
+    without = texts_of(codec, examples_of(codec, load_template("no_mean")))
+    for one, other in zip(with_mean, without, strict=True):
+        assert "verage rating" not in other
+        kept = re.sub(r" ?(Historical|Nobody|A movie's historical)[^.]*?(\d\.\d\d|you)\.", "", one)
+        assert kept.split() == other.split()
