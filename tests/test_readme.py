@@ -49,7 +49,7 @@ def test_an_ablation_in_one_file(ablation: list[str], tmp_path: Path) -> None:
     once, seeds = ablation
     (run,) = follow(once, tmp_path)
     assert Result.load(run).row.changed["memory.top_k"] == 3
-    *_, one, two, three = follow(seeds, tmp_path)
+    one, two, three, _ = follow(seeds, tmp_path)
     results = [Result.load(each) for each in (one, two, three, run)]
     assert {each.row.changed["memory.top_k"] for each in results} == {3}
     assert sorted(each.row.seed for each in results) == [0, 0, 1, 2]
