@@ -176,7 +176,7 @@ class Wandb:
         (folder / "wandb.json").write_text(json.dumps(place), encoding="utf-8")
 
     def start(self, folder: Path, labels: Labels, stage: str) -> "wandb.Run":
-        """Begin a run of W&B, to be used in a `with`, so that jobs never merge into one.
+        """Begin a run of W&B, to be used in a `with`: finished in any case, none merge into one.
 
         Args:
             folder: What it writes goes there; the folder above names its group.
@@ -205,6 +205,7 @@ class Wandb:
             "tags": labels.tags,
             "config": {**labels.config, "keys": dict(labels.keys)},
             "dir": folder,
+            "reinit": "create_new",  # also where a notebook has a run of its own open
             "settings": wandb.Settings(
                 silent=True, console="off", init_timeout=_PATIENCE, finish_timeout=_LONGEST_UPLOAD
             ),
