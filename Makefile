@@ -12,7 +12,8 @@ setup: $(READY)  ## Make .venv with the pinned versions (PYTHON=... chooses anot
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[dev,joblib,openai,optuna,qlora,slurm,tensorboard]'
+		--constraint constraints.txt \
+		--editable '.[dev,joblib,openai,optuna,qlora,slurm,tensorboard,wandb]'
 	touch $@
 
 .PHONY: quickstart

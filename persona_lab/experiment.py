@@ -9,7 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -52,10 +52,10 @@ from persona_lab.model import (
     fit_on_devices,
     rate_examples,
 )
-from persona_lab.model.loggers import Logger
+from persona_lab.model.loggers import Labels, Logger, Outcome
 from persona_lab.personas import Clustering, Personas, known_users
 from persona_lab.prompting import Codec, Example, Template, make_examples
-from persona_lab.store import Entry, Store
+from persona_lab.store import Entry, Store, describe
 
 _AUDITED = 50  # rows, each of another user
 _SHOWN = 3  # prompts of a run that a report shows
@@ -146,7 +146,7 @@ class Experiment:
     train: Train
     decode: Decode
     trainer: Trainer
-    logger: Logger
+    logger: Logger = field(metadata={"key": False})
 
     def run(self, assets: Assets, store: Store, folder: Path, rerun: bool = False) -> Result:
         """Distil, cluster, fine-tune, let every user agent rate its test rows, and assess.
@@ -188,7 +188,20 @@ class Experiment:
         frame.to_parquet(folder / "predictions.parquet", index=False)
         self._illustrate(assets, prepared, folder)
         result.save(folder)
+        adapters = self._adapter_folders(assets, store, prepared, plan)
+        outcome = Outcome(result.numbers(), frame, adapters)
+        self.logger.outcome(folder, self._labels(folder, prepared), outcome)
         return result
+
+    def _labels(self, folder: Path, prepared: Prepared) -> Labels:
+        row = asdict(self.row)
+        shown = ("setup", "role", "model", "adapter", "memory", "data", "protocol", "seed")
+        return Labels(
+            name=self.row_id or folder.name,
+            tags=(self.row_id or "no row of Table 1", *(f"{name}={row[name]}" for name in shown)),
+            config={"row": row, "settings": describe(self)},
+            keys=prepared.keys(),
+        )
 
     def _illustrate(self, assets: Assets, prepared: Prepared, folder: Path) -> None:
         """Write what a report shows beside the numbers: the personas and a few test prompts."""
@@ -414,21 +427,22 @@ class Experiment:
             "personas": prepared.personas.key,
         }
 
-    def _adapter_keys(
+    def _adapter_folders(
         self, assets: Assets, store: Store, prepared: Prepared, plan: Plan
-    ) -> dict[str, str]:
+    ) -> dict[str, Path]:
         return {
-            name: store.key(TrainedAdapter, self._adapter_spec(assets, prepared, name))
+            name: store.folder(TrainedAdapter, self._adapter_spec(assets, prepared, name))
             for name in plan.rows
         }
 
     def _predictions_spec(
         self, assets: Assets, store: Store, prepared: Prepared, plan: Plan
     ) -> dict[str, Any]:
+        folders = self._adapter_folders(assets, store, prepared, plan)
         return self._prompts_spec(assets, prepared, self.memory) | {
             "decode": self.decode,
             "personas": prepared.personas.key,
-            "adapters": self._adapter_keys(assets, store, prepared, plan),
+            "adapters": {name: folder.name for name, folder in folders.items()},
         }
 
     def answer(
@@ -476,6 +490,28 @@ class Experiment:
         """The row of Table 1 that this is, None for any other."""
         return None if self.control else row_id(self.role, self.adapter.name, self.memory.name)
 
+    @property
+    def row(self) -> Row:
+        """What this is a run of."""
+        return Row(
+            id=self.row_id,
+            setup=self.setup,
+            role=self.role,
+            model=self.model.name,
+            adapter=self.adapter.name,
+            memory=self.memory.name,
+            data=self.data.name,
+            distiller=self.distiller.name,
+            embedder=self.embedder.name,
+            personas=self.personas.name,
+            protocol=self.protocol.name,
+            decode=self.decode.name,
+            peft=self.peft.name,
+            seed=self.seed,
+            changed=dict(self.changed),
+            control=self.control,
+        )
+
     def _rate(
         self,
         assets: Assets,
@@ -486,9 +522,9 @@ class Experiment:
         rerun: bool,
     ) -> Predictions:
         """Train what is missing, then let each user's adapter rate the user's test rows."""
-        name = self.row_id or "run"
-        config = {each.name: _name(getattr(self, each.name)) for each in fields(self)}
-        with self.logger.open(folder, name, config) as logger:
+        folders = self._adapter_folders(assets, store, prepared, plan)
+        new = {name: place for name, place in folders.items() if rerun or not place.exists()}
+        with self.logger.curves(folder, self._labels(folder, prepared), new) as logger:
             adapters = self.adapters(
                 assets, store, prepared, plan, folder=folder, logger=logger, rerun=rerun
             )
@@ -557,27 +593,9 @@ class Experiment:
         facts, memories = predictions.value.facts, prepared.memories.value
         costs = prepared.costs()
         assessed = assess(predictions.value.frame, found.value, self.decode.name)
-        adapters = self._adapter_keys(assets, store, prepared, plan)
-        row = Row(
-            id=self.row_id,
-            setup=self.setup,
-            role=self.role,
-            model=self.model.name,
-            adapter=self.adapter.name,
-            memory=self.memory.name,
-            data=self.data.name,
-            distiller=self.distiller.name,
-            embedder=self.embedder.name,
-            personas=self.personas.name,
-            protocol=self.protocol.name,
-            decode=self.decode.name,
-            peft=self.peft.name,
-            seed=self.seed,
-            changed=dict(self.changed),
-            control=self.control,
-        )
+        adapters = self._adapter_folders(assets, store, prepared, plan)
         return Result(
-            row=row,
+            row=self.row,
             cohort=self.data.cohort,
             development=self.data.development,
             **vars(assessed),
@@ -599,16 +617,12 @@ class Experiment:
             versions=facts["versions"],
             keys=prepared.keys()
             | {
-                "adapters": "+".join(adapters.values()) or "none",
+                "adapters": "+".join(each.name for each in adapters.values()) or "none",
                 "predictions": predictions.key,
                 "baselines": found.key,
             },
             reused=predictions.reused,
         )
-
-
-def _name(component: Any) -> Any:
-    return getattr(component, "name", component)
 
 
 def _paid(cost: Cost) -> dict[str, float]:

@@ -108,6 +108,10 @@ class Store:
         text = json.dumps(inputs, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
+    def folder(self, kind: type[StageOutput], spec: Mapping[str, Any]) -> Path:
+        """Where the result of a stage lies once it is stored; its name is the key."""
+        return self.root / kind.STAGE / self.key(kind, spec)
+
     def once(
         self,
         kind: type[T],
@@ -124,8 +128,8 @@ class Store:
             compute: Gives the result; a kill or an error in it leaves nothing behind.
             rerun: Compute also when it is stored, and put the new result in its place.
         """
-        key = self.key(kind, spec)
-        folder = self.root / kind.STAGE / key
+        folder = self.folder(kind, spec)
+        key = folder.name
         if not self.computing:
             if (found := self.find(kind, spec)) is None:
                 raise NotAtHand(f"{kind.STAGE} {key} is not in the store", "run once to have it")
@@ -157,12 +161,11 @@ class Store:
 
     def find(self, kind: type[T], spec: Mapping[str, Any]) -> Entry[T] | None:
         """The stored result, None where there is none or, with a warning, a damaged one."""
-        key = self.key(kind, spec)
-        folder = self.root / kind.STAGE / key
+        folder = self.folder(kind, spec)
         if not folder.exists():
             return None
         if (damage := self._damage(kind, folder)) is not None:
-            _log.warning("%s %s is damaged (%s)", kind.STAGE, key, damage)
+            _log.warning("%s %s is damaged (%s)", kind.STAGE, folder.name, damage)
             return None
         return self._read(kind, folder, reused=True)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import wandb
 from hydra import compose, initialize_config_module
 
 from persona_lab.assets import Assets
@@ -69,6 +70,43 @@ def test_a_second_run_reuses_all_and_gives_the_same(
     assert again.reused
     assert not result.reused
     assert dataclasses.replace(again, reused=False) == result
+
+
+def test_a_run_and_its_reuse_show_in_weights_and_biases(
+    places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    started: list[dict[str, Any]] = []
+    begin = wandb.init
+    monkeypatch.setattr(
+        wandb, "init", lambda **options: started.append(options) or begin(**options)
+    )
+    stages = []
+    for name in ("first", "again"):
+        (tmp_path / name).mkdir()
+        one = experiment("logger=wandb", "seed=7")
+        result = one.run(**places, folder=tmp_path / name)
+        stages.append([options["job_type"] for options in started])
+        started.clear()
+        assert json.loads((tmp_path / name / "wandb.json").read_text())["group"]
+        assert wandb.run is None
+    assert result.reused
+    # What was computed once has curves once; every run has its numbers.
+    assert stages == [["adapters", "predictions"], ["predictions"]]
+
+
+def test_what_a_run_is_found_by_are_its_settings(
+    first: tuple[Path, Result], places: dict[str, Any]
+) -> None:
+    one = experiment("seed=3")
+    labels = one._labels(first[0], one.prepare(**places))
+    assert labels.name == "r10"
+    assert {"r10", "adapter=persona", "memory=ms_ml", "seed=3"} <= {*labels.tags}
+    assert labels.config["row"]["adapter"] == "persona"
+    assert labels.config["settings"]["train"]["epochs"] == one.train.epochs
+    # Neither the logger nor where something lies on this machine.
+    assert "logger" not in labels.config["settings"]
+    assert json.dumps(labels.config).count(str(Path.home())) == 0
 
 
 def test_rows_share_what_does_not_depend_on_the_model(

@@ -46,7 +46,7 @@ def _cells(
 ) -> Iterator[dict[str, Any]]:
     for adapter, frame in crossed.items():
         own = frame["user_id"].map(dict(route))
-        for users in dict.fromkeys(route.values()):
+        for users in [*crossed, *({None} & {*route.values()})]:
             group = own.isna() if users is None else own == users
             rows, difference = frame[group], None
             if users is not None and users in crossed and users != adapter:

@@ -160,6 +160,18 @@ class Result:
         partial.write_text(text + "\n", encoding="utf-8")
         os.replace(partial, folder / "result.json")
 
+    def numbers(self) -> dict[str, Any]:
+        """Return what the run came to, without lists: for a tracker that shows runs side by side.
+
+        `metrics` stand at the top, the rest below its field's name.
+        """
+        nested = ("intervals", "baselines", "timing", "cost", "cuts", "skipped", "distillation")
+        single = ("cohort", "n_test", "n_unrelated", "truncated", "reused")
+        beyond = {name: value for name, value in self.beyond.items() if not isinstance(value, list)}
+        leaks = sum(each["found"] for each in self.audit)
+        named = {name: getattr(self, name) for name in (*single, *nested)}
+        return {**self.metrics, **named, "beyond": beyond, "audit_found": leaks}
+
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read a folder's result.json.

@@ -1,61 +1,119 @@
-"""A run folder -> the logger of its curves: CSV, TensorBoard, Weights & Biases or none.
+"""A run -> its curves and its outcome: in CSV, TensorBoard, Weights & Biases or nowhere.
 
 None of them may ask a question, need an account or need the network.
 """
 
+import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import pandas as pd
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers import Logger as LightningLogger
 
 from persona_lab.errors import UserError
 
+if TYPE_CHECKING:
+    import wandb
 
-class Logger(Protocol):
-    """Where a run's curves go."""
+_log = logging.getLogger(__name__)
 
-    def open(self, folder: Path, name: str, config: Mapping[str, Any]) -> Any:
-        """A context manager that yields Lightning's logger, None for no logger.
-
-        Args:
-            folder: The run's folder; files go there.
-            name: The run's name.
-            config: The choices of the run, to be shown with its curves.
-        """
-        ...
+_PATIENCE = 20.0  # seconds to reach the service, before a run goes on offline
+_LONGEST_UPLOAD = 1800.0  # seconds at a run's end; what is left then waits for `wandb sync`
 
 
 @dataclass(frozen=True)
-class NoLogger:
+class Labels:
+    """What a run is found by.
+
+    Attributes:
+        name: Its row of Table 1, else its folder's name.
+        tags: Its main choices.
+        config: All settings.
+        keys: stage -> key in the store, of what the run was made from.
+    """
+
+    name: str
+    tags: tuple[str, ...]
+    config: Mapping[str, Any]
+    keys: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        metrics: Numbers, by name or nested.
+        predictions: Its test rows, as in predictions.parquet.
+        adapters: name -> folder of each adapter that rated.
+    """
+
+    metrics: Mapping[str, Any]
+    predictions: pd.DataFrame
+    adapters: Mapping[str, Path]
+
+
+class Logger(Protocol):
+    """Where a run's curves and outcome go."""
+
+    def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Any:
+        """A context manager in which adapters are trained; it yields Lightning's logger or None.
+
+        Args:
+            folder: The run's folder; files go there.
+            labels: What the run is found by.
+            adapters: name -> folder in which it lies at the end, of those that are trained.
+        """
+        ...
+
+    def outcome(self, folder: Path, labels: Labels, outcome: Outcome) -> None:
+        """Show what a run came to, also where all of it was reused."""
+        ...
+
+
+class _CurvesOnly:
+    """The outcome stands in the run's folder anyway."""
+
+    def outcome(self, folder: Path, labels: Labels, outcome: Outcome) -> None:
+        """Show nothing more."""
+
+
+@dataclass(frozen=True)
+class NoLogger(_CurvesOnly):
     """No curves."""
 
     @contextmanager
-    def open(self, folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[None]:
+    def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Iterator[None]:
         """Yield None."""
         yield None
 
 
 @dataclass(frozen=True)
-class Csv:
+class Csv(_CurvesOnly):
     """Curves as curves/metrics.csv in the run folder."""
 
     @contextmanager
-    def open(self, folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[LightningLogger]:
+    def curves(
+        self, folder: Path, labels: Labels, adapters: Mapping[str, Path]
+    ) -> Iterator[LightningLogger]:
         """Yield Lightning's CSV logger."""
         yield CSVLogger(folder, name="curves", version="")
 
 
 @dataclass(frozen=True)
-class Tensorboard:
+class Tensorboard(_CurvesOnly):
     """Curves for TensorBoard in the run folder."""
 
     @contextmanager
-    def open(self, folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[LightningLogger]:
+    def curves(
+        self, folder: Path, labels: Labels, adapters: Mapping[str, Path]
+    ) -> Iterator[LightningLogger]:
         """Yield Lightning's TensorBoard logger.
 
         Raises:
@@ -72,12 +130,16 @@ class Tensorboard:
 
 @dataclass(frozen=True)
 class Wandb:
-    """A Weights & Biases run, online when logged in, else offline in the run folder.
+    """Runs in Weights & Biases: online when logged in and reached, else offline in the run folder.
+
+    A run here is one there for each stage: `adapters` while any is trained, with its curves and
+    the adapters as artifacts, and `predictions` with the numbers, the table of test rows and the
+    adapters that rated as its inputs.
 
     Attributes:
         project: Project's name.
         entity: Team or user; None: the default one.
-        group: Shown together; None: the sweep's folder.
+        group: Shown together; None: the folder above the run's, which is the sweep's.
         mode: `auto`, `online` or `offline`.
     """
 
@@ -87,34 +149,99 @@ class Wandb:
     mode: Literal["auto", "online", "offline"] = "auto"
 
     @contextmanager
-    def open(self, folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[LightningLogger]:
-        """Yield a logger whose run is finished at the end, so that jobs never merge into one.
+    def curves(
+        self, folder: Path, labels: Labels, adapters: Mapping[str, Path]
+    ) -> Iterator[LightningLogger | None]:
+        """Yield Lightning's logger of a run that is finished at the end; None without adapters."""
+        if not adapters:
+            yield None
+            return
+        with self.start(folder, labels, "adapters") as run:
+            run.define_metric("*", step_metric="trainer/global_step")
+            yield WandbLogger(experiment=run, save_dir=folder)
+            for name, place in adapters.items():
+                run.log_artifact(_artifact(name, place, labels))
+
+    def outcome(self, folder: Path, labels: Labels, outcome: Outcome) -> None:
+        """Show numbers and predictions, and note in wandb.json where they are."""
+        with self.start(folder, labels, "predictions") as run:
+            for name, place in outcome.adapters.items():
+                # What `use_artifact` does, but that refuses to do it offline.
+                run._log_artifact(
+                    _artifact(name, place, labels), is_user_created=True, use_after_commit=True
+                )
+            run.log({"predictions": table(outcome.predictions)})
+            run.summary.update(dict(outcome.metrics))
+            place = {"entity": run.entity or None, "project": run.project, "group": run.group}
+        (folder / "wandb.json").write_text(json.dumps(place), encoding="utf-8")
+
+    def start(self, folder: Path, labels: Labels, stage: str) -> "wandb.Run":
+        """Begin a run of W&B, to be used in a `with`: finished in any case, none merge into one.
+
+        Args:
+            folder: What it writes goes there; the folder above names its group.
+            labels: What it is found by.
+            stage: Its job type.
 
         Raises:
-            UserError: `mode` is `online` and nobody is logged in.
+            UserError: `mode` is `online` and nobody is logged in, or the service is not reached.
         """
         import wandb  # takes a second, and most runs have no use for it
 
-        may = self.mode == "online" or (
-            self.mode == "auto" and os.environ.get("WANDB_MODE", "online") == "online"
-        )
-        online = may and wandb.login(prompt=False, verify=False)
-        if self.mode == "online" and not online:
-            raise UserError(
-                "logger.mode is online, and nobody is logged in to Weights & Biases",
-                "run `wandb login`, or use logger.mode=auto",
-            )
-        logger = WandbLogger(
-            project=self.project,
-            entity=self.entity,
-            group=self.group or folder.parent.name,
-            name=name,
-            save_dir=folder,
-            mode="online" if online else "offline",
-            config=dict(config),
-            settings=wandb.Settings(silent=True, console="off"),
-        )
+        mode: Any = os.environ.get("WANDB_MODE", "online") if self.mode == "auto" else self.mode
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
+            if self.mode == "online":
+                raise UserError(
+                    "logger.mode is online, and nobody is logged in to Weights & Biases",
+                    "run `wandb login`, or use logger.mode=auto",
+                )
+            mode = "offline"
+        options: dict[str, Any] = {
+            "project": self.project,
+            "entity": self.entity,
+            "group": self.group or " ".join(folder.parts[-3:-1]),
+            "job_type": stage,
+            "name": labels.name,
+            "tags": labels.tags,
+            "config": {**labels.config, "keys": dict(labels.keys)},
+            "dir": folder,
+            "reinit": "create_new",  # also where a notebook has a run of its own open
+            "settings": wandb.Settings(
+                silent=True, console="off", init_timeout=_PATIENCE, finish_timeout=_LONGEST_UPLOAD
+            ),
+        }
         try:
-            yield logger
-        finally:
-            wandb.finish()
+            return wandb.init(mode=mode, **options)
+        except wandb.Error as error:
+            if mode != "online":
+                raise
+            if self.mode == "online":
+                raise UserError(
+                    f"Weights & Biases cannot be reached: {error}", "use logger.mode=auto"
+                ) from error
+            _log.warning(
+                "Weights & Biases cannot be reached (%s): runs stay in %s, for `wandb sync`",
+                *(error, folder / "wandb"),
+            )
+            # The next run of this process would only wait again.
+            os.environ["WANDB_MODE"] = "offline"
+            return wandb.init(mode="offline", **options)
+
+
+def table(frame: pd.DataFrame) -> "wandb.Table":
+    """A frame as a table of W&B, which knows no missing value but None."""
+    import wandb
+
+    return wandb.Table(dataframe=frame.astype(object).where(frame.notna(), None))
+
+
+def _artifact(name: str, folder: Path, labels: Labels) -> "wandb.Artifact":
+    """An adapter, known by its key: W&B sees that two runs mean the same one."""
+    import wandb
+
+    metadata = {"adapter": name, "key": folder.name, "made_from": dict(labels.keys)}
+    made = wandb.Artifact(f"{name}-{folder.name}", "adapter", metadata=metadata)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        # The store never writes a file again: no copy is needed until it is uploaded.
+        made.add_file(str(file), file.relative_to(folder).as_posix(), policy="immutable")
+    return made

@@ -1,4 +1,7 @@
-"""`python -m persona_lab.report <folder>...`: print the table and write it again."""
+"""`python -m persona_lab.report <folder>...`: print the table and write it again.
+
+With --wandb it is shown in Weights & Biases, too.
+"""
 
 import argparse
 import sys
@@ -15,14 +18,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m persona_lab.report", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="sweeps' or runs' folders")
     parser.add_argument("--into", type=Path, help="where to write (default: the folder itself)")
+    parser.add_argument("--wandb", action="store_true", help="make a W&B Report of it, too")
     given = parser.parse_args(arguments)
     try:
         if given.into is None and len(given.folders) > 1:
             raise UserError("several folders were given", "add --into <folder for the report>")
         report = build(*given.folders)
         print_table(report)
-        for path in write(report, given.into or given.folders[0], _words(report)):
+        into = given.into or given.folders[0]
+        for path in write(report, into, _words(report)):
             print(path)
+        if given.wandb:
+            from persona_lab.report.online import publish  # what only this asks for
+
+            print(publish(report, into))
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
 """Runs -> which of their differences are more than noise.
 
-Runs are compared only where their test rows come from one split. Every statement rests on paired
+Runs are compared wherever they were tested on the same ratings. Every statement rests on paired
 95% intervals, clustered by user: of the ratings as decoded, on the rows that both answered and
 again with each user's mean training rating for what was not (decision 13), and of the expected
 ratings, which every row has. Pure.
@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from persona_lab.evaluation import Judged, TableRow, contrast, judge
+from persona_lab.evaluation import Judged, TableRow, contrast, judge, rows_key
 from persona_lab.evaluation.metrics import decoded
 from persona_lab.report.runs import Report, Run
 
@@ -93,13 +93,15 @@ def answers(run: Run) -> bool:
 
 
 def groups(report: Report) -> tuple[Group, ...]:
-    """Group a report's runs by the split that their test rows come from."""
-    by_split: dict[str, list[Run]] = {}
+    """Group a report's runs by their test rows, whatever else differs between them."""
+    by_rows: dict[str, list[Run]] = {}
     for run in report.runs:
-        by_split.setdefault(run.result.keys.get("split", run.name), []).append(run)
+        frame = run.predictions
+        alone = run.result.keys.get("split", run.name)
+        by_rows.setdefault(alone if frame is None else rows_key(frame), []).append(run)
     return tuple(
-        Group(_letters(i) if len(by_split) > 1 else "", tuple(runs), _baselines(runs))
-        for i, runs in enumerate(by_split.values())
+        Group(_letters(i) if len(by_rows) > 1 else "", tuple(runs), _baselines(runs))
+        for i, runs in enumerate(by_rows.values())
     )
 
 
@@ -108,12 +110,17 @@ def _letters(i: int) -> str:
 
 
 def _baselines(runs: list[Run]) -> dict[tuple[str, str], dict[str, Any]]:
-    found = {
-        (version, name): errors
-        for run in reversed(runs)
-        for version, names in run.result.baselines.items()
-        for name, errors in names.items()
-    }
+    """Baselines of all runs; one that is another in a later run is named with that run.
+
+    So is the average that the prompt shows, where runs differ in what it is taken over.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for run in runs:
+        for version, names in run.result.baselines.items():
+            for name, errors in names.items():
+                others = [each for key, each in found.items() if key[0] == version]
+                if found.setdefault((version, name), errors) != errors and errors not in others:
+                    found[version, f"{NAMES.get(name, name)}, in {run.label}"] = errors
     order = {version: i for i, version in enumerate(VERSIONS)}
     ranks = {name: i for i, name in enumerate(NAMES)}
     return dict(
@@ -253,17 +260,21 @@ def verdict(*differences: Interval | None) -> str:
 def baseline_label(version: str, name: str) -> str:
     """Return a baseline's name, with its version where that changes what it predicts."""
     spoken = NAMES.get(name, name)
-    return spoken if name in UNVARIED else f"{spoken} ({FITTED.get(version, version)})"
+    once = name in UNVARIED or version == "prompt"
+    return spoken if once else f"{spoken} ({FITTED.get(version, version)})"
 
 
 def findings(run: Run, baselines: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Say how a run's decoded ratings stand to baselines on the same rows."""
-    by_verdict: dict[str, dict[str, None]] = {}
     prediction = "expected" if run.result.row.decode == "expected" else "decoded"
-    for version, name in baselines:
-        record = against_baseline(run, version, name, prediction)
-        said = verdict(*both_readings(record))
-        by_verdict.setdefault(said, {})[baseline_label(version, name)] = None
+    verdicts = {
+        key: verdict(*both_readings(against_baseline(run, *key, prediction))) for key in baselines
+    }
+    by_verdict: dict[str, dict[str, None]] = {}
+    for (version, name), said in verdicts.items():
+        alike = {each for key, each in verdicts.items() if key[1] == name} == {said}
+        label = NAMES.get(name, name) if alike else baseline_label(version, name)
+        by_verdict.setdefault(said, {})[label] = None
     for said, text in (
         ("lower", "Its error is lower, beyond noise, than that of"),
         ("within noise", "Within noise of"),

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -28,7 +27,6 @@ INK, MUTED, OURS, PAPERS = "#1f2328", "#6a737d", "#2f6fb3", "#b35c1e"
 VARIABLES = {INK: "--ink", MUTED: "--muted", OURS: "--ours", PAPERS: "--papers"}
 MARKERS = "osD^vP*X"
 LONGEST_LABEL = 48
-BINS = 10
 
 STYLE: dict[RcKeyType, Any] = {
     "svg.fonttype": "none",  # text stays text: readable, and in the page's own font
@@ -114,13 +112,13 @@ def _drawings(report: Report, tagger: Tagger | None) -> Iterator[Drawing]:
         "predictors on the same test rows; the dashed line is the item mean that the prompt shows.",
         _intervals(report),
     )
-    predicting = [run for run in report.runs if run.predictions is not None]
-    if predicting:
+    forecasting = [run for run in report.runs if run.result.beyond]
+    if forecasting:
         yield Drawing(
             "reliability",
-            "Of the ratings to which a model gave a probability (of the five digits), the share "
-            "that came true; on the line, probabilities are right.",
-            _reliability(predicting),
+            "How often the likeliest rating was right, by the probability that the model gave it; "
+            "on the line, probabilities are right. The mean gap is the calibration error (ECE).",
+            _reliability(forecasting),
         )
     if any(run.result.adapters for run in report.runs):
         yield Drawing(
@@ -168,30 +166,19 @@ def _reliability(runs: Sequence[Run]) -> Figure:
     drawn = Figure(figsize=(2.1 * columns + 0.6, 2.2 * rows + 0.3), layout="constrained")
     panels = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, run in zip(panels, runs, strict=False):
-        shown, came_true, n = _bins(run)
+        bins = run.result.beyond["reliability"]
+        given, right = ([each[name] for each in bins] for name in ("confidence", "accuracy"))
+        sizes = [6 + 60 * each["n"] / run.result.n_test for each in bins]
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.plot(shown, came_true, color=OURS, linewidth=1)
-        axes.scatter(shown, came_true, s=6 + 60 * n / n.sum(), color=OURS)
+        axes.plot(given, right, color=OURS, linewidth=1)
+        axes.scatter(given, right, s=sizes, color=OURS)
         axes.set_title(_short(run.label, 30), fontsize=7.5)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     for axes in panels[len(runs) :]:
         axes.set_visible(False)
-    drawn.supxlabel("probability given", fontsize=9)
-    drawn.supylabel("share that came true", fontsize=9)
+    drawn.supxlabel("probability of the likeliest rating", fontsize=9)
+    drawn.supylabel("share that was right", fontsize=9)
     return drawn
-
-
-def _bins(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean probability and share that came true in bins of equal width, of all five ratings."""
-    frame = run.predictions
-    assert frame is not None
-    given = frame[[f"p{n}" for n in range(1, 6)]].to_numpy(dtype=float).ravel()
-    true = (frame["rating"].to_numpy()[:, None] == np.arange(1, 6)).ravel()
-    place = np.minimum((given * BINS).astype(int), BINS - 1)
-    n = np.bincount(place, minlength=BINS)
-    used = n > 0
-    sums = [np.bincount(place, weights=each, minlength=BINS)[used] for each in (given, true)]
-    return sums[0] / n[used], sums[1] / n[used], n[used]
 
 
 def _training_size(runs: Sequence[Run]) -> Figure:

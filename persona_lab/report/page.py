@@ -12,21 +12,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from persona_lab.report.figures import Drawing, inline_svg
+from persona_lab.report.notes import QUESTION, READING, headlines, notes
 from persona_lab.report.runs import Report, Run
-from persona_lab.report.tables import (
-    NONE,
-    QUESTION,
-    Table,
-    all_tables,
-    failure_table,
-    headlines,
-    notes,
-    number,
-    visible,
-)
-
-OPEN = ("Table 1", "One adapter per persona", "What the paper", "Simple predictors", "Runs against")
-"""Starts of the titles of tables that are shown unfolded."""
+from persona_lab.report.tables import NONE, details, failure_table, leading, number, visible
 
 
 @dataclass(frozen=True)
@@ -49,20 +37,16 @@ def html(report: Report, drawings: Sequence[Drawing]) -> str:
         lstrip_blocks=True,
     )
     failures = failure_table(report)
-    tables = [table for table in all_tables(report) if table != failures]
-
-    def shown(table: Table) -> bool:
-        return table.title.startswith(OPEN)
-
     # Our own drawings; matplotlib escapes the labels in them.
     figures = [(Markup(inline_svg(drawing)), drawing) for drawing in drawings]
     return environment.get_template("page.html").render(
         question=QUESTION,
         headlines=headlines(report),
         notes=notes(report),
+        reading=READING if report.runs else (),
         failures=failures if failures.rows else None,
-        main=[table for table in tables if shown(table)],
-        folded=[table for table in tables if not shown(table)],
+        leading=leading(report),
+        details=details(report),
         figures=figures,
         wordless=bool(drawings) and not any(drawn.name.startswith("words") for drawn in drawings),
         examples=[(visible(run.label), list(_answers(run))) for run in report.runs if run.examples],

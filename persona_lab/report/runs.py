@@ -1,7 +1,7 @@
 """Run folders -> what a report is made of: results, predictions, failures.
 
-Reads status.json, result.json, predictions.parquet, personas.json and examples.json of each run
-and nothing else.
+Reads status.json, result.json, predictions.parquet, personas.json, examples.json and wandb.json of
+each run and nothing else.
 """
 
 import json
@@ -35,6 +35,7 @@ class Run:
         predictions: Its test rows as in predictions.parquet; None where the folder has none.
         personas: What `Personas.picture` gives, from personas.json; None where there is none.
         examples: user_id, item_id, title and prompt of a few test rows, from examples.json.
+        logged: entity, project and group in Weights & Biases, from wandb.json; None if not there.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Run:
     predictions: pd.DataFrame | None
     personas: dict[str, Any] | None = None
     examples: tuple[dict[str, Any], ...] = ()
+    logged: dict[str, Any] | None = None
 
     @property
     def stands_in(self) -> bool:
@@ -136,6 +138,7 @@ def _read(folder: Path, name: str) -> Run | Failure:
         return Run(
             name, _label(result.row, name), result, _predictions(folder),
             _json(folder / "personas.json"), tuple(_json(folder / "examples.json") or ()),
+            _json(folder / "wandb.json"),
         )  # fmt: skip
     except UserError as error:
         return Failure(name, "damaged", str(error), overrides)

@@ -1,40 +1,34 @@
-"""Report -> tables and notes of plain text, which every output format shows alike. Pure.
+"""Report -> tables of plain text, which every output format shows alike. Pure.
 
 All text from run folders passes through `plain`, so that no later step meets a control character.
 """
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 from persona_lab.evaluation import Judged
 from persona_lab.report import paper
 from persona_lab.report.compare import (
     FITTED,
-    MAX_URR,
     NAMES,
     UNVARIED,
     Difference,
     Group,
     against_baseline,
     against_run,
-    answers,
     both_readings,
     claims,
     contrasts,
-    findings,
     groups,
     verdict,
 )
 from persona_lab.report.runs import MEMORIES, Report, Run
 
-QUESTION = "Do persona adapters make a small language model rate as its users do?"
 NONE = "–"
 CHOICES = ("setup", "data", "distiller", "embedder", "personas", "protocol", "decode", "peft")
-FEW_USERS = 30
-LITTLE_MASS = 0.5
+SHOWN_RESPONSES = 5
 
 T = TypeVar("T")
 
@@ -120,13 +114,13 @@ def main_table(report: Report) -> Table:
         cells[Column("users")] = lambda run: run.result.cohort
     if len(found) > 1:
         cells[Column("test rows")] = lambda run: name_of[run.name]
-    common = _common(report.runs)
+    common = changed_alike(report.runs)
     if any(run.result.row.changed.keys() - common for run in report.runs):
         cells[Column("changed")] = lambda run: _changed(run, common)
     cells |= {
         Column("RMSE [95%]", True): lambda run: with_interval(run.result.intervals.get("rmse")),
         Column("MAE", True): lambda run: number(run.result.metrics["mae"]),
-        Column("URR", True): lambda run: _percent(run.result.metrics["urr"]),
+        Column("URR", True): lambda run: percent(run.result.metrics["urr"]),
         Column("n", True): _answered,
         Column("RMSE expected [95%]", True): lambda run: with_interval(
             run.result.intervals.get("rmse_expected")
@@ -141,7 +135,8 @@ def _dash(adapter: str) -> str:
     return NONE if adapter == "none" else adapter
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """Return a share in percent, a dash for None."""
     return NONE if share is None else f"{100 * share:.2f}%"
 
 
@@ -159,16 +154,17 @@ def _papers(run: Run) -> str:
 
 
 def _changed(run: Run, but: Iterable[str] = ()) -> str:
-    return _settings(run.result.row.changed, but) or NONE
+    return settings(run.result.row.changed, but) or NONE
 
 
-def _settings(changed: dict[str, Any], but: Iterable[str] = ()) -> str:
+def settings(changed: dict[str, Any], but: Iterable[str] = ()) -> str:
+    """Return changed settings in one line, without those named."""
     shown = sorted(changed.keys() - {*but})
     return ", ".join(f"{name}={_value(changed[name])}" for name in shown)
 
 
-def _common(runs: Sequence[Run]) -> dict[str, Any]:
-    """What every run changed alike."""
+def changed_alike(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return what every run changed alike."""
     first, *others = [run.result.row.changed for run in runs] or [{}]
     absent = object()
     return {
@@ -215,21 +211,35 @@ def baseline_table(group: Group) -> Table:
     }
     shown = [key for key in group.baselines if key[1] not in UNVARIED or key[0] != "cohort"]
     strong = [i for i, (version, _) in enumerate(shown) if version == "prompt"]
-    title = f"Simple predictors on the same test rows{_where(group)}"
+    title = f"Simple predictors on the same test rows{where(group)}"
     return _table(title, cells, shown, strong)
 
 
-def _where(group: Group) -> str:
+def where(group: Group) -> str:
+    """Return what names a group's test rows behind a title, nothing where there is one group."""
     return f", test rows {group.name}" if group.name else ""
 
 
 def contrast_table(group: Group) -> Table:
     """Return the runs of an adapter per persona minus those that differ in the adapter alone."""
-    return _differences(f"One adapter per persona against others{_where(group)}", contrasts(group))
+    return _differences(f"One adapter per persona against others{where(group)}", contrasts(group))
 
 
-def claims_table(group: Group) -> Table:
-    """Return what the paper says of its Table 1 and whether a group's rows bear it out."""
+def claims_table(group: Group, testable: bool = True) -> Table:
+    """Return what the paper says of its Table 1 and whether a group's rows bear it out.
+
+    Args:
+        group: The runs.
+        testable: Whether to return the claims that they can test, or those that they cannot.
+    """
+    judged = [each for each in claims(group) if (each.judgement != "not testable") == testable]
+    if not testable:
+        missing: Cells[Judged] = {
+            Column("claim"): lambda each: each.text,
+            Column("rows"): lambda each: each.name,
+            Column("why"): lambda each: each.why,
+        }
+        return _table(f"Claims that cannot be tested{where(group)}", missing, judged)
     cells: Cells[Judged] = {
         Column("claim"): lambda each: each.text,
         Column("rows"): lambda each: each.name,
@@ -240,16 +250,15 @@ def claims_table(group: Group) -> Table:
         Column("p after Holm", True): lambda each: (
             number(each.contrast.adjusted.get("rmse")) if each.contrast else NONE
         ),
-        Column("why"): lambda each: each.why or NONE,
     }
-    return _table(f"What the paper claims{_where(group)}", cells, claims(group))
+    return _table(f"What the paper claims{where(group)}", cells, judged)
 
 
 def between_rows(group: Group) -> Table:
     """Return each run of a group minus its best run."""
     best = group.best
     pairs = [] if best is None else [(run, best) for run in group.runs if run is not best]
-    return _differences(f"Runs against the one with the lowest RMSE{_where(group)}", pairs)
+    return _differences(f"Runs against the one with the lowest RMSE{where(group)}", pairs)
 
 
 def _differences(title: str, pairs: Iterable[tuple[Run, Run]]) -> Table:
@@ -273,24 +282,74 @@ def _differences(title: str, pairs: Iterable[tuple[Run, Run]]) -> Table:
     return _table(title, cells, found)
 
 
-def persona_table(report: Report) -> Table:
-    """Return every run's scores by persona."""
-    pairs = [(run, scores) for run in report.runs for scores in run.result.per_persona]
+def slices_table(report: Report) -> Table:
+    """Return every run's errors on parts of the test rows: one part's runs below each other."""
+    parts = [(run, part) for run in report.runs for part in run.result.beyond.get("slices", ())]
+    order = list(dict.fromkeys(_part(part) for _, part in parts))
 
-    def score(metric: str) -> Callable[[tuple[Run, dict[str, Any]]], str]:
-        return lambda pair: number(pair[1].get(metric))
+    def errors(suffix: str = "") -> Callable[[tuple[Run, dict[str, Any]]], str]:
+        return lambda item: " / ".join(number(item[1][f"{m}{suffix}"]) for m in ("rmse", "mae"))
 
     cells: Cells[tuple[Run, dict[str, Any]]] = {
-        Column("run"): lambda pair: pair[0].label,
-        Column("persona", True): lambda pair: str(pair[1]["persona"]),
-        Column("users", True): lambda pair: f"{pair[1]['n_users']:,}",
-        Column("rows", True): lambda pair: f"{pair[1]['n_test']:,}",
-        Column("RMSE", True): score("rmse"),
-        Column("MAE", True): score("mae"),
-        Column("URR", True): lambda pair: _percent(pair[1].get("urr")),
-        Column("RMSE expected", True): score("rmse_expected"),
+        Column("test rows of"): lambda item: _part(item[1]),
+        Column("run"): lambda item: item[0].label,
+        Column("users", True): lambda item: f"{item[1]['n_users']:,}",
+        Column("rows", True): lambda item: f"{item[1]['n']:,}",
+        Column("without a rating", True): lambda item: f"{item[1]['n_unrelated']:,}",
+        Column("RMSE / MAE", True): errors(),
+        Column("RMSE / MAE expected", True): errors("_expected"),
     }
-    return _table("By persona", cells, pairs)
+    title = "By persona, activity, history and popularity"
+    return _table(title, cells, sorted(parts, key=lambda item: order.index(_part(item[1]))))
+
+
+def _part(part: dict[str, Any]) -> str:
+    return f"{part['slice']} {part['value']}"
+
+
+def beyond_table(report: Report) -> Table:
+    """Return what an error does not show: of the probabilities, the ranks and the histograms."""
+
+    def value(*path: str) -> Callable[[Run], str]:
+        def cell(run: Run) -> str:
+            found: Any = run.result.beyond
+            for name in path:
+                found = found[name]
+            return number(found)
+
+        return cell
+
+    cells: Cells[Run] = {
+        Column("run"): lambda run: run.label,
+        Column("calibration error (ECE)", True): value("ece"),
+        Column("ranked probability score", True): value("rps"),
+        Column("rank correlation within users", True): value("spearman", "value"),
+        Column("of users", True): lambda run: f"{run.result.beyond['spearman']['n_users']:,}",
+        Column("histograms' distance in stars", True): value("wasserstein", "decoded"),
+        Column("histograms' distance expected", True): value("wasserstein", "expected"),
+        Column("users' mean RMSE expected", True): value("macro", "rmse"),
+        Column("users' mean MAE expected", True): value("macro", "mae"),
+    }
+    runs = [run for run in report.runs if run.result.beyond]
+    return _table("Calibration, ranks and histograms", cells, runs)
+
+
+def responses_table(report: Report) -> Table:
+    """Return the most frequent responses without a rating, each with a row that got it."""
+    items = [
+        (run, each)
+        for run in report.runs
+        for each in run.result.beyond.get("responses", ())[:SHOWN_RESPONSES]
+    ]
+    cells: Cells[tuple[Run, dict[str, Any]]] = {
+        Column("run"): lambda item: item[0].label,
+        Column("response"): lambda item: json.dumps(item[1]["response"], ensure_ascii=False),
+        Column("rows", True): lambda item: f"{item[1]['n']:,}",
+        Column("for instance"): lambda item: (
+            f"user {item[1]['user_id']}, movie {item[1]['item_id']}"
+        ),
+    }
+    return _table("The most frequent responses without a rating", cells, items)
 
 
 def unrelated_table(report: Report) -> Table:
@@ -298,7 +357,6 @@ def unrelated_table(report: Report) -> Table:
     cells: Cells[Run] = {
         Column("run"): lambda run: run.label,
         Column("without a rating", True): lambda run: f"{run.result.n_unrelated:,}",
-        Column("the most frequent"): _most_frequent,
     }
     for variant, head in (
         ("", "left out"),
@@ -310,15 +368,7 @@ def unrelated_table(report: Report) -> Table:
             number(run.result.metrics.get(f"{metric}{v}")) for metric in ("rmse", "mae")
         )
     runs = [run for run in report.runs if run.result.n_unrelated]
-    return _table("Responses without a rating", cells, runs)
-
-
-def _most_frequent(run: Run) -> str:
-    if run.predictions is None:
-        return NONE
-    silent = run.predictions.loc[run.predictions["prediction"].isna(), "response"]
-    found = silent.value_counts(sort=True).head(3)
-    return "; ".join(f"{json.dumps(text, ensure_ascii=False)} {n:,}" for text, n in found.items())
+    return _table("If responses without a rating counted", cells, runs)
 
 
 def time_table(report: Report) -> Table:
@@ -364,49 +414,70 @@ def settings_table(report: Report) -> Table:
 
 
 def provenance_table(report: Report, title: str, field: str) -> Table:
-    """Return `versions` or `keys`: one row per distinct value, with the runs that have it."""
-    values: dict[tuple[str, str], list[str]] = {}
-    for run in report.runs:
-        for name, value in getattr(run.result, field).items():
-            values.setdefault((name, str(value)), []).append(run.name)
-    cells: Cells[tuple[tuple[str, str], list[str]]] = {
-        Column("name"): lambda item: item[0][0],
-        Column("value"): lambda item: item[0][1],
-        Column("runs"): lambda item: _where_from(item[1], report),
-    }
-    return _table(title, cells, sorted(values.items(), key=lambda item: item[0][0]))
-
-
-def _where_from(runs: list[str], report: Report) -> str:
-    return "every run" if len(runs) == len(report.runs) else ", ".join(runs)
+    """Return `versions` or `keys` of all runs."""
+    return _by_runs(
+        report,
+        title,
+        (Column("name"), Column("value")),
+        lambda run: ((name, str(value)) for name, value in getattr(run.result, field).items()),
+    )
 
 
 def written_table(report: Report) -> Table:
-    """Return what was left out, written and dropped before a model saw it, and learned from.
+    """Return what was left out, written and dropped before a model saw it, and learned from."""
 
-    One row per distinct count, with the runs that have it.
-    """
-    values: dict[tuple[str, str, str], list[str]] = {}
-    for run in report.runs:
+    def counts(run: Run) -> Iterator[tuple[str, ...]]:
         result = run.result
-        trained = ((name, each["n_rows"]) for name, each in result.adapters.items())
-        for what, counts in (
-            ("lines of the ratings left out", result.skipped.items()),
-            ("memories", result.distillation.items()),
+        trained = {name: each["n_rows"] for name, each in result.adapters.items()}
+        for what, found in (
+            ("lines of the ratings left out", result.skipped),
+            ("memories", result.distillation),
             ("training rows of an adapter", trained),
-            ("cut from test prompts", result.cuts.items()),
+            ("cut from test prompts", result.cuts),
         ):
-            for name, n in counts:
-                values.setdefault((what, name, f"{n:,}"), []).append(run.label)
-    cells: Cells[tuple[tuple[str, str, str], list[str]]] = {
-        Column("what"): lambda item: item[0][0],
-        Column("name"): lambda item: item[0][1].replace("_", " "),
-        Column("number", True): lambda item: item[0][2],
-        Column("runs"): lambda item: _where_from(item[1], report),
+            for name, n in found.items():
+                yield what, name.replace("_", " "), f"{n:,}"
+
+    columns = (Column("what"), Column("name"), Column("number", True))
+    return _by_runs(report, "Left out, written, dropped, trained on", columns, counts)
+
+
+def audit_table(report: Report) -> Table:
+    """Return where test ratings, and answers to training rows, were looked for and found."""
+
+    def found_in(run: Run) -> Iterator[tuple[str, ...]]:
+        for each in run.result.audit:
+            examples = "; ".join(each["examples"]) or NONE
+            counts = (f"{each['checked']:,}", f"{each['found']:,}")
+            yield each["place"], each["what"], *counts, examples
+
+    numbers = (Column("checked", True), Column("found", True))
+    columns = (Column("place"), Column("looked for: what"), *numbers, Column("for instance"))
+    found = _by_runs(report, "Audit: test ratings in what prompts are made of", columns, found_in)
+    strong = frozenset(i for i, row in enumerate(found.rows) if row[3] != "0")
+    return replace(found, strong=strong)
+
+
+def _by_runs(
+    report: Report,
+    title: str,
+    columns: tuple[Column, ...],
+    rows_of: Callable[[Run], Iterable[tuple[str, ...]]],
+) -> Table:
+    """One row for each distinct one that runs have, with those runs; by its first cell."""
+    having: dict[tuple[str, ...], list[str]] = {}
+    for run in report.runs:
+        for row in rows_of(run):
+            having.setdefault(row, []).append(run.label)
+    order = list(dict.fromkeys(row[0] for row in having))
+    cells: Cells[tuple[str, ...]] = {
+        column: lambda row, i=i: row[i] for i, column in enumerate(columns)
     }
-    order = list(dict.fromkeys(what for what, _, _ in values))
-    items = sorted(values.items(), key=lambda item: order.index(item[0][0]))
-    return _table("Left out, written, dropped, trained on", cells, items)
+    n = len(report.runs)
+    cells[Column("runs")] = lambda row: (
+        "every run" if len(having[row]) == n else "; ".join(having[row])
+    )
+    return _table(title, cells, sorted(having, key=lambda row: order.index(row[0])))
 
 
 def failure_table(report: Report) -> Table:
@@ -422,168 +493,27 @@ def failure_table(report: Report) -> Table:
     return _table(title, cells, report.failures)
 
 
-def headlines(report: Report) -> tuple[str, ...]:
-    """Return what the table shows, in sentences: persona against single first."""
-    said = (sentence for group in groups(report) for sentence in _headlines(group))
-    return tuple(plain(sentence) for sentence in said)
-
-
-def _headlines(group: Group) -> Iterator[str]:
-    for run, other in contrasts(group):
-        found = against_run(run, other)
-        if found and other.result.row.adapter.startswith("single"):
-            yield (
-                f"RMSE of {run.label} minus that of {other.label}{_where(group)}: "
-                f"{with_interval(found.decoded, '+')}, {found.verdict}."
-            )
-    best = group.best
-    if best is not None:
-        which = "Lowest RMSE" if len(group.runs) > 1 else "RMSE"
-        rmse = with_interval(best.result.intervals["rmse"])
-        yield f"{which}{_where(group)}: {rmse}, {best.label} on {model(best)}."
-        yield from findings(best, list(group.baselines))
-    judged = Counter(each.judgement for each in claims(group))
-    if judged.total() > judged["not testable"]:
-        counts = ", ".join(f"{n} {judgement}" for judgement, n in judged.most_common())
-        yield f"Of {judged.total()} claims about Table 1{_where(group)}: {counts}."
-    silent = [run for run in group.runs if not answers(run)]
-    if silent:
-        named = "; ".join(f"{run.label}: {_percent(run.result.metrics['urr'])}" for run in silent)
-        yield (
-            f"Not ranked{_where(group)}, as more than {MAX_URR:.0%} of the responses hold no "
-            f"rating: {named}."
-        )
-
-
-def notes(report: Report) -> tuple[str, ...]:
-    """Return how to read the numbers: conditions, and what they cannot show."""
-    return tuple(plain(note) for note in _notes(report))
-
-
-def _notes(report: Report) -> Iterator[str]:
-    runs = report.runs
-    if not runs:
-        return
-    yield (
-        f"Protocol: {_all(run.result.row.protocol for run in runs)}. "
-        f"Users: {_all(run.result.cohort for run in runs)}, of "
-        f"{_all(run.result.row.data for run in runs)}. "
-        f"Decode: {_all(run.result.row.decode for run in runs)}."
-    )
-    if changed := _settings(_common(runs)):
-        where = " in every run" if len(runs) > 1 else ""
-        yield f"Changed from the defaults of the setup{where}: {changed}."
-    yield (
-        "Brackets are 95% intervals over users (users drawn again 2,000 times); they do not cover "
-        "another training seed. Rows without a rating in the response are left out of RMSE and "
-        "MAE and counted in URR; n counts what is left. RMSE expected scores the mean of the "
-        "model's probabilities of 1 to 5, scaled to add up to 1; digit mass is their sum before."
-    )
-    yield (
-        "A difference is called lower or higher where its interval excludes 0, on the rows that "
-        "both answered and on all rows with the user's mean training rating for the others; no "
-        "correction for the number of comparisons is made."
-    )
-    little = [run.label for run in runs if run.result.metrics.get("digit_mass", 1.0) < LITTLE_MASS]
-    if little:
-        yield (
-            f"The model puts less than half of its probability on the digits, so that expected "
-            f"ratings say little: {'; '.join(little)}."
-        )
-    users = max(sum(p["n_users"] for p in run.result.per_persona) for run in runs)
-    if 0 < users < FEW_USERS:
-        yield f"Only {users} users were tested: the intervals are rough."
-    if any(len(group.runs) > 1 for group in groups(report)):
-        yield (
-            "The best of several runs is chosen on the same test rows, so its numbers are "
-            "flattered."
-        )
-    yield from _stand_ins(runs)
-    if len(groups(report)) > 1:
-        yield (
-            f"The runs come from {len(groups(report))} splits (other users, test rows or item "
-            "means), named by letter: compare runs only within one, each with its own baselines."
-        )
-    yield from _cautions(runs)
-
-
-def _stand_ins(runs: Sequence[Run]) -> Iterator[str]:
-    if any(run.stands_in for run in runs):
-        yield "Stand-ins draw no conclusion about LLaMA-3 or Phi-3."
-    for papers, field, doing in (
-        (paper.DISTILLER, "distiller", "memories"),
-        (paper.EMBEDDER, "embedder", "vectors"),
-    ):
-        used = [getattr(run.result.row, field) for run in runs]
-        others = [name for name in used if name != papers[0]]
-        if others:
-            yield f"The {doing} are by {_all(others)}, a stand-in for the paper's {papers[1]}."
-    if any(run.papers for run in runs):
-        yield "The paper's numbers come from other test rows, which are not known."
-
-
-def _cautions(runs: Sequence[Run]) -> Iterator[str]:
-    for said, field, by_protocol in _LEAKS:
-        showing = [run.label for run in runs if _effective(run, field, by_protocol) == "all"]
-        if showing:
-            yield f"Test ratings were seen: {said} ({'; '.join(showing)})."
-    yield from _audits(runs)
-    cut = [f"{run.label}: {run.result.truncated:,}" for run in runs if run.result.truncated]
-    if cut:
-        yield f"Test prompts cut to fit the model's context: {'; '.join(cut)}."
-    if any(run.result.cohort == "dev" for run in runs):
-        yield "Development users are for choosing settings; their numbers are not results."
-
-
-def _audits(runs: Sequence[Run]) -> Iterator[str]:
-    """Say what the audits found: runs of one finding together."""
-    found: dict[str, list[str]] = {}
-    for run in runs:
-        leaks = [each for each in run.result.audit if each["found"]]
-        said = [f"{each['place']} {each['what']} ({each['found']:,} of {each['checked']:,})"
-                for each in leaks]  # fmt: skip
-        clean = "nothing" if run.result.audit else "not made"
-        found.setdefault("; ".join(said) or clean, []).append(run.label)
-    for said, labels in found.items():
-        where = f" ({'; '.join(labels)})" if len(found) > 1 else ""
-        yield f"Audit, for test ratings in what prompts are made of{where}: {said}."
-
-
-# What may be given test ratings, the field that says so, and its value under protocol=paper.
-_LEAKS = (
-    ("the item mean in the prompt is over all ratings", "protocol.item_mean", "all"),
-    ("traits are measured on all ratings", "protocol.traits", "all"),
-    ("profiles and memories are distilled from all ratings", "distiller.scope", "training"),
-)
-
-
-def _effective(run: Run, field: str, by_protocol: str) -> Any:
-    """A field's value in a run: as set by itself, else as its protocol has it."""
-    row = run.result.row
-    return row.changed.get(field, by_protocol if row.protocol == "paper" else None)
-
-
-def _all(values: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(values))
-
-
-def all_tables(report: Report) -> tuple[Table, ...]:
-    """Return every table of a report, the main one first, without the empty ones."""
+def leading(report: Report) -> tuple[Table, ...]:
+    """Return the tables that answer the question, the main one first, without the empty ones."""
     tables = [main_table(report)]
     for group in groups(report):
-        tables += [
-            contrast_table(group),
-            claims_table(group),
-            baseline_table(group),
-            between_rows(group),
-        ]
-    tables += [
-        failure_table(report),
+        tables += [contrast_table(group), claims_table(group), baseline_table(group)]
+    return tuple(table for table in tables if table.rows)
+
+
+def details(report: Report) -> tuple[Table, ...]:
+    """Return all other tables but that of failures, without the empty ones."""
+    tables = [
+        *(between_rows(group) for group in groups(report)),
+        *(claims_table(group, testable=False) for group in groups(report)),
+        beyond_table(report),
+        slices_table(report),
         unrelated_table(report),
-        persona_table(report),
-        written_table(report),
+        responses_table(report),
+        audit_table(report),
         time_table(report),
         settings_table(report),
+        written_table(report),
         provenance_table(report, "Versions", "versions"),
         provenance_table(report, "Keys in the store", "keys"),
     ]

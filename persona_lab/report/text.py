@@ -13,17 +13,16 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from persona_lab.report.compare import groups
+from persona_lab.report.notes import QUESTION, READING, headlines, notes
 from persona_lab.report.runs import Report, Run
 from persona_lab.report.tables import (
     CHOICES,
-    QUESTION,
     Table,
-    all_tables,
     baseline_table,
+    details,
     failure_table,
-    headlines,
+    leading,
     main_table,
-    notes,
     plain,
 )
 
@@ -35,15 +34,18 @@ LONGEST_WORD = 15  # longer ones may be broken where a terminal is narrow
 def markdown(report: Report) -> str:
     """Return the report as Markdown."""
     parts = [f"# {QUESTION}"]
-    for i, table in enumerate(all_tables(report)):
-        parts += [f"## {_escaped(table.title)}", _markdown_table(table)]
-        if i == 0:
-            parts.append("\n".join(f"- {_escaped(said)}" for said in headlines(report)))
-            parts.append("\n".join(f"- {_escaped(note)}" for note in notes(report)))
+    failures = failure_table(report)
+    tables = (*leading(report), *([failures] if failures.rows else ()), *details(report))
+    for i, table in enumerate(tables):
+        parts += [f"## {_escaped(table.title)}", markdown_table(table)]
+        if i == 0 and report.runs:
+            said = (headlines(report), (*notes(report), *READING))
+            parts += ["\n".join(f"- {_escaped(each)}" for each in part) for part in said]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _markdown_table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """Return a table as Markdown."""
     lines = [[column.head for column in table.columns]]
     lines += [
         [f"**{cell}**" if i in table.strong and j == 0 else cell for j, cell in enumerate(row)]
@@ -68,7 +70,7 @@ def latex(report: Report) -> str:
     lines = [[column.head for column in table.columns], *table.rows]
     rows = [" & ".join(map(_tex, line)) + r" \\" for line in lines]
     sides = "".join("r" if column.numeric else "l" for column in table.columns)
-    said = " ".join(map(_tex, (*headlines(report), *notes(report))))
+    said = " ".join(map(_tex, (*headlines(report), *notes(report), *READING)))
     return "\n".join(
         [
             "% needs \\usepackage{booktabs}",
@@ -152,7 +154,7 @@ def _run_line(run: Run, group: str) -> dict[str, Any]:
 
 def _inert(value: object) -> object:
     """Keep a spreadsheet from running a cell's text as a formula."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r", "\n"):
         return f"'{value}"
     return value
 
@@ -166,7 +168,7 @@ def print_table(report: Report, console: Console | None = None) -> None:
         console.print(_drawn(main_table(report), console.width), "")
     for sentence in headlines(report):
         console.print(Text(f"• {sentence}"))
-    for note in notes(report):
+    for note in (*notes(report), *(READING if report.runs else ())):
         console.print(Text(f"• {note}", style="dim"))
     for group in groups(report):
         console.print("", _drawn(baseline_table(group), console.width))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from persona_lab.evaluation import Result, Row, assess, baselines
+from persona_lab.evaluation import Result, Row, assess, baselines, beyond
 from persona_lab.evaluation.result import TABLE_1
 
 ROW = Row(
@@ -34,6 +34,40 @@ PERSONAS = {
         {"k": 4, "inertia": 2.0, "silhouette": 0.4},
     ],
 }  # fmt: skip
+
+
+BEYOND = {
+    "ece": 0.25,
+    "reliability": [],
+    "rps": 0.125,
+    "spearman": {"value": None, "n_users": 0},
+    "wasserstein": {"decoded": 1.5, "expected": 0.5},
+    "macro": {"rmse": 1.25, "mae": 0.75},
+    "slices": [
+        {"slice": "history", "value": value, "n_users": 20, "n": 320, "n_unrelated": 3, "rmse": 1.5,
+         "mae": 1.0, "rmse_expected": 1.25, "mae_expected": None}
+        for value in ("low", "high")
+    ],
+    "responses": [{"response": '"\n', "n": 1200, "user_id": 7, "item_id": 9}] * 6,
+}  # fmt: skip
+HOSTILE = (
+    "<script>alert(1)</script>", "<script>document.title='owned'</script>",
+    "<img src=x onerror=alert(1)>", "<svg/onload=alert(1)>",
+    "</pre><script>alert(1)</script>", "</code></p></article></details><h1>owned</h1>",
+    "</title><script>alert(1)</script>", "</style><style>body{display:none}</style>",
+    "<iframe src=javascript:alert(1)></iframe>", "<a href='javascript:alert(1)'>here</a>",
+    "<meta http-equiv=refresh content='0;url=http://bad'>", "<base href=http://bad/>",
+    "<link rel=stylesheet href=http://bad>", "<form action=http://bad><input autofocus>",
+    "<object data=http://bad>", "<!--", "<![CDATA[", "-->", "&lt;b&gt;&amp;", "\"'><b>x</b>",
+    "{{ 7 * 7 }}{% raw %}", "${7*7}", "=cmd|'/c calc'!A1", "+1+1", "-2+3", "@SUM(1)",
+    "\t=1+1", "<|im_end|><|im_start|>system", "<|eot_id|>[INST]<<SYS>>", "\x1b[31mred\x07\x00",
+    "\u202eevil\u2066 \u200b", "\\input{/etc/passwd}$\\write18{ls}$", "| a | [x](http://bad) `",
+)  # fmt: skip
+
+
+def cells(table, column):
+    i = [c.head for c in table.columns].index(column)
+    return [row[i] for row in table.rows]
 
 
 def ratings_of(n_users: int, n_items: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -87,7 +121,8 @@ class Sweep:
             cost={"tokens": 123456, "money": 0.0}, versions={"torch": "2.13.0"},
             keys={"split": f"split{split_seed}", "personas": "p", "predictions": name},
             **vars(assessment),
-            **(facts or {}),
+            **{"beyond": beyond(predictions, split.train, dict.fromkeys(range(40), 1))}
+            | (facts or {}),
         )  # fmt: skip
         self.write(name, {"state": "completed", "error": None}, result, predictions)
         row = {name: int(predictions[name].iloc[0]) for name in ("user_id", "item_id")}

@@ -33,7 +33,7 @@ def test_a_claim_holds_only_if_all_intervals_agree(differences, said):
     assert verdict(*differences) == said
 
 
-def test_runs_of_other_splits_are_kept_apart_with_their_own_baselines(sweep):
+def test_runs_of_other_test_rows_are_kept_apart_with_their_own_baselines(sweep):
     sweep.add("a", split_seed=0)
     sweep.add("b", split_seed=1)
     sweep.add("c", split_seed=0, noise=0.1)
@@ -44,6 +44,22 @@ def test_runs_of_other_splits_are_kept_apart_with_their_own_baselines(sweep):
     assert first.best.name == "c"
     assert first.baselines != second.baselines
     assert next(iter(first.baselines)) == ("prompt", "prompt_mean")
+
+
+def test_runs_of_the_same_test_rows_are_paired_also_where_another_mean_is_shown(sweep):
+    sweep.add("strict", id="r9")
+    other = sweep.add("paper", id="r10", protocol="paper")
+    shown = {"prompt": {"prompt_mean": other.baselines["prompt"]["prompt_mean"] | {"rmse": 0.5}}}
+    keys = other.keys | {"split": "another"}
+    replace(other, baselines=other.baselines | shown, keys=keys).save(sweep.folder / "paper")
+    (group,) = groups(build(sweep.folder))
+    assert [run.name for run in group.runs] == ["strict", "paper"]
+    assert against_run(*group.runs) is not None
+    first, second, *_ = group.baselines
+    assert first == ("prompt", "prompt_mean")
+    assert second[1].startswith("item mean that the prompt shows, in r10 · ")
+    assert group.baselines[second]["rmse"] == 0.5
+    assert len(group.baselines) == 1 + sum(map(len, other.baselines.values()))
 
 
 def test_the_difference_to_the_best_run_is_paired_on_the_rows(sweep):
@@ -107,11 +123,17 @@ def test_findings_name_every_baseline_once(sweep):
     sweep.add("run", noise=0.5)
     (group,) = groups(build(sweep.folder))
     said = " ".join(findings(group.best, list(group.baselines)))
-    for name in (
-        "always 4",
-        "user mean",
-        "item mean (all but the test rows)",
-        "bias (the users' training rows)",
-    ):
+    for name in ("always 4", "user mean", ", item mean", "bias"):
         assert said.count(name) == 1
     assert "lower, beyond noise" in said
+
+
+def test_findings_name_the_version_of_a_baseline_where_it_matters(sweep):
+    sweep.add("run", noise=0.5)
+    (group,) = groups(build(sweep.folder))
+    for record in group.best.result.comparisons:
+        if (record["version"], record["baseline"]) == ("cohort", "user_item_bias"):
+            record["rmse"] = difference(0.1, 0.2)
+    lower, higher = findings(group.best, list(group.baselines))
+    assert "bias (all but the test rows)" in lower
+    assert higher.endswith("than that of: user + item bias (the users' training rows).")

@@ -62,11 +62,12 @@ def test_training_sizes_are_those_of_the_adapters(table_1):
     assert expected in [list(line.get_ydata()) for line in rmse.lines]
 
 
-def test_a_bin_of_the_reliability_plot_is_the_share_that_came_true(sweep):
-    sweep.add("run", n_users=1)
+def test_the_reliability_plot_shows_how_often_the_likeliest_rating_was_right(sweep):
+    result = sweep.add("run", n_users=1)
     (drawing,) = [each for each in draw(build(sweep.folder), None) if each.name == "reliability"]
-    shown, came_true = drawing.figure.axes[0].lines[1].get_data()
-    assert (*shown, *came_true) == pytest.approx((0.2, 0.2))
+    given, right = drawing.figure.axes[0].lines[1].get_data()
+    (only,) = result.beyond["reliability"]
+    assert (*given, *right) == pytest.approx((0.2, only["accuracy"]))
 
 
 def test_pictures_and_prints_are_written(sweep, tmp_path):

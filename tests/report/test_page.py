@@ -1,11 +1,19 @@
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
+
+import pytest
 
 from persona_lab.report import build
 from persona_lab.report.figures import draw
+from persona_lab.report.notes import QUESTION
 from persona_lab.report.page import html as page_of
 from persona_lab.report.tables import plain, visible
 
+from .conftest import BEYOND, HOSTILE
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 VOID = {"meta", "br", "img", "link", "input"}
 TAGS = {
     "html", "head", "meta", "title", "style", "body", "header", "main", "section", "div", "h1",
@@ -73,44 +81,53 @@ def test_the_page_shows_every_row_the_baselines_and_the_failure(table_1):
         "1 of 12 runs failed",
     ):
         assert said in page.text
-    assert page.tags.count("table") == 13
-    assert page.tags.count("details") == 7 + 11
+    assert page.tags.count("table") == 16
+    assert page.tags.count("details") == 11 + 1 + 11
 
 
-HOSTILE = (
-    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<svg/onload=alert(1)>",
-    "</pre><script>alert(1)</script>", "</code></p></article></details><h1>owned</h1>",
-    "</title><script>alert(1)</script>", "</style><style>body{display:none}</style>",
-    "<iframe src=javascript:alert(1)></iframe>", "<a href='javascript:alert(1)'>here</a>",
-    "<meta http-equiv=refresh content='0;url=http://bad'>", "<base href=http://bad/>",
-    "<link rel=stylesheet href=http://bad>", "<form action=http://bad><input autofocus>",
-    "<object data=http://bad>", "<!--", "<![CDATA[", "-->", "&lt;b&gt;&amp;", "\"'><b>x</b>",
-    "{{ 7 * 7 }}{% raw %}", "${7*7}", "=cmd|'/c calc'!A1", "+1+1", "-2+3", "@SUM(1)",
-    "\t=1+1", "<|im_end|><|im_start|>system", "<|eot_id|>[INST]<<SYS>>", "\x1b[31mred\x07\x00",
-    "\u202eevil\u2066 \u200b", "\\input{/etc/passwd}$\\write18{ls}$", "| a | [x](http://bad) `",
-)  # fmt: skip
-
-
-def test_hostile_titles_and_responses_stay_text_everywhere(sweep):
-    """Also as a model's, an adapter's and a setting's name, and as an error."""
+@pytest.fixture
+def hostile(sweep):
+    """A report in which every text is hostile: titles, responses, names, settings and errors."""
     for i, text in enumerate(HOSTILE):
+        response = {"response": text, "n": 2, "user_id": 0, "item_id": 24}
+        found = {"place": text, "what": text, "checked": 1, "found": 1, "examples": [text]}
         sweep.add(
             f"{i}", adapter=text, model=text, title=text, response=text, unrelated=2,
             changed={text: text}, n_users=2,
+            facts={"beyond": BEYOND | {"responses": [response]}, "audit": [found]},
         )  # fmt: skip
         sweep.fail(f"broken{i}", error=text)
-    report = build(sweep.folder)
-    page = Page(page_of(report, draw(report, None)[:1]))
+    return build(sweep.folder)
+
+
+def test_hostile_titles_and_responses_stay_text_everywhere(hostile):
+    page = Page(page_of(hostile, draw(hostile, None)[:1]))
+    check_harmless(page)
+    assert page.text.isprintable() or {*page.text} - {"\n"} <= {
+        c for c in page.text if c.isprintable()
+    }
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
+def test_hostile_texts_stay_text_in_a_browser(hostile, tmp_path):
+    file = tmp_path / "report.html"
+    file.write_text(page_of(hostile, draw(hostile, None)[:1]), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'u'}"]
+    command = [str(BROWSER), *options, "--dump-dom", file.as_uri()]
+    shown = subprocess.run(command, capture_output=True, check=True, timeout=120)
+    page = Page(shown.stdout.decode())
+    check_harmless(page)
+    assert page.text.lstrip().startswith(QUESTION)  # the title, which a script would have changed
+
+
+def check_harmless(page: Page):
     assert {*page.tags} <= TAGS
     assert page.tags.count("h1") == page.tags.count("body") == 1
     assert page.tags.count("style") == 1 + page.tags.count("svg")
     assert all(link.startswith("#") for link in page.links)
     for text in HOSTILE:
         assert page.text.count(visible(text)) >= 3, text
-        assert plain(text) in page.text
-    assert page.text.isprintable() or {*page.text} - {"\n"} <= {
-        c for c in page.text if c.isprintable()
-    }
+        assert page.text.count(plain(text)) >= 3
 
 
 def test_failures_alone_make_a_page_without_a_plot(sweep):

@@ -1,32 +1,30 @@
-from dataclasses import replace
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from persona_lab.report import build
 from persona_lab.report.compare import groups
+from persona_lab.report.notes import headlines, notes
 from persona_lab.report.tables import (
     NONE,
-    all_tables,
+    audit_table,
     baseline_table,
     between_rows,
+    beyond_table,
     claims_table,
+    details,
     failure_table,
-    headlines,
+    leading,
     main_table,
-    notes,
     number,
     plain,
+    responses_table,
+    slices_table,
     unrelated_table,
     with_interval,
     written_table,
 )
 
-
-def cells(table, column):
-    i = [c.head for c in table.columns].index(column)
-    return [row[i] for row in table.rows]
+from .conftest import BEYOND, cells
 
 
 def test_table_1_has_eleven_rows_with_ours_beside_the_papers(table_1):
@@ -90,10 +88,11 @@ def test_claims_are_judged_by_the_rows_and_stand_ins_test_none_about_llama(table
     report = build(table_1.folder)
     (group,) = groups(report)
     found = {row[1]: row[2:] for row in claims_table(group).rows}
+    missing = {row[1]: row[2] for row in claims_table(group, testable=False).rows}
     # Its interval excludes 0; among so many claims that is not enough.
     assert found["r10 < r9"][:2] == ("undecided", "−0.067 [−0.124, −0.010]")
-    assert found["r7 < r1"][0] == "not testable"
-    assert "stand-in plays LLaMA-3" in found["r7 < r1"][3]
+    assert found.keys().isdisjoint(missing)
+    assert "stand-in plays LLaMA-3" in missing["r7 < r1"]
     assert any("claims about Table 1" in sentence for sentence in headlines(report))
 
 
@@ -109,21 +108,6 @@ def test_unrelated_responses_are_shown_in_every_reading(table_1):
     assert table.rows[0][1] == "12"
 
 
-def test_headlines_lead_with_persona_against_single(table_1):
-    said = headlines(build(table_1.folder))
-    starts = [sentence.split(":")[0] for sentence in said]
-    assert starts[0] == "RMSE of r9 · persona · M_s minus that of r5 · single_max · M_s"
-    assert "r10 · persona · M_s + M_l on smollm2 (stand-in)" in said[4]
-    assert "item mean that the prompt shows" in said[5]
-
-
-def test_no_headline_crowns_a_run_without_ratings(sweep):
-    sweep.add("silent", id="r2", noise=0.1, unrelated=634)
-    (said,) = headlines(build(sweep.folder))
-    assert said.startswith("Not ranked")
-    assert "r2 · no adapter · M_s: 99.06%" in said
-
-
 def test_a_row_with_another_prompt_is_none_of_the_papers(sweep):
     sweep.add("a", id="r9", changed={"prompt": "movie_only"})
     sweep.add("b", id="r9", changed={"data.n_users": 9})
@@ -131,15 +115,6 @@ def test_a_row_with_another_prompt_is_none_of_the_papers(sweep):
     assert cells(found, "paper (ML-1M, LLaMA-3/Phi-3): RMSE / MAE / URR")[0] == NONE
     assert found.rows[1][-1].startswith("1.292")
     assert cells(found, "changed") == ["prompt=movie_only", "data.n_users=9"]
-
-
-def test_what_all_runs_changed_is_a_note(sweep):
-    sweep.add("a", changed={"data.n_users": 9})
-    report = build(sweep.folder)
-    assert "changed" not in {column.head for column in main_table(report).columns}
-    assert any(
-        "Changed from the defaults of the setup: data.n_users=9." in n for n in notes(report)
-    )
 
 
 def test_what_was_left_out_and_trained_on_is_counted(sweep):
@@ -156,52 +131,47 @@ def test_what_was_left_out_and_trained_on_is_counted(sweep):
     assert found["persona 0"] == ("1,200", "a · no adapter · M_s")
 
 
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        ({"cohort": "dev"}, "Development users"),
-        ({"protocol": "paper"}, "seen: the item mean in the prompt is over all ratings"),
-        ({"changed": {"distiller.scope": "all"}}, "seen: profiles and memories are distilled"),
-        ({"changed": {"protocol.traits": "all"}}, "seen: traits are measured on all ratings"),
-        ({"n_users": 5}, "Only 5 users"),
-        ({"model": "smollm2"}, "no conclusion about LLaMA-3 or Phi-3"),
-        ({"setup": "paper", "model": "phi3"}, "by statistical, a stand-in for the paper's GPT-4o"),
-        ({"setup": "paper", "model": "phi3"}, "by minilm, a stand-in for the paper's text-embed"),
-        ({"setup": "paper", "id": "r9"}, "come from other test rows"),
-        ({"digit_mass": 0.1}, "less than half of its probability on the digits"),
-    ],
-)
-def test_notes_say_what_the_numbers_cannot_show(sweep, fields, said):
-    sweep.add("run", **fields)
-    assert any(said in note for note in notes(build(sweep.folder)))
-
-
-def test_notes_of_a_plain_run_claim_nothing_more(sweep):
-    sweep.add("run", setup="paper", model="phi3", distiller="openai", embedder="ada002")
-    found = " ".join(notes(build(sweep.folder)))
-    assert "Protocol: strict. Users: reported, of ml_100k. Decode: paper." in found
-    for said in ("Development", "stand-in", "Only", "splits", "flattered", "cut"):
-        assert said not in found
-
-
-def test_cut_prompts_and_several_splits_are_said(sweep):
-    sweep.add("a")
-    sweep.add("b", split_seed=1)
+def test_what_one_error_hides_is_shown(sweep):
+    sweep.add("a", id="r9", facts={"beyond": BEYOND})
+    sweep.add("b", id="r10", facts={"beyond": BEYOND})
+    sweep.add("old", facts={"beyond": {}})
     report = build(sweep.folder)
-    cut = replace(report.runs[0], result=replace(report.runs[0].result, truncated=1200))
-    found = notes(replace(report, runs=(cut, report.runs[1])))
-    assert any("cut to fit" in note and "1,200" in note for note in found)
-    assert any("2 splits" in note for note in found)
-    assert cells(main_table(report), "test rows") == ["A", "B"]
+    numbers = ("0.250", "0.125", NONE, "0", "1.500", "0.500", "1.250", "0.750")
+    assert [row[1:] for row in beyond_table(report).rows] == [numbers] * 2
+    parts = slices_table(report)
+    assert cells(parts, "test rows of") == [*["history low"] * 2, *["history high"] * 2]
+    assert parts.rows[0][2:] == ("20", "320", "3", "1.500 / 1.000", f"1.250 / {NONE}")
+    said = responses_table(report)
+    assert len(said.rows) == 2 * 5
+    assert said.rows[0][1:] == (r'"\"\n"', "1,200", "user 7, movie 9")
+
+
+def test_the_audit_shows_what_was_looked_for_and_sets_off_what_was_found(sweep):
+    def finding(place, found):
+        what = "changes with the test ratings"
+        named = [f"user {n}" for n in range(found)]
+        return {"place": place, "what": what, "checked": 1200, "found": found, "examples": named}
+
+    sweep.add("a", id="r9", facts={"audit": [finding("trait", 0), finding("profile", 0)]})
+    sweep.add("b", id="r10", facts={"audit": [finding("trait", 2), finding("profile", 0)]})
+    table = audit_table(build(sweep.folder))
+    what = "changes with the test ratings"
+    assert table.rows == (
+        ("trait", what, "1,200", "0", NONE, "r9 · no adapter · M_s"),
+        ("trait", what, "1,200", "2", "user 0; user 1", "r10 · no adapter · M_s"),
+        ("profile", what, "1,200", "0", NONE, "every run"),
+    )
+    assert table.strong == {1}
 
 
 def test_failures_alone_make_a_report(sweep):
     sweep.fail("a", error="ValueError: two\nlines\x1b[31m")
     report = build(sweep.folder)
     assert headlines(report) == notes(report) == ()
-    (table,) = all_tables(report)
-    assert table == failure_table(report)
-    assert table.rows == (("a", "failed", "ValueError: two lines [31m", "adapter=persona"),)
+    assert leading(report) == details(report) == ()
+    assert failure_table(report).rows == (
+        ("a", "failed", "ValueError: two lines [31m", "adapter=persona"),
+    )
 
 
 def test_numbers():
@@ -216,9 +186,3 @@ def test_numbers():
 def test_plain_text_is_one_printable_line(text):
     assert plain(text).isprintable()
     assert plain(plain(text)) == plain(text)
-
-
-def test_notes_go_by_the_fields_and_not_by_the_protocols_name(sweep):
-    mended = {"protocol.item_mean": "outside_cohort", "protocol.traits": "training"}
-    sweep.add("run", protocol="paper", changed=mended)
-    assert not any("Test ratings were seen" in note for note in notes(build(sweep.folder)))

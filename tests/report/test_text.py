@@ -8,13 +8,15 @@ from rich.console import Console
 from persona_lab.report import build, print_table
 from persona_lab.report.text import csv_text, latex, markdown
 
-HOSTILE = '=cmd|"/c calc"!A1 <script>alert(1)</script> [x](http://bad) `y`'
+from .conftest import HOSTILE
+
+MIXED = '=cmd|"/c calc"!A1 <script>alert(1)</script> [x](http://bad) `y`'
 
 
 def test_markdown_tables_keep_their_shape_whatever_the_text(sweep):
     sweep.add("fine", id="r9")
-    sweep.add("hostile", adapter=HOSTILE)
-    sweep.fail("broken", error=HOSTILE)
+    sweep.add("hostile", adapter=MIXED)
+    sweep.fail("broken", error=MIXED)
     lines = markdown(build(sweep.folder)).splitlines()
     table, widths = [], set()
     for line in [*lines, ""]:
@@ -31,20 +33,33 @@ def test_markdown_tables_keep_their_shape_whatever_the_text(sweep):
 
 
 def test_csv_has_full_precision_and_no_formula(sweep):
-    result = sweep.add("run", id="r10", adapter=HOSTILE, changed={"data.n_users": 9})
+    result = sweep.add("run", id="r10", adapter=MIXED, changed={"data.n_users": 9})
     sweep.fail("broken", error="-1+1")
     rows = list(csv.DictReader(io.StringIO(csv_text(build(sweep.folder)))))
     run = rows[0]
     assert float(run["rmse"]) == result.metrics["rmse"]
     assert float(run["rmse_expected_low"]) == result.intervals["rmse_expected"]["low"]
     assert (run["paper_rmse"], run["stand_in"]) == ("1.171", "True")
-    assert run["adapter"] == f"'{HOSTILE}"
+    assert run["adapter"] == f"'{MIXED}"
     assert (run["changed"], run["distiller"]) == ('{"data.n_users": 9}', "statistical")
     assert (run["embedder"], run["personas"], run["digit_mass"][:3]) == ("minilm", "kmeans", "0.9")
     assert next(row["model"] for row in rows if row["kind"] == "baseline") == "prompt_mean"
     assert rows[-1]["error"] == "'-1+1"
     negative = [cell for row in rows for cell in row.values() if cell and cell[0] in "=+@-"]
     assert all(float(cell) < 0 for cell in negative)
+
+
+def test_no_cell_of_the_csv_that_holds_text_is_a_formula(sweep):
+    for i, text in enumerate(HOSTILE):
+        sweep.add(f"{i}", adapter=text, model=text, changed={text: text}, n_users=2)
+        sweep.fail(f"broken{i}", error=text)
+    lines = list(csv.DictReader(io.StringIO(csv_text(build(sweep.folder)))))
+    for line in lines:
+        for name in ("model", "adapter", "changed", "error", "folder"):
+            assert (line[name] or "x")[0] not in "=+-@\t\r\n"
+    assert {line["adapter"].removeprefix("'") for line in lines if line["kind"] == "run"} == {
+        *HOSTILE
+    }
 
 
 def printed(report, width, terminal=True) -> str:

@@ -1,0 +1,177 @@
+"""Report -> what it shows in sentences, and what it cannot show. Pure."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from persona_lab.report import paper
+from persona_lab.report.compare import (
+    MAX_URR,
+    Group,
+    against_run,
+    answers,
+    claims,
+    contrasts,
+    findings,
+    groups,
+)
+from persona_lab.report.runs import Report, Run
+from persona_lab.report.tables import (
+    changed_alike,
+    model,
+    percent,
+    plain,
+    settings,
+    where,
+    with_interval,
+)
+
+QUESTION = "Do persona adapters make a small language model rate as its users do?"
+READING = (
+    "Brackets are 95% intervals over users (users drawn again 2,000 times); they do not cover "
+    "another training seed. Rows without a rating in the response are left out of RMSE and MAE "
+    "and counted in URR; n counts what is left. RMSE expected scores the mean of the model's "
+    "probabilities of 1 to 5, scaled to add up to 1; digit mass is their sum before.",
+    "A difference is called lower or higher where its interval excludes 0, on the rows that both "
+    "answered and on all rows with the user's mean training rating for the others; no correction "
+    "for the number of comparisons is made, but for the paper's claims (Holm's).",
+)
+"""How to read the numbers of any report."""
+
+FEW_USERS = 30
+LITTLE_MASS = 0.5
+
+
+def headlines(report: Report) -> tuple[str, ...]:
+    """Return what the table shows, in sentences: persona against single first."""
+    said = (sentence for group in groups(report) for sentence in _headlines(group))
+    return tuple(plain(sentence) for sentence in said)
+
+
+def _headlines(group: Group) -> Iterator[str]:
+    for run, other in contrasts(group):
+        found = against_run(run, other)
+        if found and other.result.row.adapter.startswith("single"):
+            yield (
+                f"RMSE of {run.label} minus that of {other.label}{where(group)}: "
+                f"{with_interval(found.decoded, '+')}, {found.verdict}."
+            )
+    best = group.best
+    if best is not None:
+        which = "Lowest RMSE" if len(group.runs) > 1 else "RMSE"
+        rmse = with_interval(best.result.intervals["rmse"])
+        yield f"{which}{where(group)}: {rmse}, {best.label} on {model(best)}."
+        own = [key for key in group.baselines if key[1] in best.result.baselines.get(key[0], ())]
+        yield from findings(best, own)
+    judged = Counter(each.judgement for each in claims(group))
+    if judged.total() > judged["not testable"]:
+        counts = ", ".join(f"{n} {judgement}" for judgement, n in judged.most_common())
+        yield f"Of {judged.total()} claims about Table 1{where(group)}: {counts}."
+    silent = [run for run in group.runs if not answers(run)]
+    if silent:
+        named = "; ".join(f"{run.label}: {percent(run.result.metrics['urr'])}" for run in silent)
+        yield (
+            f"Not ranked{where(group)}, as more than {MAX_URR:.0%} of the responses hold no "
+            f"rating: {named}."
+        )
+
+
+def notes(report: Report) -> tuple[str, ...]:
+    """Return how to read the numbers: conditions, and what they cannot show."""
+    return tuple(plain(note) for note in _notes(report))
+
+
+def _notes(report: Report) -> Iterator[str]:
+    runs = report.runs
+    if not runs:
+        return
+    yield (
+        f"Protocol: {_all(run.result.row.protocol for run in runs)}. "
+        f"Users: {_all(run.result.cohort for run in runs)}, of "
+        f"{_all(run.result.row.data for run in runs)}. "
+        f"Decode: {_all(run.result.row.decode for run in runs)}."
+    )
+    if changed := settings(changed_alike(runs)):
+        where = " in every run" if len(runs) > 1 else ""
+        yield f"Changed from the defaults of the setup{where}: {changed}."
+    little = [run.label for run in runs if run.result.metrics.get("digit_mass", 1.0) < LITTLE_MASS]
+    if little:
+        yield (
+            f"The model puts less than half of its probability on the digits, so that expected "
+            f"ratings say little: {'; '.join(little)}."
+        )
+    users = max(sum(p["n_users"] for p in run.result.per_persona) for run in runs)
+    if 0 < users < FEW_USERS:
+        yield f"Only {users} users were tested: the intervals are rough."
+    if any(len(group.runs) > 1 for group in groups(report)):
+        yield (
+            "The best of several runs is chosen on the same test rows, so its numbers are "
+            "flattered."
+        )
+    yield from _stand_ins(runs)
+    if len(groups(report)) > 1:
+        yield (
+            f"The runs were tested on {len(groups(report))} sets of rows, named by letter: compare "
+            "runs only within one, each with its own baselines."
+        )
+    yield from _cautions(runs)
+
+
+def _stand_ins(runs: Sequence[Run]) -> Iterator[str]:
+    if any(run.stands_in for run in runs):
+        yield "Stand-ins draw no conclusion about LLaMA-3 or Phi-3."
+    for papers, field, doing in (
+        (paper.DISTILLER, "distiller", "memories"),
+        (paper.EMBEDDER, "embedder", "vectors"),
+    ):
+        used = [getattr(run.result.row, field) for run in runs]
+        others = [name for name in used if name != papers[0]]
+        if others:
+            yield f"The {doing} are by {_all(others)}, a stand-in for the paper's {papers[1]}."
+    if any(run.papers for run in runs):
+        yield "The paper's numbers come from other test rows, which are not known."
+
+
+def _cautions(runs: Sequence[Run]) -> Iterator[str]:
+    for said, field, by_protocol in _LEAKS:
+        showing = [run.label for run in runs if _effective(run, field, by_protocol) == "all"]
+        if showing:
+            yield f"Test ratings were seen: {said} ({'; '.join(showing)})."
+    yield from _audits(runs)
+    cut = [f"{run.label}: {run.result.truncated:,}" for run in runs if run.result.truncated]
+    if cut:
+        yield f"Test prompts cut to fit the model's context: {'; '.join(cut)}."
+    if any(run.result.cohort == "dev" for run in runs):
+        yield "Development users are for choosing settings; their numbers are not results."
+
+
+def _audits(runs: Sequence[Run]) -> Iterator[str]:
+    """Say what the audits found: runs of one finding together."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        leaks = [each for each in run.result.audit if each["found"]]
+        said = [f"{each['place']} {each['what']} ({each['found']:,} of {each['checked']:,})"
+                for each in leaks]  # fmt: skip
+        clean = "nothing" if run.result.audit else "not made"
+        found.setdefault("; ".join(said) or clean, []).append(run.label)
+    for said, labels in found.items():
+        where = f" ({'; '.join(labels)})" if len(found) > 1 else ""
+        yield f"Audit, for test ratings in what prompts are made of{where}: {said}."
+
+
+# What may be given test ratings, the field that says so, and its value under protocol=paper.
+_LEAKS = (
+    ("the item mean in the prompt is over all ratings", "protocol.item_mean", "all"),
+    ("traits are measured on all ratings", "protocol.traits", "all"),
+    ("profiles and memories are distilled from all ratings", "distiller.scope", "training"),
+)
+
+
+def _effective(run: Run, field: str, by_protocol: str) -> Any:
+    """A field's value in a run: as set by itself, else as its protocol has it."""
+    row = run.result.row
+    return row.changed.get(field, by_protocol if row.protocol == "paper" else None)
+
+
+def _all(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(values))

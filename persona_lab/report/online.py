@@ -1,0 +1,161 @@
+"""Report -> a run of Weights & Biases with its tables and figures, and a W&B Report of them.
+
+The run waits in the report's folder where the service cannot be reached; a W&B Report exists
+nowhere but there. Needs the extra `wandb`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from persona_lab.errors import UserError
+from persona_lab.model.loggers import Labels, Wandb, table
+from persona_lab.report.notes import QUESTION, READING, headlines, notes
+from persona_lab.report.runs import Report
+from persona_lab.report.tables import leading
+from persona_lab.report.text import markdown_table
+
+FIGURES = "figures"
+ERRORS = ("rmse", "rmse_expected", "mae", "mae_expected", "urr")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a report's runs are in Weights & Biases.
+
+    Attributes:
+        entity: Team or user, None for the default one.
+        project: The project.
+        groups: Of the runs, one for each sweep; the report's own run goes to the first.
+    """
+
+    entity: str | None
+    project: str
+    groups: tuple[str, ...]
+
+
+def publish(report: Report, folder: Path) -> str:
+    """Log a report's tables, figures and files, and save the W&B Report that shows them.
+
+    Args:
+        report: The runs.
+        folder: Where `write` wrote the report.
+
+    Returns:
+        What to tell: the W&B Report's address, or what is to be done where it was not reached.
+
+    Raises:
+        UserError: The extra is not installed, or the service refuses the W&B Report.
+    """
+    import wandb
+
+    _blocks_of_wandb()  # rather no run than one without its report
+    place = place_of(report, folder)
+    logger = Wandb(place.project, place.entity, place.groups[0])
+    labels = Labels("report", ("report",), {"folder": folder.name}, {})
+    images = sorted((folder / FIGURES).glob("*.png"))
+    with logger.start(folder, labels, "report") as run:
+        run.log(
+            {each.title: table(pd.DataFrame(each.rows, columns=[c.head for c in each.columns]))
+             for each in leading(report)}
+            | {_key(image): wandb.Image(str(image)) for image in images}
+        )  # fmt: skip
+        kept = wandb.Artifact("report", "report")
+        for file in (folder / "report.html", *sorted(folder.glob("table1.*"))):
+            kept.add_file(str(file), file.name)
+        run.log_artifact(kept)
+        reached, entity, project = not run.offline, run.entity, run.project
+    if not reached:
+        return (
+            f"Weights & Biases was not reached: the report's run waits in {folder / 'wandb'} for "
+            "`wandb sync`, and the W&B Report for this command to be given again, online"
+        )
+    made = document(report, Place(entity, project, place.groups), images)
+    try:
+        made.save()
+    except Exception as error:
+        # Whatever the service, its client or the way to it have to say.
+        raise UserError(
+            f"the W&B Report was not saved: {error}", "give the command again: all else was logged"
+        ) from error
+    return made.url
+
+
+def place_of(report: Report, folder: Path) -> Place:
+    """Return where a report's runs were logged; as a sweep in that folder would be, if nowhere."""
+    logged = [run.logged for run in report.runs if run.logged]
+    first = logged[0] if logged else {"entity": None, "project": Wandb.project}
+    groups = dict.fromkeys(each["group"] for each in logged if _home(each) == _home(first))
+    own = " ".join(folder.resolve().parts[-2:])
+    return Place(first["entity"], first["project"], tuple(groups) or (own,))
+
+
+def _home(logged: dict[str, Any]) -> tuple[str | None, str]:
+    return logged["entity"], logged["project"]
+
+
+def document(report: Report, place: Place, images: Sequence[Path]) -> Any:
+    """Return the W&B Report, not saved: question, Table 1, claims, curves and figures.
+
+    Args:
+        report: The runs.
+        place: Where they are in Weights & Biases.
+        images: The figures that were logged.
+    """
+    wr = _blocks_of_wandb()
+    return wr.Report(
+        entity=place.entity or "",
+        project=place.project,
+        title=QUESTION.rstrip("?"),  # a part of its address, in which that mark would end the path
+        description=f"{len(report.runs)} runs: {', '.join(place.groups)}",
+        width="fluid",
+        blocks=list(_blocks(report, place, images)),
+    )
+
+
+def _blocks(report: Report, place: Place, images: Sequence[Path]) -> Iterator[Any]:
+    wr = _blocks_of_wandb()
+    from wandb_workspaces import expr  # of the same package
+
+    def runs_of(stage: str) -> Any:
+        ours = expr.Metric("Group").isin(list(place.groups))
+        return wr.Runset(
+            entity=place.entity or "", project=place.project, name=stage,
+            filters=[expr.Metric("JobType") == stage, ours],
+        )  # fmt: skip
+
+    yield wr.UnorderedList(items=list(headlines(report)))
+    for number, each in enumerate(leading(report)):
+        yield wr.H2(text=each.title)
+        yield wr.MarkdownBlock(text=markdown_table(each))
+        if number == 0:
+            yield wr.UnorderedList(items=[*notes(report), *READING])
+    losses = dict.fromkeys(f"{name}/loss" for run in report.runs for name in run.result.adapters)
+    if losses:
+        yield wr.H2(text="Training")
+        plots = [wr.LinePlot(title="loss", x="trainer/global_step", y=list(losses))]
+        yield wr.PanelGrid(runsets=[runs_of("adapters")], panels=plots)
+    yield wr.H2(text="Errors")
+    bars = [wr.BarPlot(title=name, metrics=[name], orientation="h") for name in ERRORS]
+    yield wr.PanelGrid(runsets=[runs_of("predictions")], panels=bars)
+    if images:
+        yield wr.H2(text="Figures")
+        media = [wr.MediaBrowser(media_keys=[_key(image)], num_columns=1) for image in images]
+        yield wr.PanelGrid(runsets=[runs_of("report")], panels=media)
+
+
+def _key(image: Path) -> str:
+    return f"{FIGURES}/{image.stem}"
+
+
+def _blocks_of_wandb() -> Any:
+    try:
+        import wandb_workspaces.reports.v2 as wr
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "a W&B Report needs the package wandb-workspaces", "pip install 'persona-lab[wandb]'"
+        ) from error
+    return wr

@@ -1,0 +1,78 @@
+from dataclasses import replace
+
+import pytest
+
+from persona_lab.report import build
+from persona_lab.report.notes import headlines, notes
+from persona_lab.report.tables import main_table
+
+from .conftest import cells
+
+
+def test_headlines_lead_with_persona_against_single(table_1):
+    said = headlines(build(table_1.folder))
+    starts = [sentence.split(":")[0] for sentence in said]
+    assert starts[0] == "RMSE of r9 · persona · M_s minus that of r5 · single_max · M_s"
+    assert "r10 · persona · M_s + M_l on smollm2 (stand-in)" in said[4]
+    assert "item mean that the prompt shows" in said[5]
+
+
+def test_no_headline_crowns_a_run_without_ratings(sweep):
+    sweep.add("silent", id="r2", noise=0.1, unrelated=634)
+    (said,) = headlines(build(sweep.folder))
+    assert said.startswith("Not ranked")
+    assert "r2 · no adapter · M_s: 99.06%" in said
+
+
+def test_what_all_runs_changed_is_a_note(sweep):
+    sweep.add("a", changed={"data.n_users": 9})
+    report = build(sweep.folder)
+    assert "changed" not in {column.head for column in main_table(report).columns}
+    assert any(
+        "Changed from the defaults of the setup: data.n_users=9." in n for n in notes(report)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"cohort": "dev"}, "Development users"),
+        ({"protocol": "paper"}, "seen: the item mean in the prompt is over all ratings"),
+        ({"changed": {"distiller.scope": "all"}}, "seen: profiles and memories are distilled"),
+        ({"changed": {"protocol.traits": "all"}}, "seen: traits are measured on all ratings"),
+        ({"n_users": 5}, "Only 5 users"),
+        ({"model": "smollm2"}, "no conclusion about LLaMA-3 or Phi-3"),
+        ({"setup": "paper", "model": "phi3"}, "by statistical, a stand-in for the paper's GPT-4o"),
+        ({"setup": "paper", "model": "phi3"}, "by minilm, a stand-in for the paper's text-embed"),
+        ({"setup": "paper", "id": "r9"}, "come from other test rows"),
+        ({"digit_mass": 0.1}, "less than half of its probability on the digits"),
+    ],
+)
+def test_notes_say_what_the_numbers_cannot_show(sweep, fields, said):
+    sweep.add("run", **fields)
+    assert any(said in note for note in notes(build(sweep.folder)))
+
+
+def test_notes_of_a_plain_run_claim_nothing_more(sweep):
+    sweep.add("run", setup="paper", model="phi3", distiller="openai", embedder="ada002")
+    found = " ".join(notes(build(sweep.folder)))
+    assert "Protocol: strict. Users: reported, of ml_100k. Decode: paper." in found
+    for said in ("Development", "stand-in", "Only", "sets of rows", "flattered", "cut"):
+        assert said not in found
+
+
+def test_cut_prompts_and_several_sets_of_rows_are_said(sweep):
+    sweep.add("a")
+    sweep.add("b", split_seed=1)
+    report = build(sweep.folder)
+    cut = replace(report.runs[0], result=replace(report.runs[0].result, truncated=1200))
+    found = notes(replace(report, runs=(cut, report.runs[1])))
+    assert any("cut to fit" in note and "1,200" in note for note in found)
+    assert any("2 sets of rows" in note for note in found)
+    assert cells(main_table(report), "test rows") == ["A", "B"]
+
+
+def test_notes_go_by_the_fields_and_not_by_the_protocols_name(sweep):
+    mended = {"protocol.item_mean": "outside_cohort", "protocol.traits": "training"}
+    sweep.add("run", protocol="paper", changed=mended)
+    assert not any("Test ratings were seen" in note for note in notes(build(sweep.folder)))
