@@ -124,7 +124,7 @@ def _blocks(report: Report, place: Place, images: Sequence[Path]) -> Iterator[An
         ours = expr.Metric("Group").isin(list(place.groups))
         return wr.Runset(
             entity=place.entity or "", project=place.project, name=stage,
-            filters=[expr.Metric("JobType") == stage, ours],
+            filters=expr.And(expr.Metric("JobType") == stage, ours),
         )  # fmt: skip
 
     yield wr.UnorderedList(items=list(headlines(report)))

@@ -98,6 +98,8 @@ class Service(BaseHTTPRequestHandler):
         elif "models(" in asked["query"]:
             page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
             self.answer({"models": {"pageInfo": page, "edges": [{"node": PROJECT}]}})
+        elif "internalId" in asked["query"]:
+            self.answer({"project": {"internalId": "p"}})
         else:
             self.answer({"viewer": {"id": "u", "entity": "us", "username": "us", "flags": "{}"}})
 
