@@ -362,13 +362,17 @@ def _add(
     work: Work, ids: Sequence[list[int]], users: Sequence[int], budget: int, answers: int
 ) -> Work:
     unique, attended, largest = work.unique_tokens, work.attended, work.largest
+    before = None
     for batch in pack(list(by_prefix(ids, users, answers)), budget):
-        sizes = [each.n_tokens for each in batch]
-        unique, largest = unique + sum(sizes), max(largest, sum(sizes))
+        largest = max(largest, sum(each.n_tokens for each in batch))
         for each in batch:
             n = len(each.prefix)
-            attended += n * (n + 1) // 2
             attended += sum(s * n + s * (s + 1) // 2 for s in map(len, each.suffixes))
+            unique += sum(map(len, each.suffixes))
+            # Training computes the prefix of a group that is split once, rating once per part.
+            if not (answers == _ANSWER and each.prefix is before):
+                unique, attended = unique + n, attended + n * (n + 1) // 2
+            before = each.prefix
     return Work(
         rows=work.rows + len(ids),
         tokens=work.tokens + sum(map(len, ids)),
