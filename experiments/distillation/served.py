@@ -25,17 +25,18 @@ from persona_lab import configure, load_agents
 from persona_lab.evaluation import Result
 
 NAME = "SmolLM2-135M-Instruct"
-# Users with few ratings: a history is three to five batches.
+# The users with the fewest ratings: twelve to train on, two batches.
 CHOICES = [
-    *("data.n_users=5", "data.min_ratings=20", "data.max_ratings=30"),
-    *("data.test_rows_per_user=null", "distiller.batch_size=4", "personas.n_personas=2"),
+    *("data.n_users=5", "data.min_ratings=20", "data.max_ratings=20"),
+    *("data.test_rows_per_user=null", "distiller.batch_size=6", "personas.n_personas=2"),
 ]
 # Without do_sample this server takes the likeliest tokens, whatever the temperature asked for.
 SAMPLING = json.dumps({"do_sample": True, "top_k": 50, "eos_token_id": 2, "pad_token_id": 2})
 WRITERS = {
     "openai": [
         *("distiller=openai", f"distiller.chat.model={NAME}", "distiller.chat.concurrency=2"),
-        f"distiller.chat.parameters={{max_tokens: 400, generation_config: '{SAMPLING}'}}",
+        "+distiller.chat.parameters.max_tokens=400",
+        f"+distiller.chat.parameters.generation_config='{SAMPLING}'",
         "distiller.chat.timeout=600",
     ],
     "local": ["distiller=local", "distiller.chat.max_new_tokens=45"],
