@@ -249,8 +249,9 @@ def test_the_comparison_sees_a_wrong_tree(
     expected = alone(model, whole)
     monkeypatch.setattr("persona_lab.model.module.Tree", mutated)
     errors = relative_errors(together(model, rows), expected)
-    # Well above the tolerance of the right tree in the same precision.
-    assert max(errors.values()) > 1e-2
+    # Well above the tolerance of the right tree in the same precision; or no number at all, where
+    # the wrong tree left a place of the output unwritten.
+    assert not all(error <= 1e-2 for error in errors.values())
 
 
 @pytest.mark.usefixtures("in_fp64")
