@@ -1,7 +1,7 @@
 """Dropout whose masks cost little on a CPU. Pure.
 
-torch draws a CPU mask by one double-precision number per element, one after another: a twelfth of a
-training step here. 16 random bits per element decide as well.
+torch draws a CPU mask by one double-precision number per element, one after another: 7 to 11% of a
+training step of SmolLM2. 16 random bits per element decide as well, in a quarter of the time.
 """
 
 from __future__ import annotations
