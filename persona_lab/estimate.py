@@ -25,7 +25,7 @@ from persona_lab.data import Cost, NoMovieInfo, Split, Synthetic
 from persona_lab.evaluation import row_id
 from persona_lab.experiment import Experiment, Prepared
 from persona_lab.model import lend
-from persona_lab.model.engine import pack
+from persona_lab.model.engine import pack, parts
 from persona_lab.model.train import by_prefix
 from persona_lab.personas import Personas
 from persona_lab.prompting import Example
@@ -362,17 +362,16 @@ def _add(
     work: Work, ids: Sequence[list[int]], users: Sequence[int], budget: int, answers: int
 ) -> Work:
     unique, attended, largest = work.unique_tokens, work.attended, work.largest
-    before = None
     for batch in pack(list(by_prefix(ids, users, answers)), budget):
-        largest = max(largest, sum(each.n_tokens for each in batch))
+        whole = sum(each.n_tokens for each in batch)
+        if whole > budget:
+            whole = max(part.n_tokens for part in parts(batch[0], budget))
+        largest = max(largest, whole)
         for each in batch:
             n = len(each.prefix)
+            attended += n * (n + 1) // 2
             attended += sum(s * n + s * (s + 1) // 2 for s in map(len, each.suffixes))
-            unique += sum(map(len, each.suffixes))
-            # Training computes the prefix of a group that is split once, rating once per part.
-            if not (answers == _ANSWER and each.prefix is before):
-                unique, attended = unique + n, attended + n * (n + 1) // 2
-            before = each.prefix
+            unique += each.n_tokens
     return Work(
         rows=work.rows + len(ids),
         tokens=work.tokens + sum(map(len, ids)),

@@ -14,7 +14,7 @@ from persona_lab.assets import Assets
 from persona_lab.configure import CONF, build
 from persona_lab.experiment import Experiment
 from persona_lab.model import lend
-from persona_lab.model.engine import ATTENTION
+from persona_lab.model.engine import ATTENTION, Tree
 from persona_lab.model.module import answer_loss
 from persona_lab.model.train import answered
 from persona_lab.prompting import Example
@@ -80,7 +80,7 @@ def test_loss_and_gradients_on_real_weights_are_those_of_separate_rows(
 
         rows = answered(examples, codec)
         assert all(len(group.prefix) > 300 for group in rows.groups)
-        got = gradients(answer_loss(model, rows.groups, rows))
+        got = gradients(answer_loss(model, Tree(rows.groups), rows))
         model.set_attn_implementation("sdpa")
         try:
             losses = [_alone(model, each, codec.answer(each.rating)) for each in examples]

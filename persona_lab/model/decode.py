@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from persona_lab.errors import UserError
-from persona_lab.model.engine import Group, Tree, TreeCache, run, step
+from persona_lab.model.engine import Group, Tree, TreeCache, run, step, trees
 from persona_lab.prompting import Codec, Example
 
 PATTERN = r"(?<![\w.,/-])([1-5])(?:\.0+)?(?!\w|[.,]\d|/(?!5(?!\d))\d|-\d)"
@@ -97,30 +97,45 @@ def respond(
     groups: Sequence[Group],
     examples: Sequence[Example],
     seed: int,
+    budget: int,
 ) -> dict[int, Response]:
-    """Answer the rows of one batch.
+    """Answer rows.
 
     Args:
         model: A causal language model on the engine's attention, adapter attached.
         codec: Its tokenizer, digits and ends.
         decode: How to answer.
-        groups: The batch; `Group.rows` index `examples`.
+        groups: The rows; `Group.rows` index `examples`.
         examples: All examples.
         seed: Of the rows' generators.
+        budget: Tokens computed at once; a single row may have more.
 
     Returns:
-        Responses of the batch's rows by their index in `examples`.
+        Responses of the rows by their index in `examples`.
     """
-    tree = Tree(groups, model.device)
+    found: dict[int, Response] = {}
+    with torch.inference_mode():
+        for tree in trees(model, groups, budget):
+            found |= _respond(model, codec, decode, tree, examples, seed)
+    return found
+
+
+def _respond(
+    model: PreTrainedModel,
+    codec: Codec,
+    decode: Decode,
+    tree: Tree,
+    examples: Sequence[Example],
+    seed: int,
+) -> dict[int, Response]:
     samples = decode.name != "expected"
     cache = TreeCache(tree) if samples and decode.max_new_tokens > 1 else None
-    with torch.inference_mode():
-        logits = head(model, run(model, tree, cache)[tree.ends])
-        digits = logits[:, list(codec.digit_ids)].double()
-        probabilities = digits.softmax(-1).cpu().numpy()
-        mass = (digits.logsumexp(-1) - logits.double().logsumexp(-1)).exp().tolist()
-        rows = [examples[i] for i in tree.order]
-        texts = _generate(model, codec, decode, logits, cache, rows, seed) if samples else None
+    logits = head(model, run(model, tree, cache)[tree.ends - tree.n_before])
+    digits = logits[:, list(codec.digit_ids)].double()
+    probabilities = digits.softmax(-1).cpu().numpy()
+    mass = (digits.logsumexp(-1) - logits.double().logsumexp(-1)).exp().tolist()
+    rows = [examples[i] for i in tree.order]
+    texts = _generate(model, codec, decode, logits, cache, rows, seed) if samples else None
     responses = {}
     for n, index in enumerate(tree.order):
         p = probabilities[n] / probabilities[n].sum()

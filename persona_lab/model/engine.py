@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import gcd
 from typing import Any
 
@@ -60,19 +61,15 @@ def group(rows: Sequence[list[int]], indices: Sequence[int], shortest: int = 1) 
 
 
 def pack(groups: Sequence[Group], budget: int) -> Iterator[list[Group]]:
-    """Cut groups into batches of at most `budget` tokens, so that memory is bounded.
-
-    A group larger than the budget is split, and its prefix computed once per part; a single row
-    larger than the budget is a batch of its own.
-    """
+    """Gather groups into batches of at most `budget` tokens; a larger one is a batch of its own."""
     batch: list[Group] = []
     room = budget
-    for part in (part for whole in groups for part in parts(whole, budget)):
-        if batch and part.n_tokens > room:
+    for one in groups:
+        if batch and one.n_tokens > room:
             yield batch
             batch, room = [], budget
-        batch.append(part)
-        room -= part.n_tokens
+        batch.append(one)
+        room -= one.n_tokens
     if batch:
         yield batch
 
@@ -99,10 +96,10 @@ class Span:
 
 
 class Trunk:
-    """A prefix that was computed once for several trees of its rows, with gradients.
+    """A prefix that was computed once for several trees of its rows.
 
-    The trees attend to detached keys and values, whose gradients add up over their backward
-    passes; `backward` then takes the sums through the prefix.
+    In training the trees attend to detached keys and values, whose gradients add up over their
+    backward passes; `backward` then takes the sums through the prefix.
     """
 
     def __init__(self, model: PreTrainedModel, prefix: Sequence[int]) -> None:
@@ -110,8 +107,9 @@ class Trunk:
         cache = TreeCache(tree)
         run(model, tree, cache)
         self._grown = cache.layers
+        learns = torch.is_grad_enabled()
         self.layers: dict[int, tuple[Tensor, Tensor]] = {
-            layer: (key.detach().requires_grad_(), value.detach().requires_grad_())
+            layer: (key.detach().requires_grad_(learns), value.detach().requires_grad_(learns))
             for layer, (key, value) in cache.layers.items()
         }
 
@@ -225,6 +223,29 @@ class Step:
     positions: Tensor
 
 
+def trees(model: PreTrainedModel, groups: Sequence[Group], budget: int) -> Iterator[Tree]:
+    """Groups -> trees of at most `budget` tokens, so that memory is bounded whatever a user's rows.
+
+    The prefix of a group beyond the budget is computed once for all its trees. In training, a
+    tree's backward pass must be done before the next one is asked for, and all must be asked for.
+
+    Args:
+        model: As in `run`.
+        groups: The rows.
+        budget: Tokens; a single row may have more.
+    """
+    for batch in pack(groups, budget):
+        if sum(each.n_tokens for each in batch) <= budget:
+            yield Tree(batch, model.device)
+            continue
+        (large,) = batch
+        trunk = Trunk(model, large.prefix) if large.prefix else None
+        for part in parts(large, budget):
+            yield Tree([part], model.device, trunk)
+        if trunk:
+            trunk.backward()
+
+
 def run(model: PreTrainedModel, tree: Tree, cache: TreeCache | None = None) -> Tensor:
     """Hidden states of shape (T, hidden) after the last norm, in packed order.
 
@@ -297,23 +318,25 @@ def _attend(
     if cache is not None:
         cache.layers[layer] = (key[0], value[0])
     window = None if sliding_window is None or sliding_window >= tree.span else sliding_window
-    if window or query.device.type != "cpu":
-        out = torch.cat(
-            [
-                nn.functional.scaled_dot_product_attention(
-                    query[:, :, _of_queries(tree, span.tokens)],
-                    *(t[:, :, span.tokens] for t in (key, value)),
-                    attn_mask=mask[tree.n_before :],
-                    scale=scaling,
-                    enable_gqa=True,
-                )[0]
-                for span, mask in zip(tree.spans, tree.masks(window), strict=True)
-            ],
-            dim=1,
+    attend = _TwoParts.apply if window is None and _has_flash(query) else partial(_masked, window)
+    return attend(query[0], key[0], value[0], tree, scaling).transpose(0, 1)[None], None
+
+
+def _masked(
+    window: int | None, query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float
+) -> Tensor:
+    """Attention over a tree by torch's own kernel and the tree's masks."""
+    groups = query.shape[0] // key.shape[0]
+    outs = []
+    for span, mask in zip(tree.spans, tree.masks(window), strict=True):
+        # The kernels that are thrifty with memory want as many heads of keys as of queries.
+        wide = (t[None, :, span.tokens].repeat_interleave(groups, 1) for t in (key, value))
+        own = query[None, :, _of_queries(tree, span.tokens)]
+        seen = mask[tree.n_before :]
+        outs.append(
+            nn.functional.scaled_dot_product_attention(own, *wide, attn_mask=seen, scale=scaling)[0]
         )
-    else:
-        out = _TwoParts.apply(query[0], key[0], value[0], tree, scaling)
-    return out.transpose(0, 1)[None], None
+    return torch.cat(outs, dim=1)
 
 
 def _attend_step(
@@ -360,8 +383,46 @@ def _attend_step(
     return torch.cat(outs, 1)
 
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_aten = torch.ops.aten
+
+
+def _has_flash(query: Tensor) -> bool:
+    """Whether the flash kernel takes such queries."""
+    halves = (torch.float16, torch.bfloat16)
+    return query.device.type == "cpu" or (query.is_cuda and query.dtype in halves)
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, causal: bool, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """The flash kernel on (B, H, n, D), with the log-sum-exp of its scores, (B, H, n)."""
+    given = (query, key, value, 0.0, causal)
+    if query.is_cuda:
+        out, lse, *_ = _aten._scaled_dot_product_flash_attention(*given, scale=scaling)
+        return out, lse
+    return _aten._scaled_dot_product_flash_attention_for_cpu(*given, scale=scaling)
+
+
+def _flash_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    causal: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Its backward pass: gradients of query, key and value."""
+    given = (grad, query, key, value, out, lse)
+    if query.is_cuda:
+        # Rows of equal length, and no dropout whose state would be needed.
+        lengths = (None, None, query.shape[2], key.shape[2])
+        state = (lse.new_zeros(2, dtype=torch.uint64), lse.new_zeros((), dtype=torch.uint64))
+        backward = _aten._scaled_dot_product_flash_attention_backward
+        return backward(*given, *lengths, 0.0, causal, *state, scale=scaling)
+    backward = _aten._scaled_dot_product_flash_attention_for_cpu_backward
+    return backward(*given, 0.0, causal, scale=scaling)
 
 
 class _TwoParts(torch.autograd.Function):
@@ -384,7 +445,7 @@ class _TwoParts(torch.autograd.Function):
             if span.prefix.stop > span.prefix.start:
                 _prefix_forward(query, key, value, tree, span, groups, scaling, out, lse)
         own_query, own_key, own_value = _own(query, key, value, tree, groups)
-        own_out, own_lse = _flash(own_query, own_key, own_value, 0.0, True, scale=scaling)
+        own_out, own_lse = _flash(own_query, own_key, own_value, True, scaling)
         at = tree.suffix_tokens - tree.n_before
         own_out = own_out.transpose(0, 1).flatten(1, 2)[:, tree.suffix_slots]
         own_lse = own_lse.transpose(0, 1).flatten(1, 2)[:, tree.suffix_slots]
@@ -421,8 +482,9 @@ class _TwoParts(torch.autograd.Function):
                     groups,
                     scaling,
                 )
-        # Many short rows: the kernel's backward in half precision takes 3.6 times as long here.
-        wide = [t.to(lse.dtype) for t in (query, key, value, out, grad)]
+        # Many short rows: the CPU kernel's backward in half precision takes 3.6 times as long here.
+        dtype = query.dtype if query.is_cuda else lse.dtype
+        wide = [t.to(dtype) for t in (query, key, value, out, grad)]
         own_query, own_key, own_value = _own(wide[0], wide[1], wide[2], tree, groups)
         n, h, s, d = own_query.shape
         own_grad = own_query.new_zeros(h, n * s, d)
@@ -439,7 +501,7 @@ class _TwoParts(torch.autograd.Function):
         dq, dk, dv = (
             t.to(query.dtype)
             for t in _flash_backward(
-                own_grad, own_query, own_key, own_value, own_out, own_lse, 0.0, True, scale=scaling
+                own_grad, own_query, own_key, own_value, own_out, own_lse, True, scaling
             )
         )
         at, slots = tree.suffix_tokens, tree.suffix_slots
@@ -482,12 +544,12 @@ def _prefix_forward(
     k, v = key[None, :, span.prefix], value[None, :, span.prefix]
     if tree.trunk is None:
         wide_k, wide_v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        o, n = _flash(query[None, :, span.prefix], wide_k, wide_v, 0.0, True, scale=scaling)
+        o, n = _flash(query[None, :, span.prefix], wide_k, wide_v, True, scaling)
         out[:, span.prefix], lse[:, span.prefix] = o[0], n[0]
     # Heads that share keys and values become more queries of one head: nothing is repeated.
     suffix = _of_queries(tree, span.suffix)
     q = query[:, suffix].unflatten(0, (-1, groups)).flatten(1, 2)[None]
-    o, n = _flash(q, k, v, 0.0, False, scale=scaling)
+    o, n = _flash(q, k, v, False, scaling)
     out[:, suffix] = o[0].unflatten(1, (groups, -1)).flatten(0, 1)
     lse[:, suffix] = n[0].unflatten(1, (groups, -1)).flatten(0, 1)
 
@@ -508,13 +570,14 @@ def _prefix_backward(
         wide_k, wide_v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
         q, o, g = (t[None, :, span.prefix].contiguous() for t in (query, out, grad))
         n = lse[None, :, span.prefix].contiguous()
-        dq, dk, dv = _flash_backward(g, q, wide_k, wide_v, o, n, 0.0, True, scale=scaling)
+        dq, dk, dv = _flash_backward(g, q, wide_k, wide_v, o, n, True, scaling)
         d_query[:, span.prefix] = dq[0]
         d_key[:, span.prefix] = dk[0].unflatten(0, (-1, groups)).sum(1)
         d_value[:, span.prefix] = dv[0].unflatten(0, (-1, groups)).sum(1)
-    # The kernel's backward goes side by side over batch and heads only: heads that share keys
+    # The CPU kernel's backward goes side by side over batch and heads only: heads that share keys
     # become more queries, which are cut into parts so that every thread has as much to do.
-    n_parts = torch.get_num_threads() // gcd(torch.get_num_threads(), k.shape[1])
+    n_threads = 1 if query.is_cuda else torch.get_num_threads()
+    n_parts = n_threads // gcd(n_threads, k.shape[1])
     suffix = _of_queries(tree, span.suffix)
     n_suffix = suffix.stop - suffix.start
     short = -n_suffix % n_parts
@@ -530,7 +593,7 @@ def _prefix_backward(
     q, o, g = cut(query), cut(out), cut(grad)
     n = cut(lse[..., None], float("inf"))[..., 0]
     wide_k, wide_v = k.expand(n_parts, -1, -1, -1), v.expand(n_parts, -1, -1, -1)
-    dq, dk, dv = _flash_backward(g, q, wide_k, wide_v, o, n, 0.0, False, scale=scaling)
+    dq, dk, dv = _flash_backward(g, q, wide_k, wide_v, o, n, False, scaling)
     dq = dq.unflatten(2, (groups, -1)).permute(1, 2, 0, 3, 4).flatten(2, 3).flatten(0, 1)
     d_query[:, suffix] = dq[:, :n_suffix]
     d_key[:, span.prefix] += dk.sum(0)

@@ -32,7 +32,7 @@ from transformers import PreTrainedModel
 from persona_lab.errors import UserError
 from persona_lab.model.adapters import TrainedAdapter, describe_size, lend, weights_of
 from persona_lab.model.decode import Decode, Response, head, respond
-from persona_lab.model.engine import Group, Tree, Trunk, pack, parts, run
+from persona_lab.model.engine import Group, Tree, pack, run, trees
 from persona_lab.model.ranks import add_up, own_share, rank, spread
 from persona_lab.model.train import Answered, Train, answered, by_prefix
 from persona_lab.prompting import Codec, Example
@@ -278,7 +278,8 @@ class UserAgentModule(L.LightningModule):
     def predict_step(self, batch: list[Group]) -> int:
         """Answer a batch of groups into `responses`; the number of its rows."""
         assert isinstance(self.recipe, Decode)
-        answers = respond(self.model, self.codec, self.recipe, batch, self.examples, self.seed)
+        given = (self.model, self.codec, self.recipe, batch, self.examples, self.seed)
+        answers = respond(*given, self.tokens_per_batch)
         self.responses |= answers
         return len(answers)
 
@@ -435,8 +436,6 @@ def accumulate(
 ) -> float:
     """Add up the gradients of a step's rows, no more than `budget` tokens at once.
 
-    A group beyond the budget has its prefix computed once, for all of its parts.
-
     Args:
         model: With what is trained attached.
         groups: The rows of the step that are this process's.
@@ -447,30 +446,16 @@ def accumulate(
     Returns:
         The sum of the answers' cross-entropies.
     """
-    large = [each for each in groups if each.prefix and each.n_tokens > budget]
     total = 0.0
-
-    def learn(batch: Sequence[Group], trunk: Trunk | None = None) -> None:
-        nonlocal total
-        loss = answer_loss(model, batch, rows, trunk)
+    for tree in trees(model, groups, budget):
+        loss = answer_loss(model, tree, rows)
         backward(loss)
         total += loss.item()
-
-    for batch in pack([each for each in groups if each not in large], budget):
-        learn(batch)
-    for group in large:
-        trunk = Trunk(model, group.prefix)
-        for part in parts(group, budget):
-            learn([part], trunk)
-        trunk.backward()
     return total
 
 
-def answer_loss(
-    model: PreTrainedModel, groups: Sequence[Group], rows: Answered, trunk: Trunk | None = None
-) -> torch.Tensor:
+def answer_loss(model: PreTrainedModel, tree: Tree, rows: Answered) -> torch.Tensor:
     """Sum of the cross-entropies of the answers' tokens; the head is applied there only."""
-    tree = Tree(groups, model.device, trunk)
     answers = torch.tensor([rows.answers[row] for row in tree.order], device=model.device)
     offsets = torch.arange(answers.shape[1], device=model.device) - (answers.shape[1] - 1)
     at = (tree.ends[:, None] + offsets).flatten() - tree.n_before

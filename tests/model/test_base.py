@@ -137,7 +137,7 @@ def test_a_local_folder_gives_the_saved_model(
     assert codec.digit_ids == tiny.codec(assets, 4).digit_ids
     examples = make_examples()
     groups = list(by_prefix([e.ids for e in examples], [e.user_id for e in examples]))
-    assert len(respond(model, codec, Decode(), groups, examples, 0)) == len(examples)
+    assert len(respond(model, codec, Decode(), groups, examples, 0, 4096)) == len(examples)
 
 
 def test_no_pad_token_is_needed(
@@ -153,9 +153,11 @@ def test_no_pad_token_is_needed(
     examples = make_examples()
     assert len({len(example.ids) for example in examples}) > 2
     groups = list(by_prefix([e.ids for e in examples], [e.user_id for e in examples]))
-    together = respond(model, codec, Decode(), groups, examples, 0)
+    together = respond(model, codec, Decode(), groups, examples, 0, 4096)
     for i, example in enumerate(examples):
-        alone = respond(model, codec, Decode(), list(by_prefix([example.ids], [0])), [example], 0)
+        alone = respond(
+            model, codec, Decode(), list(by_prefix([example.ids], [0])), [example], 0, 4096
+        )
         assert together[i].expected_rating == pytest.approx(alone[0].expected_rating, rel=1e-4)
 
 

@@ -20,7 +20,6 @@ from persona_lab.errors import UserError
 from persona_lab.model import BaseModel, Decode, Lora, Response, TrainedAdapter, attach, lend
 from persona_lab.model.adapters import weights_of
 from persona_lab.model.decode import PATTERN, respond
-from persona_lab.model.engine import pack
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Codec, Example
 
@@ -140,9 +139,7 @@ def answer(
     model: PreTrainedModel, codec: Codec, decode: Decode, examples: list[Example], budget: int
 ) -> list[Response]:
     groups = list(by_prefix([e.ids for e in examples], [e.user_id for e in examples]))
-    found: dict[int, Response] = {}
-    for batch in pack(groups, budget):
-        found |= respond(model, codec, decode, batch, examples, SEED)
+    found = respond(model, codec, decode, groups, examples, SEED, budget)
     return [found[i] for i in range(len(examples))]
 
 

@@ -26,6 +26,7 @@ from persona_lab.model import (
     fit_adapter,
     rate_examples,
 )
+from persona_lab.model.engine import Tree
 from persona_lab.model.module import Lines, UserAgentModule, answer_loss
 from persona_lab.model.train import answered
 from persona_lab.prompting import Codec, Example
@@ -69,7 +70,7 @@ def mean_loss(
 ) -> float:
     rows = answered(examples, codec)
     with attach(base, adapter), torch.inference_mode():
-        return float(answer_loss(base, rows.groups, rows)) / (2 * len(examples))
+        return float(answer_loss(base, Tree(rows.groups), rows)) / (2 * len(examples))
 
 
 def same(one: TrainedAdapter, other: TrainedAdapter) -> bool:

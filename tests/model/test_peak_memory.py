@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 
 from persona_lab.model import Decode
 from persona_lab.model.decode import respond
-from persona_lab.model.engine import pack
 from persona_lab.model.module import accumulate
 from persona_lab.model.train import answered, by_prefix
 from persona_lab.prompting import Codec, Example
@@ -80,8 +79,7 @@ def peak_of_rating(model: PreTrainedModel, codec: Codec, n_rows: int, budget: in
     examples = rows_of_one_user(n_rows)
     groups = list(by_prefix([e.ids for e in examples], [e.user_id for e in examples]))
     with Peak() as peak:
-        for batch in pack(groups, budget):
-            respond(model, codec, Decode(), batch, examples, 0)
+        respond(model, codec, Decode(), groups, examples, 0, budget)
     return peak.most
 
 
