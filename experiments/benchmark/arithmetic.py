@@ -23,6 +23,13 @@ import torch
 from persona_lab.model.engine import Group
 
 
+def now() -> float:
+    """Seconds on the clock, when all that was begun is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def products(config: Any, groups: Sequence[Group], rank: int, answers: int, steps: float) -> float:
     """Floating-point operations of a forward pass over rows that share prefixes.
 
@@ -78,7 +85,13 @@ def _pairs(group: Group) -> float:
     return prefix * (prefix + 1) / 2 + sum(n * prefix + n * (n + 1) / 2 for n in own)
 
 
-def peak(config: Any, dtype: torch.dtype, seconds: float, tokens: int = 4096) -> dict[str, float]:
+def peak(
+    config: Any,
+    dtype: torch.dtype,
+    seconds: float,
+    tokens: int = 4096,
+    device: str = "cpu",
+) -> dict[str, float]:
     """Measured operations per second of torch's matrix product, at the model's shapes and a square.
 
     Args:
@@ -86,20 +99,25 @@ def peak(config: Any, dtype: torch.dtype, seconds: float, tokens: int = 4096) ->
         dtype: Data type of the factors.
         seconds: For each shape.
         tokens: Rows of the left factor.
+        device: Where.
     """
     hidden, inner = config.hidden_size, config.intermediate_size
     keys = hidden // config.num_attention_heads * config.num_key_value_heads
+    # A GPU needs more to do at once, and time to begin.
+    square, repeats = (8192, 10) if device == "cuda" else (2048, 1)
     shapes = [(tokens, hidden, hidden), (tokens, hidden, keys), (tokens, hidden, inner)]
-    shapes += [(tokens, inner, hidden), (2048, 2048, 2048)]
+    shapes += [(tokens, inner, hidden), (square, square, square)]
     found = {}
     for m, k, n in shapes:
-        left, right = torch.randn(m, k, dtype=dtype), torch.randn(n, k, dtype=dtype)
+        left = torch.randn(m, k, dtype=dtype, device=device)
+        right = torch.randn(n, k, dtype=dtype, device=device)
         torch.nn.functional.linear(left, right)
         times = []
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            start = time.perf_counter()
-            torch.nn.functional.linear(left, right)
-            times.append(time.perf_counter() - start)
+        end = now() + seconds
+        while not times or now() < end:
+            start = now()
+            for _ in range(repeats):
+                torch.nn.functional.linear(left, right)
+            times.append((now() - start) / repeats)
         found[f"{m}x{k}x{n}"] = 2 * m * k * n / sorted(times)[len(times) // 2]
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from arithmetic import now
 from datasets import Dataset
 from peft import get_peft_model, set_peft_model_state_dict
 from prompts import Rows
@@ -112,10 +112,10 @@ class _Timed(UserAgentModule):
     seconds = 0.0
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self._began = time.perf_counter()
+        self._began = now()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.seconds += time.perf_counter() - self._began
+        self.seconds += now() - self._began
 
 
 @dataclass
@@ -136,7 +136,7 @@ class OursRating:
             attach(self.rows.base, self.adapter),
             tempfile.TemporaryDirectory() as folder,
         ):
-            began = time.perf_counter()
+            began = now()
             responses = rate_examples(
                 self.rows.base,
                 self.rows.codec,
@@ -147,7 +147,7 @@ class OursRating:
                 seed=0,
                 name="the benchmark",
             )
-            seconds = time.perf_counter() - began
+            seconds = now() - began
         answers = {_key(row): each.text for row, each in zip(rows, responses, strict=True)}
         return Outcome(len(rows), seconds, answers=answers)
 
@@ -165,6 +165,7 @@ class _Peer:
         base = copy.deepcopy(rows.base)
         base.set_attn_implementation("sdpa")
         self.codec, self.weights = rows.codec, dict(adapter.weights)
+        self.device = base.device
         self.bf16 = rows.trainer.precision == "bf16-mixed"
         self.model = get_peft_model(base, copy.copy(adapter.config))
         set_peft_model_state_dict(self.model, self.weights)
@@ -172,7 +173,7 @@ class _Peer:
 
     def autocast(self) -> torch.autocast:
         """As the product's trainer does it."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
 
 class _TrainingPeer(_Peer):
@@ -196,7 +197,7 @@ class _TrainingPeer(_Peer):
             disable_tqdm=True,
             logging_steps=1,
             log_level="error",
-            use_cpu=True,
+            use_cpu=self.device.type == "cpu",
             **more,
         )
 
@@ -268,10 +269,10 @@ class _Clock(TrainerCallback):
         self.seconds, self.loss = 0.0, None
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self._began = time.perf_counter()
+        self._began = now()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.seconds += time.perf_counter() - self._began
+        self.seconds += now() - self._began
 
     def on_log(self, *args: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         self.loss = (logs or {}).get("loss", self.loss)
@@ -283,10 +284,10 @@ class Generate(_Peer):
     def __call__(self, rows: Sequence[Example], batch: int, dropout: bool = True) -> Outcome:
         """Answer rows (see `Contestant`)."""
         self.model.eval()
-        began = time.perf_counter()
+        began = now()
         with torch.inference_mode(), self.autocast():
             answers = dict(self._answers(rows, batch))
-        return Outcome(len(rows), time.perf_counter() - began, answers=answers)
+        return Outcome(len(rows), now() - began, answers=answers)
 
     def _answers(
         self, rows: Sequence[Example], batch: int
@@ -307,7 +308,10 @@ class Generate(_Peer):
             pad_token_id=self.pad,
         )
         out: Any = self.model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=config, **more
+            input_ids=ids.to(self.device),
+            attention_mask=mask.to(self.device),
+            generation_config=config,
+            **more,
         )
         for row, new in zip(rows, out[:, ids.shape[1] :].tolist(), strict=True):
             ends = (i for i, token in enumerate(new) if token in self.codec.stop_ids)
@@ -324,13 +328,13 @@ class GenerateCached(Generate):
     ) -> Iterator[tuple[tuple[int, int], str]]:
         ordered = sorted(rows, key=lambda row: len(row.ids))
         for each in by_prefix([row.ids for row in ordered], [row.user_id for row in ordered]):
-            prefix = torch.tensor([each.prefix])
+            prefix = torch.tensor([each.prefix], device=self.device)
             cache = DynamicCache(config=self.model.config)
             self.model(input_ids=prefix, past_key_values=cache, logits_to_keep=1)
             for start in range(0, len(each.rows), batch):
                 part = [ordered[i] for i in each.rows[start : start + batch]]
                 suffixes, mask = _left_padded(each.suffixes[start : start + batch], self.pad)
-                before = prefix.expand(len(part), -1)
+                before = prefix.cpu().expand(len(part), -1)
                 copied = copy.deepcopy(cache)
                 copied.batch_repeat_interleave(len(part))
                 yield from self._generate(

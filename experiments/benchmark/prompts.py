@@ -6,21 +6,21 @@ file where one is given; else `Filler` stands in for them with meaningless words
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from hydra import compose, initialize_config_module
 from transformers import PreTrainedModel
 
-from persona_lab import configure
+from persona_lab import configure, estimate
 from persona_lab.assets import Assets
 from persona_lab.data import Cost
+from persona_lab.experiment import Experiment
 from persona_lab.model import Trainer
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Codec, Example
@@ -66,13 +66,26 @@ class Filler:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which prompts: what they show, in which order, in which precision the model computes."""
+    """Which prompts, and which model reads them.
+
+    Attributes:
+        prompts: What they show: `ms` or `ms_ml`.
+        order: Of their parts (`prompt.order`).
+        precision: In which the model computes: Lightning's name.
+        movie_info: A file with summaries and casts; None: filler.
+        quick: A tiny random model.
+        trainer: `cpu` or `gpu`.
+        shape: A model's name (conf/model): random weights of its sizes, with the setup's tokenizer
+            and vocabulary; None: the setup's model.
+    """
 
     prompts: str
     order: str
     precision: str
     movie_info: str | None
     quick: bool
+    trainer: str = "cpu"
+    shape: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,7 @@ class Rows:
         codec: How it reads.
         peft: PEFT's configuration at the setup's dropout.
         trainer: The setup's trainer in the precision chosen.
+        plan: What `plan=true` would say of training on rows (see `planned`).
     """
 
     train: list[list[Example]]
@@ -94,6 +108,7 @@ class Rows:
     codec: Codec
     peft: Any
     trainer: Trainer
+    plan: Callable[[Sequence[Example]], dict[str, float]]
 
     def of(self, what: str, first: int, n_users: int, n_rows: int) -> list[Example]:
         """Rows of the users from number `first` on, counted round and round."""
@@ -111,18 +126,25 @@ def load(choice: Choice) -> Rows:
         *(["movie_info=csv", info] if choice.movie_info else []),
         f"memory={choice.prompts}",
         f"prompt.order={choice.order}",
+        f"trainer={choice.trainer}",
         f"trainer.precision={choice.precision}",
         "trainer.progress=false",
         f"data.test_rows_per_user={ROWS_PER_USER}",
     ]
     with initialize_config_module(configure.CONF, version_base="1.3"):
         run = configure.build(compose("config", overrides), {}, Path.cwd())
+        shape = choice.shape and compose("config", [f"slm={choice.shape}"]).model
     experiment = run.experiment
     if choice.movie_info is None:
         experiment = replace(experiment, movie_info=Filler(2, 1) if choice.quick else Filler())
     prepared = experiment.prepare(run.assets, run.store)
     codec = experiment.codec(run.assets)
-    base = experiment.model.load(run.assets, torch.float32, "cpu")
+    if shape:
+        sizes = {**shape.sizes, "vocab_size": len(codec.tokenizer)}
+        own = replace(experiment.model, name=f"{shape.name}'s shape", random=sizes)
+        experiment = replace(experiment, model=own)
+    trainer = experiment.trainer
+    base = experiment.model.load(run.assets, trainer.dtype, trainer.device)
 
     def users(rows: pd.DataFrame, *, training: bool) -> list[list[Example]]:
         latest = rows.groupby("user_id").tail(ROWS_PER_USER)
@@ -140,8 +162,28 @@ def load(choice: Choice) -> Rows:
         base,
         codec,
         experiment.peft.config(experiment.model.lora_targets),
-        experiment.trainer,
+        trainer,
+        partial(planned, experiment, run.assets, codec),
     )
+
+
+def planned(
+    experiment: Experiment, assets: Assets, codec: Codec, rows: Sequence[Example]
+) -> dict[str, float]:
+    """One optimiser step as `plan=true` counts it: bytes held at once, and operations."""
+    scale = estimate._Scale.of(experiment, assets, trained=True)
+    ids = [[*row.ids, codec.answer(row.rating)[0]] for row in rows]
+    budget = experiment.train.tokens_per_microbatch
+    work = estimate._add(
+        estimate.Work(), ids, [row.user_id for row in rows], budget, answers=estimate._ANSWER
+    )
+    return {
+        "weights": scale.held + 4 * scale.adapter,
+        "activations": scale.kept_in_training(work),
+        "optimiser": 12 * scale.adapter,
+        "operations": scale.training(work),
+        "unique_tokens": work.unique_tokens,
+    }
 
 
 def lengths(rows: Sequence[Example]) -> tuple[float, float]:

@@ -110,6 +110,11 @@ class Bench:
         self.records: list[dict[str, Any]] = [json.loads(line) for line in lines]
         self.peers: dict[str, c.Contestant] = {}
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU computes."""
+        return self.args.trainer == "gpu"
+
     def record(self, kind: str, **fields: Any) -> None:
         """Append a measurement to the file at once."""
         self.records.append(json.loads(json.dumps({"kind": kind, **fields})))
@@ -124,7 +129,8 @@ class Bench:
     def rows(self, prompts: str, order: str = "paper") -> Rows:
         """The real rows of a choice of prompts."""
         a = self.args
-        return load(Choice(prompts, order, a.precision, a.movie_info, a.quick))
+        about = (a.precision, a.movie_info, a.quick, a.trainer, a.shape)
+        return load(Choice(prompts, order, *about))
 
     def contestant(self, name: str, prompts: str, order: str = "paper") -> c.Contestant:
         """A contestant; peers keep one copy of the weights each for the whole run."""
@@ -160,6 +166,8 @@ class Bench:
             "precision": self.args.precision,
             "summaries": "csv" if self.args.movie_info else "filler",
             "quick": self.args.quick,
+            "shape": self.args.shape,
+            "gpu": torch.cuda.get_device_name() if self.on_gpu else None,
             "versions": {name: version(name) for name in PACKAGES},
         }
         before = self.found("machine")
@@ -172,7 +180,23 @@ class Bench:
         """The machine's matrix products; the highest of a run is its peak."""
         dtype = torch.bfloat16 if self.args.precision == "bf16-mixed" else torch.float32
         config = self.rows(self.args.prompts[0]).base.config
-        self.record("peak", flops=peak(config, dtype, self.args.peak_seconds))
+        device = "cuda" if self.on_gpu else "cpu"
+        self.record("peak", flops=peak(config, dtype, self.args.peak_seconds, device=device))
+
+    def plan(self, prompts: str) -> None:
+        """What `plan=true` expects of a step of ours on a GPU, and what the step took."""
+        if self.found("plan", prompts=prompts):
+            return
+        rows = self.rows(prompts)
+        own = rows.of("train", 0, 1, self.args.rows_per_user[0])
+        ours = self.contestant("ours", prompts)
+        ours(own, 1)
+        torch.cuda.reset_peak_memory_stats()
+        outcome = ours(own, 1)
+        held = torch.cuda.max_memory_allocated()
+        measured = {"held": held, "seconds": outcome.seconds}
+        self.record("plan", prompts=prompts, planned=rows.plan(own), measured=measured)
+        print(self.records[-1], flush=True)
 
     def check(self, prompts: str) -> None:
         """Every contestant must give the same loss without dropout, and the same answers."""
@@ -263,18 +287,36 @@ class Bench:
         if self.found("memory", **key):
             return
         batch = self.best_batch(cell.what, cell.prompts, name) if name in cell.peers else 1
+        if self.on_gpu:
+            growth = self.growth_on_gpu(name, cell.what, cell.prompts, batch)
+            self.record("memory", **key, batch=batch, growth=growth)
+            return
         own = [*sys.argv[1:], "--child", name, cell.what, cell.prompts, str(batch)]
         out = subprocess.run(
             [sys.executable, __file__, *own], capture_output=True, text=True, check=True
         )
         self.record("memory", **key, batch=batch, growth=float(out.stdout.split()[-1]))
 
+    def once(
+        self, name: str, what: str, prompts: str, batch: int
+    ) -> tuple[c.Contestant, list[Example]]:
+        """A contestant, and the rows that its memory is measured on."""
+        inner = "ours_rating" if (name, what) == ("ours", "evaluate") else name
+        n_rows = self.args.rows_per_user[0] if name == "ours" else batch
+        return self.contestant(inner, prompts), self.rows(prompts).of(what, 0, 1, n_rows)
+
+    def growth_on_gpu(self, name: str, what: str, prompts: str, batch: int) -> float:
+        """By how many MB the GPU's memory grows at its highest while a contestant works once."""
+        contestant, rows = self.once(name, what, prompts, batch)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        contestant(rows, batch)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+
     def child(self, name: str, what: str, prompts: str, batch: str) -> None:
         """Print by how many MB the resident memory grows at its highest."""
-        inner = "ours_rating" if (name, what) == ("ours", "evaluate") else name
-        contestant = self.contestant(inner, prompts)
-        ours = name == "ours"
-        rows = self.rows(prompts).of(what, 0, 1, self.args.rows_per_user[0] if ours else int(batch))
+        contestant, rows = self.once(name, what, prompts, int(batch))
         process = psutil.Process()
         before = highest = process.memory_info().rss
         done = threading.Event()
@@ -296,6 +338,8 @@ class Bench:
         deadline = time.monotonic() + 60 * self.args.minutes
         self.machine()
         todo = cells(self.args)
+        for prompts in self.args.prompts if self.on_gpu else ():
+            self.plan(prompts)
         for prompts in self.args.prompts:
             self.check(prompts)
         while time.monotonic() < deadline:
@@ -331,6 +375,7 @@ class Bench:
             "search": self.found("search"),
             "checks": self.found("check"),
             "memory": self.found("memory"),
+            "plans": self.found("plan"),
             "curves": curves,
         }
         out = self.args.out
@@ -473,6 +518,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--curve-prefixes", nargs="*", type=int, default=[170, 340, 680, 1360])
     add("--batch-sizes", nargs="+", type=int, default=[1, 2, 4, 8, 16])
     add("--precision", choices=["32-true", "bf16-mixed"], default="32-true")
+    add("--trainer", choices=["cpu", "gpu"], default="cpu")
+    add("--shape", help="of a model in conf/model: random weights of its sizes")
     add("--movie-info", help="CSV file with summaries and casts; without it, filler")
     add("--repeats", type=int, default=5, help="rounds of a headline")
     add("--peer-rows", type=int, default=4, help="rows that a peer is given in a round, at least")

@@ -38,7 +38,7 @@ def predict(
         # Rows share what their user's rows share: each becomes a user of its own.
         train = [replace(each, user_id=n) for n, each in enumerate(train)]
     test = one.examples(prepared, codec, prepared.split.value.test, training=False)
-    trainer = replace(one.trainer, precision="32-true" if side == "fp32" else "auto")
+    trainer = replace(one.trainer, precision="32-true") if side == "fp32" else one.trainer
     base, peft = one.base(assets), one.peft.config(one.model.lora_targets)
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)

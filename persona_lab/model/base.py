@@ -212,10 +212,10 @@ def _load(
     if window == "off" and getattr(config, "sliding_window", None) is not None:
         config.sliding_window = None
     if folder is None:
-        with torch.random.fork_rng(devices=[]):
+        building: Any = AutoModelForCausalLM.from_config
+        with torch.random.fork_rng(), torch.device(device):
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
-            model = model.to(dtype)
+            model = building(config, dtype=dtype, attn_implementation=ATTENTION)
     else:
         loading: Any = AutoModelForCausalLM.from_pretrained
         model = loading(folder, config=config, dtype=dtype, attn_implementation=ATTENTION)

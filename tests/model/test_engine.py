@@ -65,8 +65,9 @@ def alone(model: PreTrainedModel, whole: Sequence[list[int]]) -> tuple[Tensor, G
     model.set_attn_implementation("eager")
     losses = []
     for row in whole:
-        logits = model(input_ids=torch.tensor([row[:-1]]), use_cache=False).logits[0]
-        target = torch.tensor(row[-ANSWER:])
+        ids = torch.tensor([row[:-1]], device=model.device)
+        logits = model(input_ids=ids, use_cache=False).logits[0]
+        target = torch.tensor(row[-ANSWER:], device=model.device)
         losses.append(cross_entropy(logits[-ANSWER:], target, reduction="sum"))
     model.set_attn_implementation(ATTENTION)
     return backward(model, torch.stack(losses).sum())
@@ -76,7 +77,7 @@ def together(
     model: PreTrainedModel, rows: Answered, tree: Tree | None = None
 ) -> tuple[Tensor, Gradients]:
     model.zero_grad()
-    return backward(model, answer_loss(model, tree or Tree(rows.groups), rows))
+    return backward(model, answer_loss(model, tree or Tree(rows.groups, model.device), rows))
 
 
 def backward(model: PreTrainedModel, loss: Tensor) -> tuple[Tensor, Gradients]:
@@ -91,7 +92,7 @@ def relative_errors(
     assert got[1].keys() == expected[1].keys()
     pairs = {name: (got[1][name], gradient) for name, gradient in expected[1].items()}
     return {
-        name: float((a - b).norm() / b.norm())
+        name: float((a.to(b) - b).norm() / b.norm())
         for name, (a, b) in {"loss": (got[0], expected[0]), **pairs}.items()
     }
 
@@ -193,6 +194,23 @@ def test_bf16_is_as_near_as_that_of_separate_rows(llama: PreTrainedModel) -> Non
         theirs = relative_errors(alone(llama, whole), exact)
     assert ours["loss"] < 0.01
     assert max(ours.values()) < 1.5 * max(theirs.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+@pytest.mark.parametrize("budget", [12, 4096])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_gives_the_gradients_of_separate_rows(
+    model: PreTrainedModel, dtype: torch.dtype, budget: int
+) -> None:
+    rows, whole = make_rows(30)
+    exact = alone(model, whole)
+    model.to("cuda", dtype)
+    theirs = relative_errors(alone(model, whole), exact)
+    model.zero_grad()
+    total = accumulate(model, rows.groups, rows, budget, lambda loss: loss.backward())
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    ours = relative_errors((torch.tensor(total), gradients), exact)
+    assert max(ours.values()) < max(1e-4, 1.5 * max(theirs.values())), (ours, theirs)
 
 
 def shift_positions(tree: Tree) -> None:
