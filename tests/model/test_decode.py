@@ -211,7 +211,7 @@ def test_the_model_says_all_sorts_of_things(
     talkative: PreTrainedModel, codec: Codec, make_examples: Callable[..., list[Example]]
 ) -> None:
     """Else the comparison with row-by-row generation would show little."""
-    responses = answer(talkative, codec, DECODES[0], make_examples(n_users=16, n_rows=5), 100)
+    responses = answer(talkative, codec, DECODES[0], make_examples(n_users=80, n_rows=5), 100)
     assert {response.prediction for response in responses} == {None, 1, 2, 3, 4, 5}
     assert len({response.text for response in responses}) > 20
     n_settled = sum(DECODES[0].settled(response.text) for response in responses)
