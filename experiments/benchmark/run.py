@@ -204,10 +204,15 @@ class Bench:
             return
         rows = self.rows(prompts).of("train", 0, 2, 2)
         ours = self.contestant("ours", prompts)(rows, 1, dropout=False).loss
-        losses = {p: self.peer(p)(rows, 2, dropout=False).loss for p in c.TRAINING}
+        wanted = self.args.peers
+        training, rating = (
+            [peer for peer in peers if wanted is None or peer in wanted]
+            for peers in (c.TRAINING, c.EVALUATION)
+        )
+        losses = {p: self.peer(p)(rows, 2, dropout=False).loss for p in training}
         rows = self.rows(prompts).of("evaluate", 0, 2, 4)
         said = self.contestant("ours_rating", prompts)(rows, 1).answers
-        answers = {p: self.peer(p)(rows, 4).answers for p in c.EVALUATION}
+        answers = {p: self.peer(p)(rows, 4).answers for p in rating}
         flips = {p: _flips(said, theirs) for p, theirs in answers.items()}
         self.record("check", prompts=prompts, ours=ours, losses=losses, rows=len(rows), flips=flips)
         bound = 1e-3 if self.args.precision == "32-true" else 5e-2

@@ -478,6 +478,11 @@ def attach(
     # Made without initial weights: they would be drawn only to be overwritten.
     with lend(base, adapter.config, seed=0, low_cpu_mem_usage=True) as lent:
         set_peft_model_state_dict(lent, dict(adapter.weights), low_cpu_mem_usage=True)
+        if torch.finfo(base.dtype).bits < 32:
+            # PEFT rounds what it loads so to the base's precision; adapters are fp32.
+            for parameter in (each for each in lent.parameters() if each.requires_grad):
+                parameter.data = parameter.data.float()
+            set_peft_model_state_dict(lent, dict(adapter.weights))
         lent.eval()
         if not merge:
             yield

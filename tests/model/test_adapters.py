@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -447,6 +447,21 @@ def test_one_adapter_does_not_leak_into_the_next(base: PreTrainedModel) -> None:
     # What was trained is a copy: the base's next adapter does not write into it.
     fresh = trained(base, 1)
     assert all(torch.equal(t, first.weights[name]) for name, t in fresh.weights.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_an_adapter_rates_as_it_was_trained(base: PreTrainedModel, dtype: torch.dtype) -> None:
+    base = copy.deepcopy(base).to(dtype)
+    config = LoraConfig(r=4, target_modules=["q_proj", "k_proj"], init_lora_weights=False)
+    with lend(base, config, seed=0) as lent:
+        weights = weights_of(lent)
+    assert {t.dtype for t in weights.values()} == {torch.promote_types(dtype, torch.float32)}
+    with attach(base, TrainedAdapter(config, weights, {})):
+        named = [(name, p) for name, p in base.named_parameters() if "lora" in name]
+        attached = {name.replace(".default", ""): p for name, p in named}
+    assert len(attached) == len(weights)
+    for name, parameter in attached.items():
+        assert torch.equal(parameter, weights[f"base_model.model.{name}"])
 
 
 def test_a_merged_adapter_is_taken_out_bit_by_bit(base: PreTrainedModel) -> None:
