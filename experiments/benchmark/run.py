@@ -230,7 +230,10 @@ class Bench:
             if grid and max(grid.values()) > HOPELESS * grid[max(grid)]:
                 break
             n_rows = 16 if peer == "generate_cached_prefix" else max(batch, 2)
-            outcome = self.peer(peer)(self.rows(prompts).of(what, 0, 1, n_rows), batch)
+            try:
+                outcome = self.peer(peer)(self.rows(prompts).of(what, 0, 1, n_rows), batch)
+            except torch.OutOfMemoryError:
+                break
             grid[batch] = outcome.rows / outcome.seconds
             self.record("search", **key, batch=batch, rows_s=grid[batch])
             print(f"  {what} {prompts} {peer}: batch {batch}, {grid[batch]:.2f} rows/s", flush=True)

@@ -454,7 +454,7 @@ class _TwoParts(torch.autograd.Function):
                 torch.full((s.suffix.stop - s.suffix.start,), s.prefix.stop > s.prefix.start)
                 for s in tree.spans
             ]
-        )
+        ).to(out.device)
         prefix_lse = lse[:, at].masked_fill(~with_prefix, float("-inf"))
         prefix_out = out[:, at].masked_fill(~with_prefix[:, None], 0.0)
         merged = torch.logaddexp(prefix_lse, own_lse)

@@ -215,6 +215,10 @@ class UserAgentModule(L.LightningModule):
         self.responses: dict[int, Response] = {}
         self.unique_tokens = 0
 
+    def cpu(self) -> "UserAgentModule":
+        """Stay: Lightning would take the shared base off the GPU after every adapter."""
+        return self
+
     @property
     def training_recipe(self) -> Train:
         """The recipe of a module that trains."""
