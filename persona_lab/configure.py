@@ -594,7 +594,8 @@ def _unknown(where: str, key: str, fields: Iterable[str]) -> UserError:
     known += [] if place else ["row", "experiment"]
     inner = [field for field in known if field.endswith(f".{key}")]
     close = inner or difflib.get_close_matches(key, known, n=1)
-    mend = f"did you mean {place}{close[0]}?" if close else f"choose {', '.join(sorted(known))}"
+    choices = f"choose {', '.join(sorted(known))}" if known else f"write +{where}=... to add it"
+    mend = f"did you mean {place}{close[0]}?" if close else choices
     return UserError(f"'{where}' does not exist", mend)
 
 

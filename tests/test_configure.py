@@ -49,6 +49,10 @@ def _hydra() -> Iterator[None]:
             ["distiller=openai", "distiller.budget=5"],
             "'distiller.budget' does not exist (did you mean distiller.chat.budget?)",
         ),
+        (
+            ["distiller=openai", "distiller.chat.parameters.seed=0"],
+            "does not exist (write +distiller.chat.parameters.seed=... to add it)",
+        ),
         (["adaptor=none"], "'adaptor' does not exist (did you mean adapter?)"),
         (["experment=smoke"], "'experment' does not exist (did you mean experiment?)"),
         (["train.speed=3"], "'train.speed' does not exist (choose batch_size,"),

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import openai  # noqa: F401
 
@@ -27,8 +28,16 @@ def talk(user: int, calls: int) -> Conversation[str]:
     return "\n".join(said)
 
 
-def job(url: str, cache: str, users: int, calls: int, concurrency: int, out: str) -> None:
-    chat = OpenAI("toy", url, prices=PRICES, concurrency=concurrency)
+def job(
+    url: str,
+    cache: str,
+    out: str,
+    users: int,
+    calls: int,
+    concurrency: int,
+    mode: Literal["sync", "batch"] = "sync",
+) -> None:
+    chat = OpenAI("toy", url, prices=PRICES, concurrency=concurrency, mode=mode, poll_seconds=0.02)
     start = time.perf_counter()
     texts = chat.converse((talk(user, calls) for user in range(users)), Assets(Path(cache)))
     seconds = time.perf_counter() - start

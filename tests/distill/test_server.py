@@ -303,11 +303,11 @@ class Jobs:
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen([sys.executable, str(JOB)], **pipes)
 
-    def start(self, cache: Path, users: int, calls: int, concurrency: int) -> Path:
-        """Begin a job; its output file."""
+    def start(self, cache: Path, *arguments: int | str) -> Path:
+        """Begin a job: users, calls of each, concurrency and mode; its output file."""
         assert self.process.stdin
         out = cache / f"out-{os.urandom(4).hex()}"
-        line = json.dumps([self.url, str(cache), users, calls, concurrency, str(out)])
+        line = json.dumps([self.url, str(cache), str(out), *arguments])
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
         self.at = self._read()
@@ -346,6 +346,23 @@ def test_two_jobs_ask_once(loopback: Server, tmp_path: Path, jobs: Jobs) -> None
     assert set(loopback.asked().values()) == {1}
     assert loopback.asked().total() == 40
     assert both[0].read_bytes() == both[1].read_bytes()
+
+
+def test_a_batch_outlives_its_job(loopback: Server, tmp_path: Path, jobs: Jobs) -> None:
+    loopback.finished = False
+    jobs.start(tmp_path, 3, 1, 1, "batch")
+    until = time.monotonic() + 60
+    while not loopback.batches:
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    jobs.kill()
+    loopback.finished = True
+    out = jobs.start(tmp_path, 3, 1, 1, "batch")
+    jobs.end()
+    assert out.exists()
+    assert len(loopback.batches) == 1
+    assert set(loopback.asked().values()) == {1}
+    assert loopback.asked().total() == 3
 
 
 def answered(cache: Path) -> set[str]:
