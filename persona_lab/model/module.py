@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import lightning as L
 import pandas as pd
@@ -215,8 +215,8 @@ class UserAgentModule(L.LightningModule):
         self.responses: dict[int, Response] = {}
         self.unique_tokens = 0
 
-    def cpu(self) -> "UserAgentModule":
-        """Stay: Lightning would take the shared base off the GPU after every adapter."""
+    def cpu(self) -> Self:
+        """Stay where the base is: Lightning would take it off the GPU after every adapter."""
         return self
 
     @property

@@ -147,6 +147,13 @@ def test_training_leaves_the_base_as_it_was(
     assert not any(p.requires_grad for p in base.parameters())
 
 
+def test_lightning_does_not_move_the_base(base: PreTrainedModel, codec: Codec) -> None:
+    # What is not on the CPU must not be taken there when an adapter is done.
+    module = UserAgentModule(base.to("meta"), codec, [], TRAIN, seed=0)
+    assert module.cpu() is module
+    assert {parameter.device.type for parameter in base.parameters()} == {"meta"}
+
+
 def test_only_the_adapter_is_trained_in_fp32_on_a_half_base(
     fit: Fit,
     tiny: BaseModel,
