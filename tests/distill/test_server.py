@@ -415,9 +415,9 @@ def test_kills_cost_at_most_what_is_in_flight(
 @pytest.mark.long
 def test_throughput(loopback: Server, tmp_path: Path, jobs: Jobs) -> None:
     loopback.latency = 0.2
-    out = jobs.start(tmp_path, 64, 30, 64)
+    out = jobs.start(tmp_path, 64, 90, 64)
     jobs.end()
-    rate = 64 * 30 / float(Path(f"{out}.seconds").read_text())
+    rate = 64 * 90 / float(Path(f"{out}.seconds").read_text())
     print(f"{rate:.0f} calls/s of {64 / 0.2:.0f}")
     assert loopback.most == 64
     assert rate >= 0.9 * 64 / 0.2
