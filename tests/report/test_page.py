@@ -85,6 +85,18 @@ def test_the_page_shows_every_row_the_baselines_and_the_failure(table_1):
     assert page.tags.count("details") == 11 + 1 + 11
 
 
+def test_the_page_shows_seeds_together_and_what_is_too_small_to_show(sweep):
+    for name, row, seed in (("a", "r9", 0), ("b", "r9", 1), ("c", "r5", 0)):
+        adapter = "persona" if row == "r9" else "single_max"
+        sweep.add(name, id=row, adapter=adapter, seed=seed)
+    text = html(build(sweep.folder))
+    page = Page(text)
+    for said in ("2 × 640", "over users and seeds", "Table 1 by seed"):
+        assert said in page.text, said
+    notes = re.findall(r'<p class="notes">Differences in RMSE below', text)
+    assert len(notes) == 4  # persona against single, claims, simple predictors, against the best
+
+
 @pytest.fixture
 def hostile(sweep):
     """A report in which every text is hostile: titles, responses, names, settings and errors."""
