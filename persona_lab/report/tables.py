@@ -362,6 +362,40 @@ def _differences(title: str, pairs: Iterable[tuple[Line, Line]]) -> Table:
     return _table(title, cells, found, note=note)
 
 
+def matrix_table(run: Run) -> Table:
+    """Return the error of each of a run's adapters on the users of each; no rows without a matrix.
+
+    The difference to the users' own adapter is of the expected ratings, and so is the error.
+    """
+    found = {(each["adapter"], each["users"]): each for each in run.result.matrix}
+    cells: Cells[str] = {Column("adapter"): str}
+    for users, n in {users: each["n_users"] for (_, users), each in found.items()}.items():
+        head = "users without an adapter" if users is None else f"users of {users}"
+        cells[Column(f"{head} ({n:,})", True)] = lambda adapter, users=users: _crossed(
+            found[adapter, users]
+        )
+    title = f"RMSE expected of every adapter on the users of each: {run.label}"
+    return _table(title, cells, dict.fromkeys(adapter for adapter, _ in found), note=_diagonal(run))
+
+
+def _crossed(cell: dict[str, Any]) -> str:
+    error = number(cell["rmse_expected"])
+    if cell["difference"] is None:
+        return error
+    return f"{error}, {with_interval(cell['difference']['rmse'], '+')}"
+
+
+def _diagonal(run: Run) -> str:
+    said = [verdict(each["difference"]["rmse"]) for each in run.result.matrix if each["difference"]]
+    return (
+        "A column is of the same users: on the diagonal their own adapter rates them, off it "
+        "another one, with its error minus their own one's [95%]; adapters fit their users where "
+        "the diagonal is lowest. Beyond noise, "
+        f"{said.count('higher')} of {len(said)} cells off the diagonal are higher than the "
+        f"diagonal's, {said.count('lower')} lower."
+    )
+
+
 def slices_table(report: Report) -> Table:
     """Return every run's errors on parts of the test rows: one part's runs below each other."""
     parts = [(run, part) for run in report.runs for part in run.result.beyond.get("slices", ())]
@@ -578,6 +612,7 @@ def leading(report: Report) -> tuple[Table, ...]:
     tables = [main_table(report)]
     for group in groups(report):
         tables += [contrast_table(group), claims_table(group), baseline_table(group)]
+    tables += map(matrix_table, report.runs)
     return tuple(table for table in tables if table.rows)
 
 

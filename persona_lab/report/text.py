@@ -117,7 +117,8 @@ def _tex(text: str) -> str:
 def csv_text(report: Report) -> str:
     """Return the table as CSV in full precision: a line per run and per baseline.
 
-    Before the runs of several seeds stands a `row` of all of them.
+    Before the runs of several seeds stands a `row` of all of them, behind a run that crossed its
+    adapters a `matrix` line per adapter and group of users.
     """
     lines = [
         line
@@ -150,6 +151,10 @@ def _table_lines(line: Line, group: str) -> Iterator[dict[str, Any]]:
         yield _table_line(line, group) | {"kind": "row", "seed": None, "folder": None} | spread
     for run in line.runs:
         yield _table_line(alone(run), group)
+        for cell in run.result.matrix:
+            taken = ("adapter", "users", *ERRORS, "digit_mass", "urr", "n_test", "n_unrelated")
+            given = {"kind": "matrix", "test_rows": group, "id": run.result.row.id}
+            yield given | {name: cell[name] for name in taken} | {"folder": run.name}
 
 
 def _table_line(line: Line, group: str) -> dict[str, Any]:

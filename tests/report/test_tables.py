@@ -19,6 +19,7 @@ from persona_lab.report.tables import (
     failure_table,
     leading,
     main_table,
+    matrix_table,
     number,
     plain,
     responses_table,
@@ -28,7 +29,7 @@ from persona_lab.report.tables import (
     written_table,
 )
 
-from .conftest import BEYOND, cells
+from .conftest import BEYOND, MATRIX, cells, crossed
 
 
 def test_table_1_has_eleven_rows_with_ours_beside_the_papers(table_1):
@@ -161,6 +162,26 @@ def test_tables_of_differences_say_what_is_too_small_to_show(table_1):
     stored = [each["rmse"]["detectable"] for each in group.best.result.comparisons
               if each["prediction"] == "decoded"]  # fmt: skip
     assert f"below {min(stored):.3f} (" in baseline_table(group).note
+
+
+def test_a_matrix_shows_each_adapter_on_the_users_of_each(sweep):
+    base = [crossed("persona_0", None, 2.0), crossed("persona_1", None, 2.0)]
+    sweep.add("a", id="r9", facts={"matrix": MATRIX + base})
+    sweep.add("b", id="r10")
+    report = build(sweep.folder)
+    table = matrix_table(report.runs[0])
+    assert [column.head for column in table.columns] == [
+        "adapter", "users of persona_0 (20)", "users of persona_1 (20)",
+        "users without an adapter (20)",
+    ]  # fmt: skip
+    assert table.rows == (
+        ("persona_0", "1.000", "1.500, +0.250 [+0.125, +0.375]", "2.000"),
+        ("persona_1", "1.125, +0.125 [−0.500, +0.750]", "1.250", "2.000"),
+    )
+    assert "on the diagonal their own adapter" in table.note
+    assert "1 of 2 cells off the diagonal are higher than the diagonal's, 0 lower" in table.note
+    shown = [each.title for each in leading(report) if "every adapter" in each.title]
+    assert shown == ["RMSE expected of every adapter on the users of each: r9 · no adapter · M_s"]
 
 
 def test_a_table_without_the_papers_rows_has_no_claims(sweep):

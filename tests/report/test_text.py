@@ -9,7 +9,7 @@ from persona_lab.report import build, print_table
 from persona_lab.report.tables import main_table
 from persona_lab.report.text import csv_text, latex, markdown
 
-from .conftest import HOSTILE, cells
+from .conftest import HOSTILE, MATRIX, cells
 
 MIXED = '=cmd|"/c calc"!A1 <script>alert(1)</script> [x](http://bad) `y`'
 
@@ -89,6 +89,20 @@ def test_every_form_of_table_1_has_the_seeds_of_a_row_together(sweep):
         assert escaped in text
     assert spread.replace("±", r"$\pm$") in latex(report)
     assert r"1,271 of 2 $\times$ 640" in latex(report)
+
+
+def test_the_matrix_stands_behind_its_run_in_full_precision(sweep):
+    sweep.add("a", id="r9", adapter="persona", facts={"matrix": MATRIX})
+    report = build(sweep.folder)
+    rows = list(csv.DictReader(io.StringIO(csv_text(report))))
+    assert [row["kind"] for row in rows[:6]] == ["run", *["matrix"] * 4, "baseline"]
+    names = ("adapter", "users", "rmse", "rmse_expected", "urr", "n_test", "folder")
+    assert [rows[2][name] for name in names] == [
+        "persona_0", "persona_1", "2.5", "1.5", "0.25", "320", "a",
+    ]  # fmt: skip
+    text = markdown(report)
+    assert r"| persona_0 | 1.000 | 1.500, +0.250 \[+0.125, +0.375\] |" in text
+    assert "on the diagonal their own adapter" in text
 
 
 def printed(report, width, terminal=True) -> str:
