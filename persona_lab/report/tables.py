@@ -107,7 +107,7 @@ def with_interval(interval: Mapping[str, Any] | None, sign: str = "") -> str:
 
 
 def too_small(detectable: Iterable[float | None], rows: str = "these test rows") -> str:
-    """Say which differences in RMSE cannot be told apart, nothing where no size is known.
+    """Say which differences in RMSE are easily missed, nothing where no size is known.
 
     Args:
         detectable: Of each pair that is compared, see `evaluation.Difference`.
@@ -118,8 +118,8 @@ def too_small(detectable: Iterable[float | None], rows: str = "these test rows")
         return ""
     most = f" ({sizes[-1]} for some pairs)" if sizes[-1] != sizes[0] else ""
     return (
-        f"Differences in RMSE below {sizes[0]}{most} cannot be told apart on {rows}: a true one of "
-        "that size shows four times in five, a smaller one less often."
+        f"Differences in RMSE below {sizes[0]}{most} cannot reliably be told apart on {rows}: a "
+        "true one of that size shows four times in five, a smaller one less often."
     )
 
 
@@ -257,6 +257,8 @@ def baseline_table(group: Group) -> Table:
     }
     if best is not None:
         best_id = best.result.row.id or best.name
+        if any(best in line.runs and len(line.runs) > 1 for line in group.lines):
+            best_id += f", seed {best.result.row.seed}"
         if best.result.row.decode != "expected":
             cells[Column(f"{best_id} minus this [95%]", True)] = compared(best, "decoded")
         cells[Column(f"{best_id} expected minus this [95%]", True)] = compared(best, "expected")

@@ -34,7 +34,7 @@ def test_what_is_too_small_to_show_is_said_for_each_set_of_test_rows(sweep):
     (size,) = detectable(groups(report)[0])
     (said,) = [each for each in notes(report) if "told apart" in each]
     assert said.startswith(
-        f"Differences in RMSE below {size:.3f} cannot be told apart on these test rows: "
+        f"Differences in RMSE below {size:.3f} cannot reliably be told apart on these test rows: "
     )
     for name, row, adapter in (("c", "r9", "persona"), ("d", "r5", "single_max")):
         sweep.add(name, id=row, adapter=adapter, split_seed=1)

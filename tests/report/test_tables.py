@@ -78,6 +78,10 @@ def test_a_row_holds_all_seeds_of_its_configuration_and_each_is_shown_below(swee
     assert cells(seeds, "seed") == ["0", "1", "2", "0"]
     shown = [with_interval(each.intervals["rmse"]) for each in (*results, alone)]
     assert cells(seeds, "RMSE [95%]") == shown
+    (group,) = groups(report)
+    best = group.best.result.row
+    named = {"r9": f"r9, seed {best.seed}", "r10": "r10"}[best.id]
+    assert baseline_table(group).columns[3].head == f"{named} minus this [95%]"
     assert details(report)[0] == seeds
 
 
@@ -157,7 +161,7 @@ def test_tables_of_differences_say_what_is_too_small_to_show(table_1):
     (group,) = groups(report)
     for table in (contrast_table(group), claims_table(group), between_rows(group)):
         sizes = sorted(cell for cell in cells(table, "detectable from") if cell != NONE)
-        said = f"below {sizes[0]} ({sizes[-1]} for some pairs) cannot be told apart on these test"
+        said = f"below {sizes[0]} ({sizes[-1]} for some pairs) cannot reliably be told apart on"
         assert said in table.note
     stored = [each["rmse"]["detectable"] for each in group.best.result.comparisons
               if each["prediction"] == "decoded"]  # fmt: skip
