@@ -316,7 +316,7 @@ def run_job(cfg: DictConfig) -> float | None:
             if cfg.plan:
                 _estimate(run).save(folder)
             elif cfg.stage == "prepare":
-                run.experiment.prepare(run.assets, run.store)
+                run.experiment.prepare_alone(run.assets, run.store, folder)
             else:
                 result = run.experiment.run(run.assets, run.store, folder, cfg.rerun)
                 if in_sweep and _searches(context):

@@ -222,6 +222,19 @@ class Experiment:
         ]
         (folder / "examples.json").write_text(json.dumps(examples), encoding="utf-8")
 
+    def prepare_alone(self, assets: Assets, store: Store, folder: Path) -> None:
+        """Compute what rows share and no more, and show what it took.
+
+        Args:
+            assets: Public artefacts.
+            store: Gets the stages.
+            folder: The run's; what a logger writes goes there.
+        """
+        prepared = self.prepare(assets, store)
+        costs = {stage: _paid(cost) for stage, cost in prepared.costs().items()}
+        numbers = {"timing": prepared.timing(), "costs": costs}
+        self.logger.prepared(folder, self._labels(folder, prepared), numbers)
+
     def prepare(self, assets: Assets, store: Store) -> Prepared:
         """Ratings -> split -> memories -> vectors -> personas, each computed or reused."""
         ratings: Callable[[], Ratings] = cache(lambda: self.data.ratings(assets))

@@ -19,6 +19,7 @@ from persona_lab.evaluation import Result
 from persona_lab.experiment import Experiment, Predictions
 from persona_lab.model import TrainedAdapter
 from persona_lab.model.engine import Tree, group, run
+from persona_lab.model.loggers import Wandb
 from persona_lab.store import Store
 
 PROTOCOL_KEYS = {"split", "memories", "vectors", "personas", "adapters", "predictions"}
@@ -93,6 +94,18 @@ def test_a_run_and_its_reuse_show_in_weights_and_biases(
     assert result.reused
     # What was computed once has curves once; every run has its numbers.
     assert stages == [["adapters", "predictions"], ["predictions"]]
+
+
+def test_the_shared_stages_alone_show_in_weights_and_biases(
+    places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr(Wandb, "prepared", lambda self, *given: shown.append(given[2]))
+    experiment("logger=wandb").prepare_alone(**places, folder=tmp_path)
+    (numbers,) = shown
+    assert numbers["timing"].keys() == {"split", "memories", "vectors", "personas"}
+    assert numbers["timing"]["split"]["seconds"] > 0
+    assert numbers["costs"]["memories"] == {"tokens": 0, "money": 0}
 
 
 def test_what_a_run_is_found_by_are_its_settings(

@@ -1,6 +1,6 @@
 """Predictions -> errors, baselines on the same rows, and how far to trust their differences."""
 
-from persona_lab.evaluation.assessment import Assessment, assess
+from persona_lab.evaluation.assessment import Assessment, assess, intervals
 from persona_lab.evaluation.audit import Audit, Seen, audit, other_ratings
 from persona_lab.evaluation.beyond import beyond
 from persona_lab.evaluation.claims import CLAIMS, OURS, Judged, TableRow, judge
@@ -40,6 +40,7 @@ __all__ = [
     "contrast",
     "holm",
     "interval",
+    "intervals",
     "judge",
     "matrix",
     "other_ratings",

@@ -4,12 +4,14 @@ Pure. What is claimed of a run rests on the paired comparisons: the two predicti
 the same rows, and the interval is clustered by user.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from persona_lab.evaluation.contrast import predicted
 from persona_lab.evaluation.metrics import decoded, score
 from persona_lab.evaluation.predictors import Baselines
 from persona_lab.evaluation.uncertainty import interval, paired_interval, share_interval
@@ -62,7 +64,7 @@ def assess(predictions: pd.DataFrame, found: Baselines, decode: str) -> Assessme
         n_test=metrics.pop("n_test"),
         n_unrelated=metrics.pop("n_unrelated"),
         metrics=metrics,
-        intervals=_intervals(rows, decode),
+        intervals=intervals([rows], decode),
         baselines=found.metrics,
         comparisons=list(_comparisons(rows, found, decode)),
         per_persona=[
@@ -76,20 +78,30 @@ def assess(predictions: pd.DataFrame, found: Baselines, decode: str) -> Assessme
     )
 
 
-def _intervals(rows: pd.DataFrame, decode: str) -> dict[str, dict[str, Any]]:
-    intervals = {}
-    answered = rows.assign(decoded=decoded(rows, decode)).dropna(subset="decoded")
-    for suffix, scored, column in (
-        ("", answered, "decoded"),
-        ("_expected", rows, "expected_rating"),
-    ):
-        if len(scored):
-            both = interval(scored["user_id"], scored["rating"], scored[column])
-            intervals |= {f"{name}{suffix}": asdict(ends) for name, ends in both.items()}
+def intervals(runs: Sequence[pd.DataFrame], decode: str) -> dict[str, dict[str, Any]]:
+    """Score the runs of a row of a table, one per seed, over the test rows of all of them.
+
+    Args:
+        runs: user_id, item_id, rating, prediction (nullable) and expected_rating of the same test
+            rows, in any order.
+        decode: Name of the decoding: `paper`, `greedy` or `expected`.
+
+    Returns:
+        `rmse`, `mae`, `urr`, `rmse_expected`, `mae_expected` -> {value, low, high}: 95% over users
+        and seeds. A metric without rows, or that the decoding does not have, is left out.
+    """
+    sides = [run.sort_values(["user_id", "item_id"]) for run in runs]
+    users, ratings = (sides[0][name].to_numpy() for name in ("user_id", "rating"))
+    read = predicted(sides, "expected" if decode == "expected" else "decoded")
+    found = {}
+    for suffix, scored in (("", read), ("_expected", predicted(sides, "expected"))):
+        answered = ~np.isnan(scored).all(axis=0)
+        if answered.any():
+            both = interval(users[answered], ratings[answered], scored[:, answered])
+            found |= {f"{name}{suffix}": asdict(ends) for name, ends in both.items()}
     if decode != "expected":
-        unrelated = share_interval(rows["user_id"], decoded(rows, decode).isna())
-        intervals["urr"] = asdict(unrelated)
-    return intervals
+        found["urr"] = asdict(share_interval(users, np.isnan(read)))
+    return found
 
 
 def _comparisons(rows: pd.DataFrame, found: Baselines, decode: str) -> Iterator[dict[str, Any]]:

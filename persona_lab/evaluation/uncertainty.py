@@ -58,13 +58,15 @@ def interval(
         users: The user of each row, of shape (n_rows,).
         ratings: The true ratings, of shape (n_rows,).
         predictions: The predicted ratings, of shape (n_rows,), or (n_seeds, n_rows) where several
-            seeds are pooled; none missing.
+            seeds are pooled; a row that some seeds have no rating for (NaN) counts in the others.
         seed: Seed of the resampling.
 
     Returns:
         `rmse` and `mae`, in stars.
     """
-    sums = _per_user(users, _errors(ratings, predictions))
+    errors = _errors(ratings, predictions)
+    assert np.isfinite(errors).any(axis=0).all(), "a row that no seed has a rating for was scored"
+    sums = _per_user(users, errors)
     values, ends, _ = _bootstrap([sums], lambda totals: _rmse_mae(totals[0]), seed)
     return {
         name: Interval(value, *end)
@@ -105,7 +107,7 @@ def paired_interval(
         The differences of `rmse` and of `mae`.
     """
     assert others, "nothing was compared"
-    sides = [_per_user(users, _errors(ratings, each)) for each in (first, *others)]
+    sides = [_per_user(users, _complete(ratings, each)) for each in (first, *others)]
 
     def difference(totals: list[np.ndarray]) -> np.ndarray:
         own, *theirs = map(_rmse_mae, totals)
@@ -149,7 +151,7 @@ def size_trend(
     Returns:
         The slope, its `detectable` left out; None where all groups of a seed are of one size.
     """
-    sums = _per_user(users, _errors(ratings, predictions))[:, :, :2]
+    sums = _per_user(users, _complete(ratings, predictions))[:, :, :2]
     n_users, n_seeds, _ = sums.shape
     _, first = np.unique(np.asarray(users), return_index=True)
     labels = [np.unique(each, return_inverse=True)[1] for each in np.atleast_2d(groups)]
@@ -223,6 +225,12 @@ def _errors(ratings: ArrayLike, predictions: ArrayLike) -> np.ndarray:
     """Errors of shape (n_seeds, n_rows)."""
     errors = np.atleast_2d(np.asarray(predictions, float)) - np.asarray(ratings, dtype=float)
     assert errors.size, "nothing was compared"
+    return errors
+
+
+def _complete(ratings: ArrayLike, predictions: ArrayLike) -> np.ndarray:
+    """Errors of shape (n_seeds, n_rows), none missing."""
+    errors = _errors(ratings, predictions)
     assert np.isfinite(errors).all(), "a row without a prediction was compared"
     return errors
 
@@ -230,17 +238,17 @@ def _errors(ratings: ArrayLike, predictions: ArrayLike) -> np.ndarray:
 def _per_user(users: ArrayLike, errors: np.ndarray) -> np.ndarray:
     """Errors (n_seeds, n_rows) -> sums (n_users, n_seeds, 3): rows, squares, absolutes."""
     _, user = np.unique(np.asarray(users), return_inverse=True)
-    sums = [
-        [np.bincount(user, weights=loss) for loss in (np.ones(user.size), each**2, np.abs(each))]
-        for each in errors
-    ]
+    there, given = np.isfinite(errors), np.nan_to_num(errors)
+    losses = np.stack([there, given**2, np.abs(given)], axis=1)
+    sums = [[np.bincount(user, weights=loss) for loss in each] for each in losses]
     return np.moveaxis(np.array(sums), -1, 0)
 
 
 def _rmse_mae(totals: np.ndarray) -> np.ndarray:
-    """Totals (m, 3) of rows, squared and absolute error -> RMSE and MAE, of shape (m, 2)."""
+    """Totals (m, 3) of rows, squared and absolute error -> RMSE and MAE (m, 2); NaN of no rows."""
     n, squared, absolute = totals[:, 0], totals[:, 1], totals[:, 2]
-    return np.stack([np.sqrt(squared / n), absolute / n], axis=1)
+    with np.errstate(invalid="ignore"):  # seeds may be drawn that rated none of the users drawn
+        return np.stack([np.sqrt(squared / n), absolute / n], axis=1)
 
 
 def _bootstrap(
@@ -260,8 +268,8 @@ def _bootstrap(
     if n_users < 2:
         return values, [(None, None)] * len(values), [0.0] * len(values)
     drawn = statistic(_redraw(sides, seed))
-    lows, highs = np.quantile(drawn, _tails(n_users), axis=0).tolist()
-    return values, list(zip(lows, highs, strict=True)), drawn.std(axis=0, ddof=1).tolist()
+    lows, highs = np.nanquantile(drawn, _tails(n_users), axis=0).tolist()
+    return values, list(zip(lows, highs, strict=True)), np.nanstd(drawn, axis=0, ddof=1).tolist()
 
 
 def _tails(n_users: int) -> list[float]:

@@ -62,6 +62,10 @@ class Outcome:
 class Logger(Protocol):
     """Where a run's curves and outcome go."""
 
+    def prepared(self, folder: Path, labels: Labels, numbers: Mapping[str, Any]) -> None:
+        """Show what the stages that rows share took, where a run computes no more than these."""
+        ...
+
     def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Any:
         """A context manager in which adapters are trained; it yields Lightning's logger or None.
 
@@ -79,6 +83,9 @@ class Logger(Protocol):
 
 class _CurvesOnly:
     """The outcome stands in the run's folder anyway."""
+
+    def prepared(self, folder: Path, labels: Labels, numbers: Mapping[str, Any]) -> None:
+        """Show nothing."""
 
     def outcome(self, folder: Path, labels: Labels, outcome: Outcome) -> None:
         """Show nothing more."""
@@ -134,7 +141,7 @@ class Wandb:
 
     A run here is one there for each stage: `adapters` while any is trained, with its curves and
     the adapters as artifacts, and `predictions` with the numbers, the table of test rows and the
-    adapters that rated as its inputs.
+    adapters that rated as its inputs. A run of the shared stages alone is one: `prepare`.
 
     Attributes:
         project: Project's name.
@@ -147,6 +154,11 @@ class Wandb:
     entity: str | None = None
     group: str | None = None
     mode: Literal["auto", "online", "offline"] = "auto"
+
+    def prepared(self, folder: Path, labels: Labels, numbers: Mapping[str, Any]) -> None:
+        """Show the numbers."""
+        with self.start(folder, labels, "prepare") as run:
+            run.summary.update(dict(numbers))
 
     @contextmanager
     def curves(

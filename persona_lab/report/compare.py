@@ -9,16 +9,17 @@ ratings, which every row has. Pure.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
-
-import pandas as pd
 
 from persona_lab.evaluation import Judged, TableRow, contrast, judge, rows_key
 from persona_lab.evaluation.metrics import decoded
+from persona_lab.report.lines import Line, alone, lines
 from persona_lab.report.runs import Report, Run
 
 MAX_URR = 0.05
 VERSIONS = ("prompt", "all", "cohort")
+SINGLE = ("single_max", "single_min", "single_full")
 NAMES = {
     "prompt_mean": "item mean that the prompt shows",
     "constant": "training mean",
@@ -41,18 +42,20 @@ UNVARIED = ("prompt_mean", "always_4", "user_mean")
 Interval = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Runs that were tested on the same rows.
 
     Attributes:
         name: A letter, empty where all runs are of one group.
         runs: In the report's order.
+        lines: The runs, the seeds of a configuration together, by their first.
         baselines: (version, name) -> errors, the prompt's mean first.
     """
 
     name: str
     runs: tuple[Run, ...]
+    lines: tuple[Line, ...]
     baselines: dict[tuple[str, str], dict[str, Any]]
 
     @property
@@ -67,13 +70,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Difference:
-    """A run's RMSE minus another's, paired on the rows: {value, low, high} each.
+    """A line's RMSE minus another's, paired on the rows: {value, low, high, detectable} each.
 
     Attributes:
-        decoded: On the `n` rows that both answered; None where there is none.
+        decoded: On the `n` rows that all seeds answered; None where there is none.
         check: On all rows, unrelated responses as the user's mean; None where it is the same.
         expected: Of the expected ratings, on all rows.
-        n: Rows that both answered.
+        n: Rows that all seeds of both answered.
     """
 
     decoded: Interval | None
@@ -86,12 +89,19 @@ class Difference:
         """What the decoded ratings show."""
         return verdict(self.decoded, self.check) if self.decoded else verdict()
 
+    @property
+    def detectable(self) -> float | None:
+        """The smallest true difference that the decoded ratings would show, see `Difference`."""
+        return self.decoded["detectable"] if self.decoded else None
+
 
 def answers(run: Run) -> bool:
     """Whether a run's responses hold a rating in all but a few rows."""
     return (run.result.metrics["urr"] or 0) <= MAX_URR and run.result.metrics["rmse"] is not None
 
 
+# Each form of a report asks for the same: what draws users again is kept while one is written.
+@lru_cache(maxsize=1)
 def groups(report: Report) -> tuple[Group, ...]:
     """Group a report's runs by their test rows, whatever else differs between them."""
     by_rows: dict[str, list[Run]] = {}
@@ -100,7 +110,7 @@ def groups(report: Report) -> tuple[Group, ...]:
         alone = run.result.keys.get("split", run.name)
         by_rows.setdefault(alone if frame is None else rows_key(frame), []).append(run)
     return tuple(
-        Group(_letters(i) if len(by_rows) > 1 else "", tuple(runs), _baselines(runs))
+        Group(_letters(i) if len(by_rows) > 1 else "", tuple(runs), lines(runs), _baselines(runs))
         for i, runs in enumerate(by_rows.values())
     )
 
@@ -157,14 +167,19 @@ def both_readings(record: dict[str, Any] | None) -> tuple[Interval | None, Inter
     return record["rmse"], record["check"] and record["check"]["rmse"]
 
 
-def against_run(run: Run, other: Run) -> Difference | None:
-    """Return a run's errors minus another's, None unless both predict the same rows."""
-    sides = []
-    for each in (run, other):
-        if each.predictions is None:
-            return None
-        read = decoded(each.predictions, each.result.row.decode)
-        sides.append([each.predictions.assign(prediction=read)])
+@lru_cache(maxsize=64)
+def against(line: Line, other: Line) -> Difference | None:
+    """Return a line's errors minus another's, None unless both predict the same rows."""
+    sides = [
+        [
+            frame.assign(prediction=decoded(frame, run.result.row.decode))
+            for run in each.runs
+            if (frame := run.predictions) is not None
+        ]
+        for each in (line, other)
+    ]
+    if not all(sides):
+        return None
     expected = contrast(*sides, prediction="expected")
     if expected is None:
         return None
@@ -177,58 +192,73 @@ def against_run(run: Run, other: Run) -> Difference | None:
     )
 
 
-def contrasts(group: Group) -> Iterator[tuple[Run, Run]]:
-    """Yield each run of an adapter per persona with each that differs from it in the adapter alone.
+def contrasts(group: Group) -> Iterator[tuple[Line, Line]]:
+    """Yield each line of an adapter per persona with each that differs in the adapter alone.
 
     The question of the paper first: against one adapter for all users.
     """
-    others = ("single_max", "single_min", "single_full", "random_persona", "none")
+    others = (*SINGLE, "random_persona", "none")
     found = [
-        (others.index(other.result.row.adapter), i, run, other)
-        for i, run in enumerate(group.runs)
-        if run.result.row.adapter == "persona"
-        for other in group.runs
-        if other.result.row.adapter in others and _but_adapter(run) == _but_adapter(other)
+        (others.index(other.adapter), i, line, other)
+        for i, line in enumerate(group.lines)
+        if line.adapter == "persona"
+        for other in group.lines
+        if other.adapter in others and _but_adapter(line.first) == _but_adapter(other.first)
     ]
-    yield from ((run, other) for _, _, run, other in sorted(found, key=lambda each: each[:2]))
+    yield from ((line, other) for _, _, line, other in sorted(found, key=lambda each: each[:2]))
 
 
+def against_single(group: Group) -> Iterator[tuple[Line, Line]]:
+    """Yield those contrasts that are the paper's question."""
+    yield from ((line, other) for line, other in contrasts(group) if other.adapter in SINGLE)
+
+
+def against_best(group: Group) -> Iterator[tuple[Line, Line]]:
+    """Yield each run with the group's best one."""
+    best = group.best
+    if best is not None:
+        yield from ((alone(run), alone(best)) for run in group.runs if run is not best)
+
+
+@lru_cache(maxsize=8)
+def detectable(group: Group) -> tuple[float, ...]:
+    """Return the smallest true differences in RMSE, in stars, that a group's test rows would show.
+
+    One for each pair that is the paper's question; where there is none, for each run against the
+    best one.
+    """
+    pairs = [*against_single(group)] or [*against_best(group)]
+    found = [against(*pair) for pair in pairs]
+    return tuple(each.detectable for each in found if each and each.detectable)
+
+
+@lru_cache(maxsize=8)
 def claims(group: Group) -> tuple[Judged, ...]:
     """Judge the paper's claims by a group's rows of Table 1, the seeds of a row together.
 
     Where the group holds several settings (another K, another protocol), by the one with the most
     rows.
     """
-    settings: dict[str, dict[str, list[Run]]] = {}
-    for run in group.runs:
-        row = run.result.row
-        name = row.id if run.papers else None
+    settings: dict[str, dict[str, TableRow]] = {}
+    for line in group.lines:
+        row = line.first.result.row
+        name = row.id if line.first.papers else None
         if row.adapter == "random_persona" and row.role == "slm":
             name = f"random_{row.memory}"
-        if name is not None and run.predictions is not None:
-            settings.setdefault(_setting(run), {}).setdefault(name, []).append(run)
-    rows = max(settings.values(), key=len, default={})
-    if not rows:
+        frames = tuple(run.predictions for run in line.runs if run.predictions is not None)
+        if name is not None and frames:
+            rows = settings.setdefault(_setting(line.first), {})
+            rows.setdefault(name, TableRow(frames, line.first.stands_in))
+    setting = max(settings, key=lambda each: len(settings[each]), default=None)
+    if setting is None:
         return ()
-    table = {
-        name: TableRow(
-            tuple(_frame(run) for run in runs if run.result.row.model == runs[0].result.row.model),
-            runs[0].stands_in,
-        )
-        for name, runs in rows.items()
-    }
-    decode = next(iter(rows.values()))[0].result.row.decode
-    return judge(table, "expected" if decode == "expected" else "decoded")
-
-
-def _frame(run: Run) -> pd.DataFrame:
-    assert run.predictions is not None
-    return run.predictions
+    expected = json.loads(setting)["decode"] == "expected"
+    return judge(settings[setting], "expected" if expected else "decoded")
 
 
 def _setting(run: Run) -> str:
     choices = json.loads(_but_adapter(run))
-    return json.dumps(choices | dict.fromkeys(("role", "model", "memory", "seed")), sort_keys=True)
+    return json.dumps(choices | dict.fromkeys(("role", "model", "memory")), sort_keys=True)
 
 
 def _but_adapter(run: Run) -> str:
@@ -236,7 +266,8 @@ def _but_adapter(run: Run) -> str:
     changed = {
         name: value for name, value in choices["changed"].items() if not name.startswith("adapter")
     }
-    return json.dumps(choices | {"id": None, "adapter": None, "changed": changed}, sort_keys=True)
+    blank = dict.fromkeys(("id", "adapter", "seed"))
+    return json.dumps(choices | blank | {"changed": changed}, sort_keys=True)
 
 
 def verdict(*differences: Interval | None) -> str:

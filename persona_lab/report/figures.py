@@ -19,6 +19,7 @@ from matplotlib.typing import RcKeyType
 
 from persona_lab.report import paper
 from persona_lab.report.compare import Group, baseline_label, groups
+from persona_lab.report.lines import Line
 from persona_lab.report.runs import Report, Run
 from persona_lab.report.tables import plain
 from persona_lab.report.words import Tagger, distinct_words
@@ -108,7 +109,7 @@ def _drawings(report: Report, tagger: Tagger | None) -> Iterator[Drawing]:
         return
     yield Drawing(
         "intervals",
-        "RMSE of every row with 95% intervals over users, the paper's values, and the simple "
+        "RMSE of every row of Table 1 with 95% intervals, the paper's values, and the simple "
         "predictors on the same test rows; the dashed line is the item mean that the prompt shows.",
         _intervals(report),
     )
@@ -264,7 +265,7 @@ def _words(personas: dict[str, Any], tagger: Tagger) -> Figure:
 
 def _intervals(report: Report) -> Figure:
     found = groups(report)
-    heights = [len(group.runs) + len(_labelled(group)) + 1 for group in found]
+    heights = [len(group.lines) + len(_labelled(group)) + 1 for group in found]
     drawn = Figure(figsize=(8, 0.9 + 0.27 * sum(heights)), layout="constrained")
     panels = drawn.subplots(
         len(found), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
@@ -275,30 +276,30 @@ def _intervals(report: Report) -> Figure:
             axes.set_title(f"test rows {group.name}")
     for axes in panels:
         axes.spines["left"].set_visible(False)
-    panels[-1].set_xlabel("RMSE in stars, lower is better; bars are 95% over users")
+    panels[-1].set_xlabel("RMSE in stars, lower is better; bars are 95% intervals")
     drawn.legend(handles=_keys(), loc="outside upper left", ncols=4)
     return drawn
 
 
 def _panel(axes: Axes, group: Group) -> None:
-    labels = [_short(run.label) for run in group.runs] + list(_labelled(group))
-    for y, run in enumerate(group.runs):
-        _row(axes, y, run)
+    labels = [_short(line.label) for line in group.lines] + list(_labelled(group))
+    for y, line in enumerate(group.lines):
+        _row(axes, y, line)
     values = list(_labelled(group).values())
-    ys = range(len(group.runs), len(labels))
+    ys = range(len(group.lines), len(labels))
     axes.plot(values, list(ys), "s", color=MUTED, markersize=4, linestyle="none")
     shown = group.baselines.get(("prompt", "prompt_mean"))
     if shown:
         axes.axvline(shown["rmse"], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
-    axes.axhline(len(group.runs) - 0.5, color=MUTED, linewidth=0.4)
+    axes.axhline(len(group.lines) - 0.5, color=MUTED, linewidth=0.4)
     axes.set_yticks(range(len(labels)), labels)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(labels) - 0.4, -0.6)
 
 
-def _row(axes: Axes, y: int, run: Run) -> None:
+def _row(axes: Axes, y: int, line: Line) -> None:
     for metric, shift, filled in (("rmse", -0.12, True), ("rmse_expected", 0.16, False)):
-        found = run.result.intervals.get(metric)
+        found = line.intervals.get(metric)
         if found is None:
             continue
         if found["low"] is not None:
@@ -306,7 +307,7 @@ def _row(axes: Axes, y: int, run: Run) -> None:
             axes.plot(ends, [y + shift] * 2, color=OURS, linewidth=1.6 if filled else 0.8)
         face = OURS if filled else "none"
         axes.plot(found["value"], y + shift, "o", color=OURS, markerfacecolor=face, markersize=4.5)
-    numbers = run.papers
+    numbers = line.first.papers
     if numbers:
         axes.plot(numbers.rmse, y, "D", color=PAPERS, markersize=4)
 

@@ -8,10 +8,11 @@ from persona_lab.report import paper
 from persona_lab.report.compare import (
     MAX_URR,
     Group,
-    against_run,
+    against,
+    against_single,
     answers,
     claims,
-    contrasts,
+    detectable,
     findings,
     groups,
 )
@@ -22,19 +23,23 @@ from persona_lab.report.tables import (
     percent,
     plain,
     settings,
+    too_small,
     where,
     with_interval,
 )
 
 QUESTION = "Do persona adapters make a small language model rate as its users do?"
 READING = (
-    "Brackets are 95% intervals over users (users drawn again 2,000 times); they do not cover "
-    "another training seed. Rows without a rating in the response are left out of RMSE and MAE "
-    "and counted in URR; n counts what is left. RMSE expected scores the mean of the model's "
-    "probabilities of 1 to 5, scaled to add up to 1; digit mass is their sum before.",
+    "Brackets are 95% intervals over users (users drawn again 2,000 times), and over seeds where "
+    "several stand together; those of one seed do not cover another. Rows without a rating in the "
+    "response are left out of RMSE and MAE and counted in URR; n counts what is left. RMSE "
+    "expected scores the mean of the model's probabilities of 1 to 5, scaled to add up to 1; digit "
+    "mass is their sum before.",
     "A difference is called lower or higher where its interval excludes 0, on the rows that both "
     "answered and on all rows with the user's mean training rating for the others; no correction "
-    "for the number of comparisons is made, but for the paper's claims (Holm's).",
+    "for the number of comparisons is made, but for the paper's claims (Holm's). Detectable is the "
+    "smallest true difference that a test at 5%, not corrected, would show with 80% power on users "
+    "like these.",
 )
 """How to read the numbers of any report."""
 
@@ -49,11 +54,11 @@ def headlines(report: Report) -> tuple[str, ...]:
 
 
 def _headlines(group: Group) -> Iterator[str]:
-    for run, other in contrasts(group):
-        found = against_run(run, other)
-        if found and other.result.row.adapter.startswith("single"):
+    for line, other in against_single(group):
+        found = against(line, other)
+        if found:
             yield (
-                f"RMSE of {run.label} minus that of {other.label}{where(group)}: "
+                f"RMSE of {line.label} minus that of {other.label}{where(group)}: "
                 f"{with_interval(found.decoded, '+')}, {found.verdict}."
             )
     best = group.best
@@ -108,6 +113,10 @@ def _notes(report: Report) -> Iterator[str]:
             "The best of several runs is chosen on the same test rows, so its numbers are "
             "flattered."
         )
+    for group in groups(report):
+        rows = f"test rows {group.name}" if group.name else "these test rows"
+        if said := too_small(detectable(group), rows):
+            yield said
     yield from _stand_ins(runs)
     if len(groups(report)) > 1:
         yield (

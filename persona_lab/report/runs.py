@@ -7,7 +7,7 @@ each run and nothing else.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,10 @@ def build(*folders: Path) -> Report:
         raise UserError(f"no runs in {named}", mend)
     runs = [run for run in found if isinstance(run, Run)]
     failures = [failure for failure in found if isinstance(failure, Failure)]
+    runs = sorted(runs, key=_order)
+    labels = told_apart([(run.label, run.name) for run in runs])
     return Report(
-        tuple(_told_apart(sorted(runs, key=_order))),
+        tuple(replace(run, label=shown) for run, shown in zip(runs, labels, strict=True)),
         tuple(sorted(failures, key=lambda failure: failure.name)),
     )
 
@@ -110,11 +112,10 @@ def _order(run: Run) -> tuple[int, str, int]:
     return number, "" if number < len(rows) else run.name, row.seed
 
 
-def _told_apart(runs: list[Run]) -> Iterator[Run]:
-    """Add the folder's name to labels that several runs share, as runs of several seeds do."""
-    seen = Counter(run.label for run in runs)
-    for run in runs:
-        yield replace(run, label=f"{run.label} · {run.name}") if seen[run.label] > 1 else run
+def told_apart(named: Sequence[tuple[str, str]]) -> list[str]:
+    """Return labels of (label, folder's name), with the name behind a label that several share."""
+    seen = Counter(label for label, _ in named)
+    return [f"{label} · {name}" if seen[label] > 1 else label for label, name in named]
 
 
 def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
@@ -136,7 +137,7 @@ def _read(folder: Path, name: str) -> Run | Failure:
     try:
         result = Result.load(folder)
         return Run(
-            name, _label(result.row, name), result, _predictions(folder),
+            name, label(result.row, name), result, _predictions(folder),
             _json(folder / "personas.json"), tuple(_json(folder / "examples.json") or ()),
             _json(folder / "wandb.json"),
         )  # fmt: skip
@@ -144,7 +145,8 @@ def _read(folder: Path, name: str) -> Run | Failure:
         return Failure(name, "damaged", str(error), overrides)
 
 
-def _label(row: Row, name: str) -> str:
+def label(row: Row, name: str) -> str:
+    """Return what a run is called in one short line: its row of Table 1, or its folder's name."""
     adapter = "no adapter" if row.adapter == "none" else row.adapter
     return f"{row.id or name} · {adapter} · {MEMORIES.get(row.memory, row.memory)}"
 

@@ -4,7 +4,7 @@ All text from run folders passes through `plain`, so that no later step meets a 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,19 +16,25 @@ from persona_lab.report.compare import (
     UNVARIED,
     Difference,
     Group,
+    against,
     against_baseline,
-    against_run,
+    against_best,
     both_readings,
     claims,
     contrasts,
     groups,
     verdict,
 )
+from persona_lab.report.lines import Line, alone
 from persona_lab.report.runs import MEMORIES, Report, Run
 
 NONE = "–"
 CHOICES = ("setup", "data", "distiller", "embedder", "personas", "protocol", "decode", "peft")
 SHOWN_RESPONSES = 5
+POOLED = (
+    "A row of several seeds counts its test rows under each of them, with intervals over users and "
+    "seeds; mean ± SD is of the seeds' own RMSE."
+)
 
 T = TypeVar("T")
 
@@ -49,22 +55,30 @@ class Table:
         columns: Heads.
         rows: Cells, one tuple per row.
         strong: Indices of the rows to set off.
+        note: How to read it, where that is not plain.
     """
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     strong: frozenset[int] = frozenset()
+    note: str = ""
 
 
 Cells = dict[Column, Callable[[T], str]]
-_Compared = tuple[Run, Run, Difference | None]
+_Compared = tuple[Line, Line, Difference | None]
 
 
-def _table(title: str, cells: Cells[T], items: Iterable[T], strong: Iterable[int] = ()) -> Table:
+def _table(
+    title: str,
+    cells: Cells[T],
+    items: Iterable[T],
+    strong: Iterable[int] = (),
+    note: str = "",
+) -> Table:
     columns = tuple(Column(plain(head), numeric) for head, numeric in cells)
     rows = tuple(tuple(plain(cell(item)) for cell in cells.values()) for item in items)
-    return Table(plain(title), columns, rows, frozenset(strong))
+    return Table(plain(title), columns, rows, frozenset(strong), plain(note))
 
 
 def plain(text: object) -> str:
@@ -82,7 +96,7 @@ def number(value: float | None, sign: str = "") -> str:
     return NONE if value is None else f"{value:{sign}.3f}".replace("-", "−")
 
 
-def with_interval(interval: dict[str, Any] | None, sign: str = "") -> str:
+def with_interval(interval: Mapping[str, Any] | None, sign: str = "") -> str:
     """Return `value [low, high]`, the value alone where there are no ends or nothing between."""
     if interval is None:
         return NONE
@@ -92,47 +106,87 @@ def with_interval(interval: dict[str, Any] | None, sign: str = "") -> str:
     return f"{number(interval['value'], sign)} {ends}"
 
 
+def too_small(detectable: Iterable[float | None], rows: str = "these test rows") -> str:
+    """Say which differences in RMSE are easily missed, nothing where no size is known.
+
+    Args:
+        detectable: Of each pair that is compared, see `evaluation.Difference`.
+        rows: What they are compared on.
+    """
+    sizes = [number(each) for each in sorted(each for each in detectable if each)]
+    if not sizes:
+        return ""
+    most = f" ({sizes[-1]} for some pairs)" if sizes[-1] != sizes[0] else ""
+    return (
+        f"Differences in RMSE below {sizes[0]}{most} cannot reliably be told apart on {rows}: a "
+        "true one of that size shows four times in five, a smaller one less often."
+    )
+
+
 def model(run: Run) -> str:
     """Return a run's model, marked where it stands in for the paper's."""
     return f"{run.result.row.model} (stand-in)" if run.stands_in else run.result.row.model
 
 
 def main_table(report: Report) -> Table:
-    """Return the paper's Table 1 with our numbers: a row per run."""
+    """Return the paper's Table 1 with our numbers: a row per configuration, its seeds together."""
+    place = {run.name: i for i, run in enumerate(report.runs)}
+    shown = [line for group in groups(report) for line in group.lines]
+    return _table_1("Table 1", report, sorted(shown, key=lambda line: place[line.first.name]))
+
+
+def by_seed_table(report: Report) -> Table:
+    """Return Table 1 with a row per run; without rows where the main table has these already."""
+    pooled = any(len(line.runs) > 1 for group in groups(report) for line in group.lines)
+    return _table_1("Table 1 by seed", report, [alone(run) for run in report.runs if pooled])
+
+
+def _table_1(title: str, report: Report, shown: Sequence[Line]) -> Table:
     found = groups(report)
     name_of = {run.name: group.name for group in found for run in group.runs}
-    cells: Cells[Run] = {
-        Column("row"): lambda run: run.result.row.id or NONE,
-        Column("model"): model,
-        Column("adapter"): lambda run: _dash(run.result.row.adapter),
-        Column("memory"): lambda run: MEMORIES.get(run.result.row.memory, run.result.row.memory),
+    pooled = any(len(line.runs) > 1 for line in shown)
+    cells: Cells[Line] = {
+        Column("row"): lambda line: line.first.result.row.id or NONE,
+        Column("model"): lambda line: model(line.first),
+        Column("adapter"): lambda line: NONE if line.adapter == "none" else line.adapter,
+        Column("memory"): lambda line: _memory(line.first.result.row.memory),
     }
-    for choice in (*CHOICES, "seed"):
+    for choice in CHOICES if pooled else (*CHOICES, "seed"):
         if len({getattr(run.result.row, choice) for run in report.runs}) > 1:
-            cells[Column(choice)] = lambda run, choice=choice: str(getattr(run.result.row, choice))
+            cells[Column(choice)] = lambda line, choice=choice: str(
+                getattr(line.first.result.row, choice)
+            )
     if len({run.result.cohort for run in report.runs}) > 1:
-        cells[Column("users")] = lambda run: run.result.cohort
+        cells[Column("users")] = lambda line: line.first.result.cohort
     if len(found) > 1:
-        cells[Column("test rows")] = lambda run: name_of[run.name]
+        cells[Column("test rows")] = lambda line: name_of[line.first.name]
     common = changed_alike(report.runs)
     if any(run.result.row.changed.keys() - common for run in report.runs):
-        cells[Column("changed")] = lambda run: _changed(run, common)
+        cells[Column("changed")] = lambda line: _changed(line.first, common)
+    if pooled:
+        cells[Column("seeds", True)] = lambda line: str(len(line.runs))
+    cells[Column("RMSE [95%]", True)] = lambda line: with_interval(line.intervals.get("rmse"))
+    if pooled:
+        cells[Column("RMSE by seed: mean ± SD", True)] = _by_seed
     cells |= {
-        Column("RMSE [95%]", True): lambda run: with_interval(run.result.intervals.get("rmse")),
-        Column("MAE", True): lambda run: number(run.result.metrics["mae"]),
-        Column("URR", True): lambda run: percent(run.result.metrics["urr"]),
+        Column("MAE", True): lambda line: number(line.metrics["mae"]),
+        Column("URR", True): lambda line: percent(line.metrics["urr"]),
         Column("n", True): _answered,
-        Column("RMSE expected [95%]", True): lambda run: with_interval(
-            run.result.intervals.get("rmse_expected")
+        Column("RMSE expected [95%]", True): lambda line: with_interval(
+            line.intervals.get("rmse_expected")
         ),
-        Column("digit mass", True): lambda run: number(run.result.metrics.get("digit_mass")),
-        Column(f"{paper.HEAD}: RMSE / MAE / URR", True): _papers,
+        Column("digit mass", True): lambda line: number(line.metrics.get("digit_mass")),
+        Column(f"{paper.HEAD}: RMSE / MAE / URR", True): lambda line: _papers(line.first),
     }
-    return _table("Table 1", cells, report.runs)
+    return _table(title, cells, shown, note=POOLED if pooled else "")
 
 
-def _dash(adapter: str) -> str:
-    return NONE if adapter == "none" else adapter
+def _memory(memory: str) -> str:
+    return MEMORIES.get(memory, memory)
+
+
+def _by_seed(line: Line) -> str:
+    return NONE if line.rmse_by_seed is None else " ± ".join(map(number, line.rmse_by_seed))
 
 
 def percent(share: float | None) -> str:
@@ -140,10 +194,11 @@ def percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.2f}%"
 
 
-def _answered(run: Run) -> str:
+def _answered(line: Line) -> str:
     """The rows behind RMSE and MAE, and out of how many where some had no rating."""
-    n, unrelated = run.result.n_test, run.result.n_unrelated
-    return f"{n - unrelated:,} of {n:,}" if unrelated else f"{n:,}"
+    n, seeds = line.first.result.n_test, len(line.runs)
+    every = f"{seeds} × {n:,}" if seeds > 1 else f"{n:,}"
+    return f"{seeds * n - line.n_unrelated:,} of {every}" if line.n_unrelated else every
 
 
 def _papers(run: Run) -> str:
@@ -202,6 +257,8 @@ def baseline_table(group: Group) -> Table:
     }
     if best is not None:
         best_id = best.result.row.id or best.name
+        if any(best in line.runs and len(line.runs) > 1 for line in group.lines):
+            best_id += f", seed {best.result.row.seed}"
         if best.result.row.decode != "expected":
             cells[Column(f"{best_id} minus this [95%]", True)] = compared(best, "decoded")
         cells[Column(f"{best_id} expected minus this [95%]", True)] = compared(best, "expected")
@@ -212,7 +269,16 @@ def baseline_table(group: Group) -> Table:
     shown = [key for key in group.baselines if key[1] not in UNVARIED or key[0] != "cohort"]
     strong = [i for i, (version, _) in enumerate(shown) if version == "prompt"]
     title = f"Simple predictors on the same test rows{where(group)}"
-    return _table(title, cells, shown, strong)
+    return _table(title, cells, shown, strong, too_small(_told_from_best(group)))
+
+
+def _told_from_best(group: Group) -> Iterator[float | None]:
+    """Smallest difference that would show between the best run and each simple predictor."""
+    if (best := group.best) is not None:
+        prediction = "expected" if best.result.row.decode == "expected" else "decoded"
+        for record in best.result.comparisons:
+            if record["prediction"] == prediction:
+                yield record["rmse"].get("detectable")
 
 
 def where(group: Group) -> str:
@@ -221,7 +287,7 @@ def where(group: Group) -> str:
 
 
 def contrast_table(group: Group) -> Table:
-    """Return the runs of an adapter per persona minus those that differ in the adapter alone."""
+    """Return the lines of an adapter per persona minus those that differ in the adapter alone."""
     return _differences(f"One adapter per persona against others{where(group)}", contrasts(group))
 
 
@@ -244,25 +310,39 @@ def claims_table(group: Group, testable: bool = True) -> Table:
         Column("claim"): lambda each: each.text,
         Column("rows"): lambda each: each.name,
         Column("judgement"): lambda each: each.judgement,
-        Column("RMSE [95%]", True): lambda each: (
-            with_interval(vars(each.contrast.differences["rmse"]), "+") if each.contrast else NONE
-        ),
-        Column("p after Holm", True): lambda each: (
-            number(each.contrast.adjusted.get("rmse")) if each.contrast else NONE
-        ),
+        Column("RMSE [95%]", True): _rests_on,
+        Column("p after Holm", True): _p_after_holm,
+        Column("detectable from", True): lambda each: number(_detectable(each)),
     }
-    return _table(f"What the paper claims{where(group)}", cells, judged)
+    note = too_small(map(_detectable, judged))
+    return _table(f"What the paper claims{where(group)}", cells, judged, note=note)
+
+
+def _rests_on(judged: Judged) -> str:
+    if judged.trend:
+        return f"{with_interval(vars(judged.trend), '+')} per doubling of its rows"
+    found = judged.contrast.differences["rmse"] if judged.contrast else None
+    return with_interval(found and vars(found), "+")
+
+
+def _p_after_holm(judged: Judged) -> str:
+    if judged.trend:
+        return f"{number(judged.trend.p)}, not corrected"
+    return number(judged.contrast.adjusted.get("rmse")) if judged.contrast else NONE
+
+
+def _detectable(judged: Judged) -> float | None:
+    return judged.contrast.differences["rmse"].detectable if judged.contrast else None
 
 
 def between_rows(group: Group) -> Table:
     """Return each run of a group minus its best run."""
-    best = group.best
-    pairs = [] if best is None else [(run, best) for run in group.runs if run is not best]
-    return _differences(f"Runs against the one with the lowest RMSE{where(group)}", pairs)
+    title = f"Runs against the one with the lowest RMSE{where(group)}"
+    return _differences(title, against_best(group))
 
 
-def _differences(title: str, pairs: Iterable[tuple[Run, Run]]) -> Table:
-    found = [(run, other, against_run(run, other)) for run, other in pairs]
+def _differences(title: str, pairs: Iterable[tuple[Line, Line]]) -> Table:
+    found = [(line, other, against(line, other)) for line, other in pairs]
 
     def shown(cell: Callable[[Difference], str]) -> Callable[[_Compared], str]:
         return lambda item: NONE if item[2] is None else cell(item[2])
@@ -276,10 +356,46 @@ def _differences(title: str, pairs: Iterable[tuple[Run, Run]]) -> Table:
             lambda each: with_interval(each.check, "+")
         ),
         Column("difference"): lambda item: item[2].verdict if item[2] else verdict(),
+        Column("detectable from", True): shown(lambda each: number(each.detectable)),
         Column("RMSE expected [95%]", True): shown(lambda each: with_interval(each.expected, "+")),
         Column("difference expected"): lambda item: verdict(item[2] and item[2].expected),
     }
-    return _table(title, cells, found)
+    note = too_small(each.detectable for _, _, each in found if each)
+    return _table(title, cells, found, note=note)
+
+
+def matrix_table(run: Run) -> Table:
+    """Return the error of each of a run's adapters on the users of each; no rows without a matrix.
+
+    The difference to the users' own adapter is of the expected ratings, and so is the error.
+    """
+    found = {(each["adapter"], each["users"]): each for each in run.result.matrix}
+    cells: Cells[str] = {Column("adapter"): str}
+    for users, n in {users: each["n_users"] for (_, users), each in found.items()}.items():
+        head = "users without an adapter" if users is None else f"users of {users}"
+        cells[Column(f"{head} ({n:,})", True)] = lambda adapter, users=users: _crossed(
+            found[adapter, users]
+        )
+    title = f"RMSE expected of every adapter on the users of each: {run.label}"
+    return _table(title, cells, dict.fromkeys(adapter for adapter, _ in found), note=_diagonal(run))
+
+
+def _crossed(cell: dict[str, Any]) -> str:
+    error = number(cell["rmse_expected"])
+    if cell["difference"] is None:
+        return error
+    return f"{error}, {with_interval(cell['difference']['rmse'], '+')}"
+
+
+def _diagonal(run: Run) -> str:
+    said = [verdict(each["difference"]["rmse"]) for each in run.result.matrix if each["difference"]]
+    return (
+        "A column is of the same users: on the diagonal their own adapter rates them, off it "
+        "another one, with its error minus their own one's [95%]; adapters fit their users where "
+        "the diagonal is lowest. Beyond noise, "
+        f"{said.count('higher')} of {len(said)} cells off the diagonal are higher than the "
+        f"diagonal's, {said.count('lower')} lower."
+    )
 
 
 def slices_table(report: Report) -> Table:
@@ -498,12 +614,14 @@ def leading(report: Report) -> tuple[Table, ...]:
     tables = [main_table(report)]
     for group in groups(report):
         tables += [contrast_table(group), claims_table(group), baseline_table(group)]
+    tables += map(matrix_table, report.runs)
     return tuple(table for table in tables if table.rows)
 
 
 def details(report: Report) -> tuple[Table, ...]:
     """Return all other tables but that of failures, without the empty ones."""
     tables = [
+        by_seed_table(report),
         *(between_rows(group) for group in groups(report)),
         *(claims_table(group, testable=False) for group in groups(report)),
         beyond_table(report),

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from rich import box
@@ -13,8 +14,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from persona_lab.report.compare import groups
+from persona_lab.report.lines import Line, alone
 from persona_lab.report.notes import QUESTION, READING, headlines, notes
-from persona_lab.report.runs import Report, Run
+from persona_lab.report.runs import Report
 from persona_lab.report.tables import (
     CHOICES,
     Table,
@@ -26,6 +28,7 @@ from persona_lab.report.tables import (
     plain,
 )
 
+ERRORS = ("rmse", "mae", "rmse_expected", "mae_expected")
 PIPED_WIDTH = 180  # a log has no width: rather long lines than cells broken up
 NARROW = 130  # columns of a terminal that has no room for intervals; the files have them
 LONGEST_WORD = 15  # longer ones may be broken where a terminal is narrow
@@ -45,7 +48,7 @@ def markdown(report: Report) -> str:
 
 
 def markdown_table(table: Table) -> str:
-    """Return a table as Markdown."""
+    """Return a table as Markdown, its note below."""
     lines = [[column.head for column in table.columns]]
     lines += [
         [f"**{cell}**" if i in table.strong and j == 0 else cell for j, cell in enumerate(row)]
@@ -53,7 +56,8 @@ def markdown_table(table: Table) -> str:
     ]
     rule = ["---:" if column.numeric else "---" for column in table.columns]
     drawn = ["| " + " | ".join(map(_escaped, line)) + " |" for line in lines]
-    return "\n".join([drawn[0], "| " + " | ".join(rule) + " |", *drawn[1:]])
+    note = ("", _escaped(table.note)) if table.note else ()
+    return "\n".join([drawn[0], "| " + " | ".join(rule) + " |", *drawn[1:], *note])
 
 
 def _escaped(text: str) -> str:
@@ -70,7 +74,8 @@ def latex(report: Report) -> str:
     lines = [[column.head for column in table.columns], *table.rows]
     rows = [" & ".join(map(_tex, line)) + r" \\" for line in lines]
     sides = "".join("r" if column.numeric else "l" for column in table.columns)
-    said = " ".join(map(_tex, (*headlines(report), *notes(report), *READING)))
+    caption = (*headlines(report), *filter(None, [table.note]), *notes(report), *READING)
+    said = " ".join(map(_tex, caption))
     return "\n".join(
         [
             "% needs \\usepackage{booktabs}",
@@ -96,6 +101,8 @@ _TEX = {
     "–": "--",
     "−": "$-$",
     "·": r"$\cdot$",
+    "×": r"$\times$",
+    "±": r"$\pm$",
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
 }
 
@@ -108,12 +115,16 @@ def _tex(text: str) -> str:
 
 
 def csv_text(report: Report) -> str:
-    """Return the table as CSV in full precision: a line per run and per baseline."""
+    """Return the table as CSV in full precision: a line per run and per baseline.
+
+    Before the runs of several seeds stands a `row` of all of them, behind a run that crossed its
+    adapters a `matrix` line per adapter and group of users.
+    """
     lines = [
         line
         for group in groups(report)
         for line in (
-            *(_run_line(run, group.name) for run in group.runs),
+            *(each for line in group.lines for each in _table_lines(line, group.name)),
             *(
                 {"kind": "baseline", "test_rows": group.name, "model": name, "fitted_on": version}
                 | {key: errors.get(key) for key in ("rmse", "mae")}
@@ -133,23 +144,36 @@ def csv_text(report: Report) -> str:
     return out.getvalue()
 
 
-def _run_line(run: Run, group: str) -> dict[str, Any]:
-    row, result = run.result.row, run.result
-    line: dict[str, Any] = {"kind": "run", "test_rows": group}
-    line |= {"id": row.id, "role": row.role, "model": row.model}
-    line |= {name: getattr(row, name) for name in ("adapter", "memory", *CHOICES, "seed")}
-    line |= {"changed": json.dumps(row.changed, sort_keys=True) if row.changed else None}
-    line |= {"stand_in": run.stands_in, "cohort": result.cohort, "fitted_on": None}
-    for metric in ("rmse", "mae", "rmse_expected", "mae_expected"):
-        interval = result.intervals.get(metric, {})
-        line |= {metric: result.metrics[metric]}
-        line |= {f"{metric}_{end}": interval.get(end) for end in ("low", "high")}
-    line |= {"digit_mass": result.metrics.get("digit_mass")}
-    line |= {"urr": result.metrics["urr"], "n_test": result.n_test}
-    line |= {"n_unrelated": result.n_unrelated}
+def _table_lines(line: Line, group: str) -> Iterator[dict[str, Any]]:
+    if len(line.runs) > 1:
+        mean, deviation = line.rmse_by_seed or (None, None)
+        spread = {"seeds": len(line.runs), "rmse_seed_mean": mean, "rmse_seed_sd": deviation}
+        yield _table_line(line, group) | {"kind": "row", "seed": None, "folder": None} | spread
+    for run in line.runs:
+        yield _table_line(alone(run), group)
+        for cell in run.result.matrix:
+            taken = ("adapter", "users", *ERRORS, "digit_mass", "urr", "n_test", "n_unrelated")
+            given = {"kind": "matrix", "test_rows": group, "id": run.result.row.id}
+            yield given | {name: cell[name] for name in taken} | {"folder": run.name}
+
+
+def _table_line(line: Line, group: str) -> dict[str, Any]:
+    run, row, n_test = line.first, line.first.result.row, line.first.result.n_test
+    found: dict[str, Any] = {"kind": "run", "test_rows": group}
+    found |= {"id": row.id, "role": row.role, "model": row.model}
+    found |= {name: getattr(row, name) for name in ("adapter", "memory", *CHOICES, "seed")}
+    found |= {"changed": json.dumps(row.changed, sort_keys=True) if row.changed else None}
+    found |= {"stand_in": run.stands_in, "cohort": run.result.cohort, "fitted_on": None}
+    for metric in ERRORS:
+        interval = line.intervals.get(metric, {})
+        found |= {metric: line.metrics[metric]}
+        found |= {f"{metric}_{end}": interval.get(end) for end in ("low", "high")}
+    found |= {"digit_mass": line.metrics.get("digit_mass")}
+    found |= {"urr": line.metrics["urr"], "n_test": len(line.runs) * n_test}
+    found |= {"n_unrelated": line.n_unrelated}
     if run.papers:
-        line |= {f"paper_{key}": value for key, value in run.papers._asdict().items()}
-    return line | {"folder": run.name}
+        found |= {f"paper_{key}": value for key, value in run.papers._asdict().items()}
+    return found | {"folder": run.name}
 
 
 def _inert(value: object) -> object:
@@ -186,7 +210,8 @@ def _drawn(table: Table, width: int) -> RichTable:
     widths = _widths(lines, width - len(heads) * (1 + padding))
     drawn = RichTable(
         title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,
-        padding=(0, padding, 0, 0),
+        padding=(0, padding, 0, 0), caption=Text(table.note) if table.note else None,
+        caption_justify="left",
     )  # fmt: skip
     for column, head, wide in zip(table.columns, lines[0], widths, strict=True):
         side = "right" if column.numeric else "left"

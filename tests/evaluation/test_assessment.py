@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from persona_lab.evaluation import Baselines, assess
+from persona_lab.evaluation import Baselines, assess, intervals
 
 
 def toy(n_users=20, rows_per_user=10, unrelated=0):
@@ -73,6 +73,21 @@ def test_a_run_without_any_rating_has_no_decoded_numbers():
     assert found.metrics["rmse"] is None
     assert set(found.intervals) == {"rmse_expected", "mae_expected", "urr"}
     assert [record["prediction"] for record in found.comparisons] == ["expected"]
+
+
+def test_seeds_are_scored_together_in_any_order_of_their_rows():
+    one, found = toy(unrelated=30)
+    other = one.assign(prediction=pd.array([3.0] * len(one), dtype="Float64"), expected_rating=3.0)
+    both = intervals([one, other.sample(frac=1, random_state=1)], "paper")
+    errors = [frame["prediction"] - frame["rating"] for frame in (one, other)]
+    errors = pd.concat(errors).dropna().astype(float)
+    assert both["rmse"]["value"] == pytest.approx(np.sqrt((errors**2).mean()))
+    assert both["urr"]["value"] == pytest.approx(30 / 400)
+    # The one seed errs much less: with the seeds drawn again the interval spans them.
+    alone = [assess(frame, found, "paper").intervals["rmse_expected"] for frame in (one, other)]
+    assert both["rmse_expected"]["low"] < alone[0]["high"]
+    assert both["rmse_expected"]["high"] > alone[1]["low"]
+    assert "urr" not in intervals([one, other], "expected")
 
 
 def test_predictions_of_other_rows_are_refused():

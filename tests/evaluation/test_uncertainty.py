@@ -78,6 +78,15 @@ def test_seeds_are_drawn_again_beside_users():
     assert apart.high - apart.low > 3 * (one.high - one.low)
 
 
+def test_a_row_that_one_seed_did_not_rate_counts_in_the_other_by_hand():
+    nan = float("nan")
+    found = interval([1, 1, 2], [0, 0, 0], [[1, nan, 2], [2, 2, nan]])
+    assert found["rmse"].value == pytest.approx(np.sqrt((1 + 4 + 4 + 4) / 4))
+    assert found["mae"].value == pytest.approx(7 / 4)
+    # From the first seed on the first user to the second seed on it; that on the second has none.
+    assert (found["rmse"].low, found["rmse"].high) == pytest.approx((1, 2))
+
+
 def test_against_several_the_mean_of_their_errors_counts():
     users, ratings = [1, 1, 2], [1, 2, 3]
     found = paired_interval(users, ratings, [1, 2, 5], [2, 3, 3], [1, 2, 3])
@@ -184,8 +193,11 @@ def test_where_size_is_nothing_to_errors_a_trend_is_found_at_the_level_of_the_te
 
 
 def test_a_missing_prediction_is_refused():
+    given = [3.0, float("nan")]
     with pytest.raises(AssertionError, match="without a prediction"):
-        interval([1, 2], [3, 4], [3.0, float("nan")])
+        paired_interval([1, 2], [3, 4], [3.0, 4.0], given)
+    with pytest.raises(AssertionError, match="no seed has a rating for"):
+        interval([1, 2], [3, 4], given)
 
 
 rows = st.lists(

@@ -194,6 +194,21 @@ def test_wandb_without_login_is_offline_with_a_run_for_each_stage(
 
 
 @pytest.mark.usefixtures("nobody")
+def test_wandb_has_one_run_of_the_shared_stages_alone(folder: Path) -> None:
+    Csv().prepared(folder, LABELS, {})
+    assert [*folder.iterdir()] == []
+    Wandb().prepared(folder, LABELS, {"timing": {"split": {"seconds": 1.5}}})
+    assert wandb.run is None
+    (records,) = read_back(folder)
+    (run,) = of_type(records, "run")
+    assert (run["job_type"], run["run_group"]) == ("prepare", "2026-01-31 12-00-00")
+    assert run["config"]["update"]["keys"] == {"personas": "p1"}
+    final = [record["update"] for record in of_type(records, "summary")]
+    assert any(each.get("timing") == {"split": {"seconds": 1.5}} for each in final)
+    assert [each["exit_code"] for each in of_type(records, "exit")] == [0]
+
+
+@pytest.mark.usefixtures("nobody")
 def test_wandb_has_no_run_of_training_where_nothing_is_trained(folder: Path) -> None:
     with Wandb().curves(folder, LABELS, {}) as opened:
         assert opened is None

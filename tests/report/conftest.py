@@ -50,6 +50,24 @@ BEYOND = {
     ],
     "responses": [{"response": '"\n', "n": 1200, "user_id": 7, "item_id": 9}] * 6,
 }  # fmt: skip
+
+
+def crossed(adapter, users, rmse, difference=None):
+    """A cell of the matrix of adapters and users; the difference is (value, low, high)."""
+    ends = difference and dict(zip(("value", "low", "high"), difference, strict=True))
+    return {
+        "adapter": adapter, "users": users, "n_users": 20, "rmse": rmse + 1, "mae": 0.5,
+        "urr": 0.25, "n_test": 320, "n_unrelated": 80, "digit_mass": 0.9, "rmse_expected": rmse,
+        "mae_expected": 0.75, "difference": ends and {"rmse": ends, "mae": ends},
+    }  # fmt: skip
+
+
+MATRIX = [
+    crossed("persona_0", "persona_0", 1.0),
+    crossed("persona_0", "persona_1", 1.5, (0.25, 0.125, 0.375)),
+    crossed("persona_1", "persona_0", 1.125, (0.125, -0.5, 0.75)),
+    crossed("persona_1", "persona_1", 1.25),
+]
 HOSTILE = (
     "<script>alert(1)</script>", "<script>document.title='owned'</script>",
     "<img src=x onerror=alert(1)>", "<svg/onload=alert(1)>",

@@ -3,7 +3,20 @@ from dataclasses import replace
 import pytest
 
 from persona_lab.report import build
-from persona_lab.report.compare import against_run, contrasts, findings, groups, verdict
+from persona_lab.report.compare import (
+    against,
+    claims,
+    contrasts,
+    detectable,
+    findings,
+    groups,
+    verdict,
+)
+from persona_lab.report.lines import alone
+
+
+def against_run(run, other):
+    return against(alone(run), alone(other))
 
 
 def difference(low, high):
@@ -108,7 +121,43 @@ def test_personas_are_compared_with_what_differs_in_the_adapter_alone(sweep):
     sweep.add("e", adapter="single_max", changed={"memory.top_k": 3})
     sweep.add("f", adapter="single_max", seed=1)
     (group,) = groups(build(sweep.folder))
-    assert [(a.name, b.name) for a, b in contrasts(group)] == [("a", "c"), ("a", "b")]
+    found = [([run.name for run in each.runs] for each in pair) for pair in contrasts(group)]
+    assert [tuple(map("".join, pair)) for pair in found] == [("a", "cf"), ("a", "b")]
+
+
+def test_the_seeds_of_a_line_are_compared_together(sweep):
+    for name, adapter, seed in (("a", "persona", 0), ("b", "persona", 1), ("c", "single_max", 0)):
+        sweep.add(name, adapter=adapter, seed=seed)
+    (group,) = groups(build(sweep.folder))
+    ((line, other),) = contrasts(group)
+    found = against(line, other)
+    value = line.metrics["rmse_expected"] - other.metrics["rmse_expected"]
+    assert found.expected["value"] == pytest.approx(value)
+    assert found.decoded["value"] == pytest.approx(line.metrics["rmse"] - other.metrics["rmse"])
+
+
+def test_what_would_show_is_of_persona_against_single_else_of_all_against_the_best(sweep):
+    sweep.add("a", adapter="persona")
+    sweep.add("b", adapter="none", noise=0.2)
+    (group,) = groups(build(sweep.folder))
+    assert detectable(group) == (against_run(group.runs[0], group.runs[1]).detectable,)
+    sweep.add("c", adapter="single_max")
+    (group,) = groups(build(sweep.folder))
+    assert detectable(group) == (against_run(group.runs[0], group.runs[2]).detectable,)
+    # Some 40 users: t(0.975) + t(0.8) = 2.87 standard errors; the interval is 2.02 of them wide.
+    found = against_run(group.runs[0], group.runs[2]).decoded
+    half = (found["high"] - found["low"]) / 2
+    assert found["detectable"] == pytest.approx(half * 2.87 / 2.02, rel=0.1)
+
+
+def test_claims_are_of_the_rows_of_the_table(sweep):
+    """A run again of a seed stands on another line, and counts once."""
+    for name, row, seed in (("a", "r9", 0), ("b", "r9", 1), ("c", "r9", 1), ("d", "r5", 0)):
+        sweep.add(name, id=row, adapter="persona" if row == "r9" else "single_max", seed=seed)
+    (group,) = groups(build(sweep.folder))
+    assert [len(line.runs) for line in group.lines] == [1, 2, 1]
+    (found,) = [each for each in claims(group) if each.name == "r9 < r5"]
+    assert found.contrast.n_seeds == (2, 1)
 
 
 def test_runs_are_not_compared_without_the_same_rows(sweep):

@@ -1,6 +1,7 @@
 import pytest
 
 from persona_lab.report import build
+from persona_lab.report.compare import groups
 from persona_lab.report.figures import VARIABLES, draw, inline_svg, save
 
 
@@ -26,6 +27,17 @@ def test_the_plot_names_rows_and_baselines_in_the_pages_colours(table_1):
     for colour, variable in VARIABLES.items():
         assert colour not in svg
         assert f"var({variable})" in svg
+
+
+def test_the_seeds_of_a_row_are_drawn_together(sweep):
+    sweep.add("a", id="r9", seed=0)
+    sweep.add("b", id="r9", seed=1)
+    report = build(sweep.folder)
+    (line,) = groups(report)[0].lines
+    (drawing,) = [each for each in draw(report, None) if each.name == "intervals"]
+    points = [(*each.get_xdata(), *each.get_ydata()) for each in drawing.figure.axes[0].lines]
+    assert (line.metrics["rmse"], -0.12) in points
+    assert drawing.figure.axes[0].get_yticklabels()[0].get_text().endswith("2 seeds")
 
 
 def test_the_same_report_draws_the_same_plots(table_1):

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from persona_lab.report import build
+from persona_lab.report.compare import detectable, groups
 from persona_lab.report.notes import headlines, notes
 from persona_lab.report.tables import main_table
 
@@ -15,6 +16,30 @@ def test_headlines_lead_with_persona_against_single(table_1):
     assert starts[0] == "RMSE of r9 · persona · M_s minus that of r5 · single_max · M_s"
     assert "r10 · persona · M_s + M_l on smollm2 (stand-in)" in said[4]
     assert "item mean that the prompt shows" in said[5]
+
+
+def test_the_seeds_of_a_row_have_one_headline(sweep):
+    for name, row, seed in (("a", "r9", 0), ("b", "r9", 1), ("c", "r5", 0), ("d", "r5", 1)):
+        sweep.add(name, id=row, adapter="persona" if row == "r9" else "single_max", seed=seed)
+    said = [each for each in headlines(build(sweep.folder)) if "minus that of" in each]
+    assert len(said) == 1
+    named = "RMSE of r9 · persona · M_s · 2 seeds minus that of r5 · single_max · M_s · 2 seeds: "
+    assert said[0].startswith(named)
+
+
+def test_what_is_too_small_to_show_is_said_for_each_set_of_test_rows(sweep):
+    sweep.add("a", id="r9", adapter="persona")
+    sweep.add("b", id="r5", adapter="single_max")
+    report = build(sweep.folder)
+    (size,) = detectable(groups(report)[0])
+    (said,) = [each for each in notes(report) if "told apart" in each]
+    assert said.startswith(
+        f"Differences in RMSE below {size:.3f} cannot reliably be told apart on these test rows: "
+    )
+    for name, row, adapter in (("c", "r9", "persona"), ("d", "r5", "single_max")):
+        sweep.add(name, id=row, adapter=adapter, split_seed=1)
+    said = [each for each in notes(build(sweep.folder)) if "told apart" in each]
+    assert [each.split(" on ")[1].split(":")[0] for each in said] == ["test rows A", "test rows B"]
 
 
 def test_no_headline_crowns_a_run_without_ratings(sweep):
@@ -57,7 +82,7 @@ def test_notes_of_a_plain_run_claim_nothing_more(sweep):
     sweep.add("run", setup="paper", model="phi3", distiller="openai", embedder="ada002")
     found = " ".join(notes(build(sweep.folder)))
     assert "Protocol: strict. Users: reported, of ml_100k. Decode: paper." in found
-    for said in ("Development", "stand-in", "Only", "sets of rows", "flattered", "cut"):
+    for said in ("Development", "stand-in", "Only", "sets of rows", "flattered", "cut", "told"):
         assert said not in found
 
 

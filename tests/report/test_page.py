@@ -11,7 +11,7 @@ from persona_lab.report.notes import QUESTION
 from persona_lab.report.page import html as page_of
 from persona_lab.report.tables import plain, visible
 
-from .conftest import BEYOND, HOSTILE
+from .conftest import BEYOND, HOSTILE, MATRIX, crossed
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 VOID = {"meta", "br", "img", "link", "input"}
@@ -85,6 +85,20 @@ def test_the_page_shows_every_row_the_baselines_and_the_failure(table_1):
     assert page.tags.count("details") == 11 + 1 + 11
 
 
+def test_the_page_shows_seeds_together_the_matrix_and_what_is_too_small_to_show(sweep):
+    for name, row, seed in (("a", "r9", 0), ("b", "r9", 1), ("c", "r5", 0)):
+        adapter = "persona" if row == "r9" else "single_max"
+        facts = {"matrix": MATRIX} if name == "a" else {}
+        sweep.add(name, id=row, adapter=adapter, seed=seed, facts=facts)
+    text = html(build(sweep.folder))
+    page = Page(text)
+    for said in ("2 × 640", "over users and seeds", "Table 1 by seed", "users of persona_1 (20)"):
+        assert said in page.text, said
+    assert text.count("on the diagonal their own adapter") == 1
+    notes = re.findall(r'<p class="notes">Differences in RMSE below', text)
+    assert len(notes) == 4  # persona against single, claims, simple predictors, against the best
+
+
 @pytest.fixture
 def hostile(sweep):
     """A report in which every text is hostile: titles, responses, names, settings and errors."""
@@ -94,7 +108,8 @@ def hostile(sweep):
         sweep.add(
             f"{i}", adapter=text, model=text, title=text, response=text, unrelated=2,
             changed={text: text}, n_users=2,
-            facts={"beyond": BEYOND | {"responses": [response]}, "audit": [found]},
+            facts={"beyond": BEYOND | {"responses": [response]}, "audit": [found],
+                   "matrix": [crossed(text, text, 1.0)]},
         )  # fmt: skip
         sweep.fail(f"broken{i}", error=text)
     return build(sweep.folder)

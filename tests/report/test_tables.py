@@ -1,3 +1,5 @@
+import numpy as np
+import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,11 +12,14 @@ from persona_lab.report.tables import (
     baseline_table,
     between_rows,
     beyond_table,
+    by_seed_table,
     claims_table,
+    contrast_table,
     details,
     failure_table,
     leading,
     main_table,
+    matrix_table,
     number,
     plain,
     responses_table,
@@ -24,7 +29,7 @@ from persona_lab.report.tables import (
     written_table,
 )
 
-from .conftest import BEYOND, cells
+from .conftest import BEYOND, MATRIX, cells, crossed
 
 
 def test_table_1_has_eleven_rows_with_ours_beside_the_papers(table_1):
@@ -46,8 +51,45 @@ def test_table_1_has_eleven_rows_with_ours_beside_the_papers(table_1):
 
 def test_only_what_differs_between_rows_gets_a_column(sweep):
     sweep.add("a", id="r9", seed=0)
-    sweep.add("b", id="r9", seed=1)
-    assert cells(main_table(build(sweep.folder)), "seed") == ["0", "1"]
+    sweep.add("b", id="r10", seed=1)
+    report = build(sweep.folder)
+    table = main_table(report)
+    assert cells(table, "seed") == ["0", "1"]
+    assert not any(column.head.startswith(("seeds", "RMSE by")) for column in table.columns)
+    assert (table.note, by_seed_table(report).rows) == ("", ())
+
+
+def test_a_row_holds_all_seeds_of_its_configuration_and_each_is_shown_below(sweep):
+    results = [sweep.add(name, id="r9", seed=i, unrelated=5 * i) for i, name in enumerate("abc")]
+    alone = sweep.add("d", id="r10")
+    report = build(sweep.folder)
+    table = main_table(report)
+    assert cells(table, "row") == ["r9", "r10"]
+    assert cells(table, "seeds") == ["3", "1"]
+    assert "seed" not in {column.head for column in table.columns}
+    assert cells(table, "n") == ["1,905 of 3 × 640", "640"]
+    assert cells(table, "URR") == [f"{100 * 15 / 1920:.2f}%", "0.00%"]
+    own = [result.metrics["rmse"] for result in results]
+    mean, deviation = sum(own) / 3, float(np.std(own, ddof=1))
+    assert cells(table, "RMSE by seed: mean ± SD") == [f"{mean:.3f} ± {deviation:.3f}", NONE]
+    assert cells(table, "RMSE [95%]")[1] == with_interval(alone.intervals["rmse"])
+    assert "over users and seeds" in table.note
+    seeds = by_seed_table(report)
+    assert cells(seeds, "seed") == ["0", "1", "2", "0"]
+    shown = [with_interval(each.intervals["rmse"]) for each in (*results, alone)]
+    assert cells(seeds, "RMSE [95%]") == shown
+    (group,) = groups(report)
+    best = group.best.result.row
+    named = {"r9": f"r9, seed {best.seed}", "r10": "r10"}[best.id]
+    assert baseline_table(group).columns[3].head == f"{named} minus this [95%]"
+    assert details(report)[0] == seeds
+
+
+def test_seeds_on_other_test_rows_are_not_put_together(sweep):
+    sweep.add("a", id="r9", seed=0)
+    sweep.add("b", id="r9", seed=1, split_seed=1)
+    table = main_table(build(sweep.folder))
+    assert (cells(table, "seed"), cells(table, "test rows")) == (["0", "1"], ["A", "B"])
 
 
 def test_rows_that_look_the_same_show_what_they_changed(sweep):
@@ -94,6 +136,56 @@ def test_claims_are_judged_by_the_rows_and_stand_ins_test_none_about_llama(table
     assert found.keys().isdisjoint(missing)
     assert "stand-in plays LLaMA-3" in missing["r7 < r1"]
     assert any("claims about Table 1" in sentence for sentence in headlines(report))
+
+
+def test_the_claim_about_size_shows_its_slope_and_interval(sweep):
+    sweep.add("a", id="r10", adapter="persona", memory="ms_ml")
+    file = sweep.folder / "a" / "predictions.parquet"
+    frame = pd.read_parquet(file)
+    frame["persona"] = (frame["user_id"] % 3 == 0).astype(int)
+    frame.to_parquet(file)
+    (group,) = groups(build(sweep.folder))
+    found = {row[1]: row[2:] for row in claims_table(group).rows}
+    squares = ((frame["prediction"] - frame["rating"]).astype(float) ** 2).groupby(frame["persona"])
+    large, small = squares.mean() ** 0.5
+    slope = (large - small) / np.log2(26 / 14)
+    judgement, said, p, smallest = found["r10 falls with size"]
+    assert said.startswith(f"{number(slope, '+')} [")
+    assert said.endswith("] per doubling of its rows")
+    assert p.endswith(", not corrected")
+    assert (judgement, smallest) == ("undecided", NONE)
+
+
+def test_tables_of_differences_say_what_is_too_small_to_show(table_1):
+    report = build(table_1.folder)
+    (group,) = groups(report)
+    for table in (contrast_table(group), claims_table(group), between_rows(group)):
+        sizes = sorted(cell for cell in cells(table, "detectable from") if cell != NONE)
+        said = f"below {sizes[0]} ({sizes[-1]} for some pairs) cannot reliably be told apart on"
+        assert said in table.note
+    stored = [each["rmse"]["detectable"] for each in group.best.result.comparisons
+              if each["prediction"] == "decoded"]  # fmt: skip
+    assert f"below {min(stored):.3f} (" in baseline_table(group).note
+
+
+def test_a_matrix_shows_each_adapter_on_the_users_of_each(sweep):
+    base = [crossed("persona_0", None, 2.0), crossed("persona_1", None, 2.0)]
+    sweep.add("a", id="r9", facts={"matrix": MATRIX + base})
+    sweep.add("b", id="r10")
+    report = build(sweep.folder)
+    table = matrix_table(report.runs[0])
+    assert [column.head for column in table.columns] == [
+        "adapter", "users of persona_0 (20)", "users of persona_1 (20)",
+        "users without an adapter (20)",
+    ]  # fmt: skip
+    assert table.rows == (
+        ("persona_0", "1.000", "1.500, +0.250 [+0.125, +0.375]", "2.000"),
+        ("persona_1", "1.125, +0.125 [−0.500, +0.750]", "1.250", "2.000"),
+    )
+    assert "on the diagonal their own adapter" in table.note
+    assert "1 of 2 cells off the diagonal are higher than the diagonal's, 0 lower" in table.note
+    shown = [each.title for each in leading(report) if "every adapter" in each.title]
+    assert shown == ["RMSE expected of every adapter on the users of each: r9 · no adapter · M_s"]
 
 
 def test_a_table_without_the_papers_rows_has_no_claims(sweep):

@@ -6,9 +6,10 @@ import pytest
 from rich.console import Console
 
 from persona_lab.report import build, print_table
+from persona_lab.report.tables import main_table
 from persona_lab.report.text import csv_text, latex, markdown
 
-from .conftest import HOSTILE
+from .conftest import HOSTILE, MATRIX, cells
 
 MIXED = '=cmd|"/c calc"!A1 <script>alert(1)</script> [x](http://bad) `y`'
 
@@ -60,6 +61,48 @@ def test_no_cell_of_the_csv_that_holds_text_is_a_formula(sweep):
     assert {line["adapter"].removeprefix("'") for line in lines if line["kind"] == "run"} == {
         *HOSTILE
     }
+
+
+def test_every_form_of_table_1_has_the_seeds_of_a_row_together(sweep):
+    results = [sweep.add(name, id="r9", seed=i, unrelated=9 * i) for i, name in enumerate("ab")]
+    sweep.add("c", id="r10")
+    report = build(sweep.folder)
+    rows = list(csv.DictReader(io.StringIO(csv_text(report))))
+    kinds = [row["kind"] for row in rows if row["kind"] != "baseline"]
+    assert kinds == ["row", "run", "run", "run"]
+    pooled, *seeds = rows[:3]
+    table = main_table(report)
+    shown = f"{float(pooled['rmse']):.3f} [{float(pooled['rmse_low']):.3f}, "
+    shown += f"{float(pooled['rmse_high']):.3f}]"
+    assert cells(table, "RMSE [95%]")[0] == shown
+    spread = f"{float(pooled['rmse_seed_mean']):.3f} ± {float(pooled['rmse_seed_sd']):.3f}"
+    assert cells(table, "RMSE by seed: mean ± SD") == [spread, "–"]
+    assert (pooled["seeds"], pooled["n_test"], pooled["n_unrelated"]) == ("2", "1280", "9")
+    assert (pooled["seed"], pooled["folder"], seeds[0]["seeds"]) == ("", "", "")
+    assert [float(each["rmse"]) for each in seeds] == [each.metrics["rmse"] for each in results]
+    assert [each["seed"] for each in seeds] == ["0", "1"]
+    for text, escaped in (
+        (markdown(report), shown.replace("[", "\\[").replace("]", "\\]")),
+        (latex(report), shown),
+        (printed(report, 220), shown),
+    ):
+        assert escaped in text
+    assert spread.replace("±", r"$\pm$") in latex(report)
+    assert r"1,271 of 2 $\times$ 640" in latex(report)
+
+
+def test_the_matrix_stands_behind_its_run_in_full_precision(sweep):
+    sweep.add("a", id="r9", adapter="persona", facts={"matrix": MATRIX})
+    report = build(sweep.folder)
+    rows = list(csv.DictReader(io.StringIO(csv_text(report))))
+    assert [row["kind"] for row in rows[:6]] == ["run", *["matrix"] * 4, "baseline"]
+    names = ("adapter", "users", "rmse", "rmse_expected", "urr", "n_test", "folder")
+    assert [rows[2][name] for name in names] == [
+        "persona_0", "persona_1", "2.5", "1.5", "0.25", "320", "a",
+    ]  # fmt: skip
+    text = markdown(report)
+    assert r"| persona_0 | 1.000 | 1.500, +0.250 \[+0.125, +0.375\] |" in text
+    assert "on the diagonal their own adapter" in text
 
 
 def printed(report, width, terminal=True) -> str:
