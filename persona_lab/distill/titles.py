@@ -48,6 +48,7 @@ class _Alias(NamedTuple):
     text: str
     common: bool
     years: dict[int, int | None]  # by item
+    items: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,13 @@ class Titles:
     """The titles of a catalogue, ready to be looked for.
 
     Attributes:
-        by_word: Ways to write the titles, by the word of theirs that the fewest titles have.
+        by_words: Ways to write the titles, by the two words of theirs that the fewest titles have,
+            twice the same where there is only one.
+        words: Finds at least the words of a text that begin as one of these does.
     """
 
-    by_word: dict[str, list[_Alias]] = field(repr=False)
+    by_words: dict[str, dict[str, list[_Alias]]] = field(repr=False)
+    words: re.Pattern[str] = field(repr=False)
 
     @classmethod
     def of(cls, movies: pd.DataFrame) -> Self:
@@ -71,24 +75,32 @@ class Titles:
                 years[alias][item] = None if pd.isna(year) else int(year)
         words = {text: _WORD.findall(text) for text in years}
         uses = Counter(word for found in words.values() for word in set(found))
-        by_word: dict[str, list[_Alias]] = defaultdict(list)
+        by_words: dict[str, dict[str, list[_Alias]]] = defaultdict(lambda: defaultdict(list))
         for text, found in words.items():
             # A title without a letter or digit cannot be told from punctuation.
             if found:
-                rarest = min(found, key=lambda word: (not word[0].isupper(), uses[word]))
+                rarest = sorted(found, key=lambda word: (not word[0].isupper(), uses[word]))[:2]
                 common = _COMMON_WORD.fullmatch(text) is not None
-                by_word[rarest].append(_Alias(text, common, years[text]))
-        return cls(dict(by_word))
+                alias = _Alias(text, common, years[text], frozenset(years[text]))
+                by_words[rarest[0]][rarest[-1]].append(alias)
+        firsts = {word[0] for first, seconds in by_words.items() for word in (first, *seconds)}
+        # Nearly all begin with a capital, and few words of a text do.
+        start = f"[{re.escape(''.join(sorted(firsts)))}]" if firsts else "(?!)"
+        return cls({**by_words}, re.compile(rf"{start}[^\W_]*"))
 
     def mentions(self, text: str) -> list[Mention]:
         """Movies that a text names, in order; of overlapping titles the first and longest."""
         text = _straight(text)
+        words = set(self.words.findall(text))
         candidates = [
             mention
-            for word in self.by_word.keys() & set(_WORD.findall(text))
-            for alias in self.by_word[word]
+            for first in words & self.by_words.keys()
+            for second in words & self.by_words[first].keys()
+            for alias in self.by_words[first][second]
             for mention in _occurrences(alias, text)
         ]
+        if len(candidates) < 2:
+            return candidates
         found: list[Mention] = []
         for mention in sorted(candidates, key=lambda each: (each.start, -each.stop)):
             if not found or mention.start >= found[-1].stop:
