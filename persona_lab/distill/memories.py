@@ -146,26 +146,24 @@ class _TitleCheck:
     Attributes:
         titles: Of the catalogue.
         items: Each user's item ids, in order.
-        verdicts: For each of them, what the text on it must at least say.
+        facts: For each of them, the title, the year and the rating.
     """
 
     titles: Titles
     items: dict[int, list[int]]
-    verdicts: dict[int, list[str]]
+    facts: dict[int, list[tuple[str, int | None, int]]]
 
     @classmethod
     def of(cls, movies: pd.DataFrame, rows: pd.DataFrame) -> Self:
         """Prepare for the catalogue and the rows of all histories."""
         items: defaultdict[int, list[int]] = defaultdict(list)
-        verdicts: defaultdict[int, list[str]] = defaultdict(list)
-        columns = (
-            rows[name].tolist() for name in ("user_id", "item_id", "title", "year", "rating")
-        )
-        for user_id, item_id, title, year, rating in zip(*columns, strict=True):
+        facts: defaultdict[int, list[tuple[str, int | None, int]]] = defaultdict(list)
+        years = rows["year"].astype(object).where(rows["year"].notna(), None)
+        columns = (rows[name] for name in ("user_id", "item_id", "title", "rating"))
+        for user_id, item_id, title, rating, year in zip(*columns, years, strict=True):
             items[user_id].append(item_id)
-            known = None if pd.isna(year) else int(year)
-            verdicts[user_id].append(verdict(title, known, rating))
-        return cls(Titles.of(movies), items, verdicts)
+            facts[user_id].append((title, year, rating))
+        return cls(Titles.of(movies), items, facts)
 
     def __call__(self, written: UserMemories, counts: Counter[str]) -> UserMemories:
         """The user's texts without such sentences; what was done is added to the counts."""
@@ -180,15 +178,16 @@ class _TitleCheck:
                 return f"I have rated {len(items)} movies."
             return kept
 
-        def interaction(text: str, item: int, least: str) -> str:
+        def interaction(text: str, item: int, facts: tuple[str, int | None, int]) -> str:
             kept, dropped = self.titles.drop_sentences(text, history, own=item)
             counts["interaction_sentences_dropped"] += dropped
-            if dropped and least[least.rindex(" as ") :] not in kept:
+            # What the text must at least say.
+            if dropped and f" as {facts[-1]}" not in kept:
                 counts["verdicts_restored"] += 1
-                return f"{least}. {kept}".strip()
+                return f"{verdict(*facts)}. {kept}".strip()
             return kept
 
-        texts = zip(written.interactions, items, self.verdicts[written.user_id], strict=True)
+        texts = zip(written.interactions, items, self.facts[written.user_id], strict=True)
         # The profile is most often the last snapshot, and counts once.
         profiles = {text: profile(text) for text in {written.profile, *written.snapshots}}
         return replace(

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple, Self
 
 import pandas as pd
@@ -91,16 +92,9 @@ class Titles:
     def mentions(self, text: str) -> list[Mention]:
         """Movies that a text names, in order; of overlapping titles the first and longest."""
         text = _straight(text)
-        words = set(self.words.findall(text))
         candidates = [
-            mention
-            for first in words & self.by_words.keys()
-            for second in words & self.by_words[first].keys()
-            for alias in self.by_words[first][second]
-            for mention in _occurrences(alias, text)
+            mention for alias in self._possible(text) for mention in _occurrences(alias, text)
         ]
-        if len(candidates) < 2:
-            return candidates
         found: list[Mention] = []
         for mention in sorted(candidates, key=lambda each: (each.start, -each.stop)):
             if not found or mention.start >= found[-1].stop:
@@ -121,7 +115,9 @@ class Titles:
             The text without these sentences, and their number.
         """
         dropped = 0
-        while True:
+        others = frozenset(history) - {own}
+        # Most texts can name none, and need no closer look.
+        while not all(alias.items.isdisjoint(others) for alias in self._possible(text)):
             mentions = self.mentions(text)
             named = [
                 mention.start
@@ -129,7 +125,7 @@ class Titles:
                 if own not in mention.items and not mention.items.isdisjoint(history)
             ]
             if not named:
-                return text, dropped
+                break
             spans = _sentences(text, mentions)
             starts = [start for start, _ in spans]
             naming = {bisect_right(starts, place) - 1 for place in named}
@@ -137,8 +133,20 @@ class Titles:
             text = " ".join(
                 text[start:stop] for n, (start, stop) in enumerate(spans) if n not in naming
             )
+        return text, dropped
+
+    def _possible(self, text: str) -> list[_Alias]:
+        """The titles of which a text has both words."""
+        words = set(self.words.findall(text))
+        return [
+            alias
+            for first in words & self.by_words.keys()
+            for second in words & self.by_words[first].keys()
+            for alias in self.by_words[first][second]
+        ]
 
 
+@cache
 def natural_title(title: str) -> str:
     """A title as it is said: "Seventh Seal, The (Sjunde inseglet, Det)" is "The Seventh Seal"."""
     return _upright(_ALTERNATIVE.sub("", title).strip() or title)
