@@ -133,11 +133,6 @@ def percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.01 else "under 1%"
 
 
-def capitalised(sentence: str) -> str:
-    """The sentence with its first letter in upper case."""
-    return sentence if sentence[:1].isupper() else sentence[:1].upper() + sentence[1:]
-
-
 @dataclass(frozen=True)
 class Voice:
     """One user's way of putting things: which of several equal wordings is taken.

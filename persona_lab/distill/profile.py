@@ -12,7 +12,6 @@ from typing import NamedTuple
 from persona_lab.distill.english import (
     Voice,
     amount,
-    capitalised,
     kind,
     listed,
     movies_phrase,
@@ -46,7 +45,7 @@ def write_profile(taste: Taste, voice: Voice) -> str:
     if taste.all.n < _FEW:
         return " ".join(_first_steps(taste))
     writer = _Writer(taste, voice)
-    themes = {theme: " ".join(map(capitalised, theme(writer))) for theme in _THEMES}
+    themes = {theme: " ".join(theme(writer)) for theme in _THEMES}
     text = ""
     for expendable in (None, *_EXPENDABLE):
         themes.pop(expendable, None)
@@ -119,8 +118,8 @@ class _Writer:
     def watched(self) -> Iterator[str]:
         """What the user chooses to watch."""
         n = self.taste.all.n
-        often = sorted(self.taste.genres.items(), key=lambda pair: (-pair[1].n, pair[0]))[:4]
-        shares = [(percent(sums.n / n), kind(name)) for name, sums in often if sums.n >= n / 10]
+        often = sorted([(-sums.n, name) for name, sums in self.taste.genres.items()])[:4]
+        shares = [(percent(-size / n), kind(name)) for size, name in often if -size >= n / 10]
         if not shares:
             return
         (share, first), *rest = shares
@@ -230,7 +229,7 @@ class _Writer:
             return
         (top, first), *rest = known
         means = [
-            f"a movie with an average {_BANDS[top]} gets {first.mean:.1f} from me",
+            f"A movie with an average {_BANDS[top]} gets {first.mean:.1f} from me",
             *(f"one {_BANDS[band]} gets {sums.mean:.1f}" for band, sums in rest),
         ]
         yield f"{listed(means)}."

@@ -78,10 +78,11 @@ def verdict(title: str, year: int | None, rating: int) -> str:
 def _reason(movie: Rated, taste: Taste, voice: Voice, turn: int) -> str:
     a_movie, feelings = _feelings(movie.rating, movie.genres, movie.directors)
     plain = voice.pick("feeling", feelings, turn)
-    evidence = sorted(_evidence(movie, taste))
+    usual = taste.usual
+    evidence = sorted(_evidence(movie, taste, usual))
     if not evidence:
         return plain
-    above = movie.rating - taste.usual
+    above = movie.rating - usual
     if abs(above) < 0.5:
         near = min(evidence, key=lambda each: (abs(each.mean - movie.rating), each.what))
         if abs(near.mean - movie.rating) > 0.5:
@@ -107,7 +108,7 @@ def _reason(movie: Rated, taste: Taste, voice: Voice, turn: int) -> str:
     if taste.all.n < 5:
         return plain
     side = "above" if above > 0 else "below"
-    return f"{plain}, and a {movie.rating} is {side} my usual {taste.usual:.1f}"
+    return f"{plain}, and a {movie.rating} is {side} my usual {usual:.1f}"
 
 
 @lru_cache(_KEPT)
@@ -122,9 +123,8 @@ def _feelings(
     return a_movie, [feeling.format(what, a=a_movie) for feeling in _FEELINGS[rating]]
 
 
-def _evidence(movie: Rated, taste: Taste) -> Iterator[_Evidence]:
+def _evidence(movie: Rated, taste: Taste, usual: float) -> Iterator[_Evidence]:
     """What is shared with enough movies rated before."""
-    usual = taste.usual
     shared: tuple[tuple[Sequence[Any], Mapping[Any, Sums], Callable[[Any], str]], ...] = (
         (movie.genres, taste.genres, kind),
         (movie.pairs, taste.pairs, movies_phrase),

@@ -140,7 +140,8 @@ class Titles:
         words = set(self.words.findall(text))
         return [
             alias
-            for first in words & self.by_words.keys()
+            for first in words
+            if first in self.by_words
             for second in words & self.by_words[first].keys()
             for alias in self.by_words[first][second]
         ]
