@@ -46,13 +46,13 @@ def write_profile(taste: Taste, voice: Voice) -> str:
         return " ".join(_first_steps(taste))
     writer = _Writer(taste, voice)
     themes = {theme: " ".join(theme(writer)) for theme in _THEMES}
-    text = ""
-    for expendable in (None, *_EXPENDABLE):
-        themes.pop(expendable, None)
-        text = " ".join(filter(None, themes.values()))
+    text = " ".join(filter(None, themes.values()))
+    for expendable in _EXPENDABLE:
         # So few characters need not be counted in words.
         if len(text) < 2 * _MOST_WORDS or len(text.split()) <= _MOST_WORDS:
             break
+        del themes[expendable]
+        text = " ".join(filter(None, themes.values()))
     return text
 
 

@@ -125,12 +125,12 @@ def _feelings(
 
 def _evidence(movie: Rated, taste: Taste, usual: float) -> Iterator[_Evidence]:
     """What is shared with enough movies rated before."""
-    shared: tuple[tuple[Sequence[Any], Mapping[Any, Sums], Callable[[Any], str]], ...] = (
+    shared: list[tuple[Sequence[Any], Mapping[Any, Sums], Callable[[Any], str]]] = [
         (movie.genres, taste.genres, kind),
         (movie.pairs, taste.pairs, movies_phrase),
         (movie.directors, taste.directors, "what {} directs".format),
         (movie.actors, taste.actors, "movies with {}".format),
-    )
+    ]
     for names, groups, phrase in shared:
         for name in names:
             sums = groups.get(name)
