@@ -16,6 +16,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -207,11 +208,10 @@ def main() -> None:
         folder = given.out / f"{users}-users"
         if given.fresh:
             shutil.rmtree(folder, ignore_errors=True)
-        table = pd.read_csv(results) if results.exists() else pd.DataFrame({"users": []})
-        measured_before = table[table["users"] == users]
-        if len(measured_before) == len(STAGES) and not given.fresh:
+        known = pd.read_csv(results).to_dict("records") if results.exists() else []
+        rows: list[Any] = [row for row in known if row["users"] != users]
+        if len(known) == len(rows) + len(STAGES) and not given.fresh:
             continue
-        table = table.drop(measured_before.index)
         folder.mkdir(parents=True, exist_ok=True)
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(given.processes, spawn) as pool:
@@ -227,10 +227,10 @@ def main() -> None:
                     "disk_mb": round(size(folder) / 2**20),
                 }
                 print(*(f"{name}={value}" for name, value in found.items()), flush=True)
-                table = pd.concat([table, pd.DataFrame([found])])
-                table = table.sort_values("users", kind="stable")
+                rows.append(found)
+                table = pd.DataFrame(rows).sort_values("users", kind="stable")
                 table.to_csv(results, index=False)
-        draw(table, given.out / "growth.png")
+        draw(pd.read_csv(results), given.out / "growth.png")
         shutil.rmtree(folder)
 
 
