@@ -1,21 +1,22 @@
 """`python experiments/scale/run.py 1000 10000`: seconds and peak memory of each stage by users.
 
-Synthetic users of 20 ratings each; one process per size. Users are taken in shards, so that no more
-than one shard's texts are in memory; vectors go to disk shard by shard. Writes results.csv and
-growth.png beside this file, and what the stages make into a folder that is removed at the end.
+Synthetic users of 20 ratings each, in shards of 10,000: a process holds the texts of one at a time.
+Writes results.csv and growth.png into --out, and what the stages make into a folder of the size
+there, which goes when the size is done. A run that was cut off goes on at the shard where it was; a
+size that results.csv has is not measured again.
 """
 
 import argparse
-import json
 import multiprocessing
-import resource
+import os
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -24,100 +25,156 @@ import pandas as pd
 from persona_lab.assets import Assets
 from persona_lab.data import Data, NoMovieInfo, Protocol, Ratings, Split, Synthetic
 from persona_lab.distill import Memories, Statistical, distil
-from persona_lab.memory import Bank, Hashed, Memory, Vectors, embed
+from persona_lab.memory import Bank, Hashed, Memory, Vectors, embed, item_text
 from persona_lab.personas import MiniBatchPersonas
 
 HERE = Path(__file__).parent
-RATINGS, ITEMS, SHARD, RECALLED = 20, 2000, 2000, 10_000
+RATINGS, ITEMS, SHARD, RECALLED = 20, 2000, 10_000, 10_000
+# Users beside the selected ones, of whose ratings the movies' averages are.
+OTHERS = 2000
 PROTOCOL = Protocol("strict", "outside_cohort", "training", "final", True, "earlier")
 MEMORY = Memory("ms_ml", profile=True, interactions=True)
-STAGES = ("selection", "distillation", "embedding", "clustering", "recall")
+EMBEDDER = Hashed("hashed")
+# Reads and writes the folder of a size: the folder, its number of users, the number of a shard.
+Task = Callable[[Path, int, int], None]
 
 
-class Clock:
-    """Seconds and peak memory of named stages; a stage may be entered many times."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(STAGES, 0.0)
-        self.peaks = dict.fromkeys(STAGES, 0.0)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Measure what is done inside; Linux forgets the peak of what came before."""
-        Path("/proc/self/clear_refs").write_text("5")
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] += time.perf_counter() - start
-        (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
-        self.peaks[stage] = max(self.peaks[stage], int(line.split()[1]) / 2**10)
+def select(folder: Path, users: int, shard: int) -> None:
+    """Make the ratings, split them, and write the split in shards."""
+    reader = Synthetic(users + OTHERS, ITEMS, 4, [RATINGS, RATINGS], 1.0, seed=0)
+    data = Data("synthetic", reader, min_ratings=RATINGS, max_ratings=RATINGS, n_users=users)
+    assets = Assets(folder)
+    split = data.split(data.ratings(assets), PROTOCOL, NoMovieInfo(), assets)
+    for number, part in enumerate(parts(split)):
+        place(folder, number).mkdir(exist_ok=True)
+        part.save(place(folder, number))
 
 
-def shards(split: Split, ratings: Ratings) -> Iterator[tuple[Split, Ratings]]:
-    """The split and the ratings of some users after others."""
-    users = split.users["user_id"].to_numpy()
-    frame = ratings.frame.sort_values("user_id", ignore_index=True)
-    for start in range(0, len(users), SHARD):
-        first, last = users[start], users[min(start + SHARD, len(users)) - 1]
-        cut = {
-            name: part[part["user_id"].between(first, last)].reset_index(drop=True)
-            for name, part in (("train", split.train), ("test", split.test), ("users", split.users))
-        }
-        low, high = frame["user_id"].searchsorted([first, last + 1])
-        yield replace(split, **cut), replace(ratings, frame=frame.iloc[low:high])
+def distil_shard(folder: Path, users: int, shard: int) -> None:
+    """Write a shard's memories; the percentiles of its users' traits are over the shard."""
+    split = Split.load(place(folder, shard))
+    ratings = Ratings(pd.concat([split.train, split.test]), split.movies, split.users, {})
+    memories = distil(Statistical(), split, ratings, PROTOCOL, 0, Assets(folder))
+    memories.save(place(folder, shard))
 
 
-def measure(n_users: int, folder: Path) -> list[dict[str, float | str]]:
-    """Run the stages for so many users, in this process."""
-    clock = Clock()
-    reader = Synthetic(n_users + n_users // 100, ITEMS, 4, [RATINGS, RATINGS], 1.0, seed=0)
-    data = Data("synthetic", reader, min_ratings=RATINGS, max_ratings=RATINGS, n_users=n_users)
-    with clock("selection"):
-        ratings = data.ratings(Assets(folder))
-        split = data.split(ratings, PROTOCOL, NoMovieInfo(), Assets(folder))
-    encode = Hashed("hashed").load(Assets(folder))
-    shape = (n_users, Hashed("hashed").dim)
-    vectors = np.lib.format.open_memmap(folder / "profiles.npy", "w+", np.float32, shape)
-    sample: list[pd.DataFrame] = []
-    kept: list[Memories] = []
-    first: list[Vectors] = []
-    done = 0
-    for part, own in shards(split, ratings):
-        with clock("distillation"):
-            memories = distil(Statistical(), part, own, PROTOCOL, data.seed, Assets(folder))
-            place = folder / f"memories-{done}"
-            place.mkdir()
-            memories.save(place)
-        with clock("embedding"):
-            made = embed(encode, memories, part, enriched=False)
-            vectors[done : done + len(part.users)] = made.profiles
-        done += len(part.users)
-        if sum(map(len, sample)) < RECALLED:
-            sample.append(part.test)
-            kept.append(memories)
-            first.append(made)
-    vectors.flush()
-    with clock("clustering"):
-        found = MiniBatchPersonas("minibatch", n_personas=4).fit(vectors, split.users, 0)
-    rows = pd.concat(sample).head(RECALLED)
-    users = pd.concat([each.profiles for each in kept])["user_id"].to_numpy()
-    with clock("recall"):
-        known = replace(first[0], user_ids=users, profiles=np.asarray(vectors[: len(users)]))
-        remembered = replace(kept[0], interactions=pd.concat([m.interactions for m in kept]))
-        recalled = Bank(remembered, known, MEMORY, "earlier").recall_rows(rows)
+def embed_shard(folder: Path, users: int, shard: int) -> None:
+    """Write the vectors of a shard's profiles."""
+    split, memories = Split.load(place(folder, shard)), Memories.load(place(folder, shard))
+    made = embed(EMBEDDER.load(Assets(folder)), memories, split, enriched=False)
+    np.save(place(folder, shard) / "profiles.npy", made.profiles)
+
+
+def cluster(folder: Path, users: int, shard: int) -> None:
+    """Find four personas among all users."""
+    places = [place(folder, number) for number in range(shards(users))]
+    vectors = np.empty((users, EMBEDDER.dim), dtype=np.float32)
+    for number, each in enumerate(places):
+        vectors[number * SHARD : (number + 1) * SHARD] = np.load(each / "profiles.npy")
+    known = pd.concat([pd.read_parquet(each / "users.parquet") for each in places])
+    found = MiniBatchPersonas("minibatch", n_personas=4).fit(vectors, known, 0)
     assert found.n_personas == 4
-    assert sum(map(bool, recalled)) == len(rows)
-    disk = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return [
-        {
-            "users": n_users,
-            "stage": stage,
-            "seconds": round(clock.seconds[stage], 2),
-            "peak_mb": round(clock.peaks[stage]),
-            "disk_mb": round(disk / 2**20),
-            "rows_recalled": len(rows),
-        }
-        for stage in STAGES
-    ]
+    found.save(folder)
+
+
+def recall(folder: Path, users: int, shard: int) -> None:
+    """What is recalled for the first test rows of the first shard."""
+    split, memories = Split.load(place(folder, 0)), Memories.load(place(folder, 0))
+    encode = EMBEDDER.load(Assets(folder))
+    vectors = Vectors(
+        user_ids=split.users["user_id"].to_numpy(),
+        profiles=np.load(place(folder, 0) / "profiles.npy"),
+        item_ids=split.movies["item_id"].to_numpy(),
+        items=encode([item_text(movie) for movie in split.movies.to_dict("records")])[0],
+        interactions=None,
+    )
+    recalled = Bank(memories, vectors, MEMORY, "earlier").recall_rows(split.test.head(RECALLED))
+    assert all(recalled)
+
+
+STAGES: dict[str, Task] = {
+    "selection": select,
+    "distillation": distil_shard,
+    "embedding": embed_shard,
+    "clustering": cluster,
+    "recall": recall,
+}
+IN_SHARDS = {"distillation", "embedding"}
+
+
+def shards(users: int) -> int:
+    """Number of shards of so many users."""
+    return -(-users // SHARD)
+
+
+def place(folder: Path, shard: int) -> Path:
+    """Where the files of a shard are."""
+    return folder / f"shard-{shard:04}"
+
+
+def parts(split: Split) -> Iterator[Split]:
+    """The split of some users after others."""
+    for start in range(0, len(split.users), SHARD):
+        users = split.users.iloc[start : start + SHARD]
+        ends = [users["user_id"].iloc[0], users["user_id"].iloc[-1] + 1]
+        train, test = (
+            rows.iloc[slice(*rows["user_id"].searchsorted(ends))].reset_index(drop=True)
+            for rows in (split.train, split.test)
+        )
+        yield replace(split, train=train, test=test, users=users.reset_index(drop=True))
+
+
+def measured(stage: str, folder: Path, users: int, shard: int) -> dict[str, float | str]:
+    """Do a stage, or a shard's part of it, in this process, and say what it took."""
+    # Linux then forgets the peak of what came before.
+    Path("/proc/self/clear_refs").write_text("5")
+    start, cpu = time.time(), time.process_time()
+    STAGES[stage](folder, users, shard)
+    end, cpu = time.time(), time.process_time() - cpu
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
+    peak = int(line.split()[1]) / 2**10
+    return {
+        **{"stage": stage, "shard": shard, "start": start, "end": end},
+        **{"cpu_seconds": cpu, "peak_mb": peak},
+    }
+
+
+def run_stage(stage: str, folder: Path, users: int, pool: Executor) -> pd.DataFrame:
+    """Do what is still to be done of a stage.
+
+    Args:
+        stage: Its name.
+        folder: Of the size; its tasks.csv keeps what was done.
+        users: The size.
+        pool: Does the tasks.
+
+    Returns:
+        One row per shard of the stage: stage, shard, start and end (seconds since 1970),
+        cpu_seconds, peak_mb.
+    """
+    tasks = folder / "tasks.csv"
+    done = pd.read_csv(tasks) if tasks.exists() else pd.DataFrame({"stage": [], "shard": []})
+    known = set(done.loc[done["stage"] == stage, "shard"])
+    numbers = range(shards(users) if stage in IN_SHARDS else 1)
+    missing = [number for number in numbers if number not in known]
+    for row in pool.map(partial(measured, stage, folder, users), missing):
+        pd.DataFrame([row]).to_csv(tasks, mode="a", header=not tasks.exists(), index=False)
+    done = pd.read_csv(tasks)
+    return done[done["stage"] == stage]
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """How long at least one of the spans (start, end) lasted."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def draw(table: pd.DataFrame, file: Path) -> None:
@@ -137,35 +194,44 @@ def draw(table: pd.DataFrame, file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-def _child(n_users: int, folder: str, answer: "multiprocessing.Queue[str]") -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    answer.put(json.dumps(measure(n_users, Path(folder))))
-
-
 def main() -> None:
-    """Measure each size in a process of its own, keeping what other calls have measured."""
+    """Measure each size, keeping what other calls have measured."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("users", nargs="+", type=int)
+    add = parser.add_argument
+    add("users", nargs="+", type=int)
+    add("--out", type=Path, default=HERE)
+    add("--processes", type=int, default=os.cpu_count(), help="that take shards; one per core")
+    add("--fresh", action="store_true", help="measure again what --out has of these sizes")
     given = parser.parse_args()
-    spawn = multiprocessing.get_context("spawn")
-    results = HERE / "results.csv"
-    for n_users in given.users:
-        folder = tempfile.mkdtemp(prefix="scale-")
-        answer = spawn.Queue()
-        child = spawn.Process(target=_child, args=(n_users, folder, answer))
-        child.start()
-        try:
-            found = pd.DataFrame(json.loads(answer.get()))
-        finally:
-            child.join()
-            shutil.rmtree(folder)
-        print(found.to_string(index=False), flush=True)
-        if results.exists():
-            before = pd.read_csv(results)
-            found = pd.concat([before[before["users"] != n_users], found])
-        table = found.sort_values("users", kind="stable")
-        table.to_csv(results, index=False)
-        draw(table, HERE / "growth.png")
+    results = given.out / "results.csv"
+    for users in given.users:
+        folder = given.out / f"{users}-users"
+        if given.fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        known = pd.read_csv(results).to_dict("records") if results.exists() else []
+        rows: list[Any] = [row for row in known if row["users"] != users]
+        if len(known) == len(rows) + len(STAGES) and not given.fresh:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(given.processes, spawn) as pool:
+            for stage in STAGES:
+                tasks = run_stage(stage, folder, users, pool)
+                found = {
+                    "users": users,
+                    "stage": stage,
+                    "seconds": round(covered(zip(tasks["start"], tasks["end"], strict=True)), 2),
+                    "cpu_seconds": round(tasks["cpu_seconds"].sum(), 2),
+                    "processes": min(given.processes, len(tasks)),
+                    "peak_mb": round(tasks["peak_mb"].max()),
+                    "disk_mb": round(size(folder) / 2**20),
+                }
+                print(*(f"{name}={value}" for name, value in found.items()), flush=True)
+                rows.append(found)
+                table = pd.DataFrame(rows).sort_values("users", kind="stable")
+                table.to_csv(results, index=False)
+        draw(pd.read_csv(results), given.out / "growth.png")
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Names are chosen so that the texts read well: "drama" in a list, "a crime drama"
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import NamedTuple
 
 
@@ -111,7 +111,7 @@ def with_article(phrase: str) -> str:
 
 def listed(parts: Sequence[str]) -> str:
     """Parts as a list: "a", "a and b", "a, b and c"."""
-    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)
 
 
 def amount(points: float) -> str:
@@ -133,11 +133,6 @@ def percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.01 else "under 1%"
 
 
-def capitalised(sentence: str) -> str:
-    """The sentence with its first letter in upper case."""
-    return sentence[:1].upper() + sentence[1:]
-
-
 @dataclass(frozen=True)
 class Voice:
     """One user's way of putting things: which of several equal wordings is taken.
@@ -152,5 +147,9 @@ class Voice:
 
     def pick(self, place: str, options: Sequence[str], turn: int = 0) -> str:
         """One of the options, the same for the same place, the next one at the next turn."""
-        start = zlib.crc32(f"{self.seed} {self.user_id} {place}".encode())
+        start = zlib.crc32(place.encode(), self._own)
         return options[(start + turn) % len(options)]
+
+    @cached_property
+    def _own(self) -> int:
+        return zlib.crc32(f"{self.seed} {self.user_id} ".encode())

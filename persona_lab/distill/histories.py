@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from typing import Literal, Protocol, get_args
 
+import numpy as np
 import pandas as pd
 
 from persona_lab.assets import Assets
@@ -23,13 +26,20 @@ class History:
 
     Attributes:
         user_id: The user.
-        rows: One row per rating, in time order: item_id, rating, timestamp, position, and the
-            movie's title, year, genres, summary, cast, director and mean (NaN where the protocol
-            shows none or the movie has none of its own).
+        table: A table with the history's rows among others': item_id, rating, timestamp, position,
+            and the movie's title, year, genres, summary, cast, director and mean (NaN where the
+            protocol shows none or the movie has none of its own). A movie is the same in all rows.
+        span: Which rows of the table are this user's.
     """
 
     user_id: int
-    rows: pd.DataFrame
+    table: pd.DataFrame
+    span: slice = field(default_factory=lambda: slice(None))
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """One row per rating of the user, in time order, with the columns of the table."""
+        return self.table.iloc[self.span]
 
 
 @dataclass(frozen=True)
@@ -125,5 +135,8 @@ def history_rows(split: Split, ratings: Ratings, scope: Scope) -> pd.DataFrame:
 
 def histories(rows: pd.DataFrame) -> Iterator[History]:
     """One history after another, from what `history_rows` gave."""
-    for user_id, history in rows.groupby("user_id"):
-        yield History(int(str(user_id)), history.drop(columns="user_id"))
+    users, starts = np.unique(rows["user_id"], return_index=True)
+    table = rows.drop(columns="user_id")
+    bounds = pairwise([*starts.tolist(), len(rows)])
+    for user_id, (start, stop) in zip(users.tolist(), bounds, strict=True):
+        yield History(user_id, table, slice(start, stop))

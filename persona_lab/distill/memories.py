@@ -4,12 +4,13 @@ Pure, but for `Memories.save` and `Memories.load`.
 """
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar, Self
 
+import numpy as np
 import pandas as pd
 
 from persona_lab.assets import Assets
@@ -145,31 +146,28 @@ class _TitleCheck:
 
     Attributes:
         titles: Of the catalogue.
-        items: Each user's item ids, in order.
-        verdicts: For each of them, what the text on it must at least say.
+        items: Item ids of all histories' rows.
+        facts: For each of them, the title, the year and the rating.
+        spans: Each user's rows.
     """
 
     titles: Titles
-    items: dict[int, list[int]]
-    verdicts: dict[int, list[str]]
+    items: list[int]
+    facts: list[tuple[str, int | None, int]]
+    spans: dict[int, slice]
 
     @classmethod
     def of(cls, movies: pd.DataFrame, rows: pd.DataFrame) -> Self:
         """Prepare for the catalogue and the rows of all histories."""
-        items: defaultdict[int, list[int]] = defaultdict(list)
-        verdicts: defaultdict[int, list[str]] = defaultdict(list)
-        columns = (
-            rows[name].tolist() for name in ("user_id", "item_id", "title", "year", "rating")
-        )
-        for user_id, item_id, title, year, rating in zip(*columns, strict=True):
-            items[user_id].append(item_id)
-            known = None if pd.isna(year) else int(year)
-            verdicts[user_id].append(verdict(title, known, rating))
-        return cls(Titles.of(movies), items, verdicts)
+        years = [None if pd.isna(year) else int(year) for year in rows["year"].tolist()]
+        facts = list(zip(rows["title"].tolist(), years, rows["rating"].tolist(), strict=True))
+        spans = {history.user_id: history.span for history in histories(rows)}
+        return cls(Titles.of(movies), rows["item_id"].tolist(), facts, spans)
 
     def __call__(self, written: UserMemories, counts: Counter[str]) -> UserMemories:
         """The user's texts without such sentences; what was done is added to the counts."""
-        items = self.items[written.user_id]
+        span = self.spans[written.user_id]
+        items = self.items[span]
         history = frozenset(items)
 
         def profile(text: str) -> str:
@@ -180,15 +178,16 @@ class _TitleCheck:
                 return f"I have rated {len(items)} movies."
             return kept
 
-        def interaction(text: str, item: int, least: str) -> str:
+        def interaction(text: str, item: int, facts: tuple[str, int | None, int]) -> str:
             kept, dropped = self.titles.drop_sentences(text, history, own=item)
             counts["interaction_sentences_dropped"] += dropped
-            if dropped and least[least.rindex(" as ") :] not in kept:
+            # What the text must at least say.
+            if dropped and f" as {facts[-1]}" not in kept:
                 counts["verdicts_restored"] += 1
-                return f"{least}. {kept}".strip()
+                return f"{verdict(*facts)}. {kept}".strip()
             return kept
 
-        texts = zip(written.interactions, items, self.verdicts[written.user_id], strict=True)
+        texts = zip(written.interactions, items, self.facts[span], strict=True)
         # The profile is most often the last snapshot, and counts once.
         profiles = {text: profile(text) for text in {written.profile, *written.snapshots}}
         return replace(
@@ -218,7 +217,7 @@ def _check_complete(
 
 
 def _words(kind: str, texts: pd.Series) -> dict[str, float]:
-    words = texts.map(str.split).map(len)
+    words = np.array([len(text.split()) for text in texts.tolist()])
     return {
         f"{kind}_words_mean": round(float(words.mean()), 1),
         f"{kind}_words_max": int(words.max()),

@@ -7,14 +7,11 @@ has a short profile.
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 from persona_lab.distill.english import (
     Voice,
     amount,
-    capitalised,
     kind,
     listed,
     movies_phrase,
@@ -48,29 +45,14 @@ def write_profile(taste: Taste, voice: Voice) -> str:
     if taste.all.n < _FEW:
         return " ".join(_first_steps(taste))
     writer = _Writer(taste, voice)
-    themes = {
-        theme.__name__: [capitalised(sentence) for sentence in theme()]
-        for theme in (
-            writer.opening,
-            writer.watched,
-            writer.genres,
-            writer.combinations,
-            writer.eras,
-            writer.people,
-            writer.against_averages,
-            writer.own_way,
-            writer.extremes,
-            writer.drift,
-            writer.habits,
-        )
-    }
-    text = ""
-    # What tells least of the next rating goes first.
-    for expendable in ("", "people", "combinations", "eras"):
-        themes.pop(expendable, None)
-        text = " ".join(sentence for theme in themes.values() for sentence in theme)
-        if len(text.split()) <= _MOST_WORDS:
+    themes = {theme: " ".join(theme(writer)) for theme in _THEMES}
+    text = " ".join(filter(None, themes.values()))
+    for expendable in _EXPENDABLE:
+        # So few characters need not be counted in words.
+        if len(text) < 2 * _MOST_WORDS or len(text.split()) <= _MOST_WORDS:
             break
+        del themes[expendable]
+        text = " ".join(filter(None, themes.values()))
     return text
 
 
@@ -85,29 +67,19 @@ def _first_steps(taste: Taste) -> Iterator[str]:
         yield f"My ratings were {listed(ratings)}, which is {taste.usual:.1f} on average."
 
 
-@dataclass(frozen=True)
 class _Writer:
     """The themes of a profile, each a row of sentences, empty where there is nothing to say."""
 
-    taste: Taste
-    voice: Voice
-
-    @cached_property
-    def _least(self) -> int:
-        """Ratings that a group needs to be spoken of."""
-        return 3 if self.taste.all.n < 40 else 4
-
-    @cached_property
-    def _genres(self) -> list[_Group]:
-        return self._ranked(self.taste.genres, self._least)
-
-    @cached_property
-    def _liked(self) -> dict[str, _Group]:
-        return {group.name: group for group in self._genres[:4] if group.effect >= 0.1}
-
-    @cached_property
-    def _disliked(self) -> dict[str, _Group]:
-        return {group.name: group for group in self._genres[:-5:-1] if group.effect <= -0.1}
+    def __init__(self, taste: Taste, voice: Voice) -> None:
+        self.taste = taste
+        self.voice = voice
+        # Ratings that a group needs to be spoken of.
+        self._least = 3 if taste.all.n < 40 else 4
+        self._genres = self._ranked(taste.genres, self._least)
+        self._liked = {group.name: group for group in self._genres[:4] if group.effect >= 0.1}
+        self._disliked = {
+            group.name: group for group in self._genres[:-5:-1] if group.effect <= -0.1
+        }
 
     def _ranked(self, groups: Mapping[str, Sums], least: int) -> list[_Group]:
         """The groups with enough ratings, best liked first."""
@@ -146,17 +118,18 @@ class _Writer:
     def watched(self) -> Iterator[str]:
         """What the user chooses to watch."""
         n = self.taste.all.n
-        often = sorted(self.taste.genres.items(), key=lambda pair: (-pair[1].n, pair[0]))[:4]
-        shares = [(percent(sums.n / n), kind(name)) for name, sums in often if sums.n >= n / 10]
+        often = sorted([(-sums.n, name) for name, sums in self.taste.genres.items()])[:4]
+        shares = [(percent(-size / n), kind(name)) for size, name in often if -size >= n / 10]
         if not shares:
             return
         (share, first), *rest = shares
-        others = [f"{share} {name}" for share, name in rest]
-        options = [f"Of the movies I watch, {listed([f'{share} are {first}', *others])}."]
-        if rest and rest[0][0] != share:
+        options = ("all",) if not rest or rest[0][0] == share else ("all", "first")
+        if self.voice.pick("watched", options) == "all":
+            others = [f"{share} {name}" for share, name in rest]
+            yield f"Of the movies I watch, {listed([f'{share} are {first}', *others])}."
+        else:
             then = listed([f"{name} ({share})" for share, name in rest])
-            options += [f"I watch {first} most often ({share} of my movies), then {then}."]
-        yield self.voice.pick("watched", options)
+            yield f"I watch {first} most often ({share} of my movies), then {then}."
 
     def genres(self) -> Iterator[str]:
         """Average rating of each genre."""
@@ -218,13 +191,15 @@ class _Writer:
 
     def people(self) -> Iterator[str]:
         """Directors and actors who make a difference."""
-        titles = {movie.title for movie in self.taste.rated}
         for role, groups, least in (
             ("directors", self.taste.directors, 2),
             ("actors", self.taste.actors, 3),
         ):
-            # A movie may be named after its hero.
-            known = [group for group in self._ranked(groups, least) if group.name not in titles]
+            known = self._ranked(groups, least)
+            if known:
+                # A movie may be named after its hero.
+                titles = {movie.title for movie in self.taste.rated}
+                known = [group for group in known if group.name not in titles]
             best = [group for group in known if group.effect >= 0.25][:2]
             worst = [group for group in known[::-1] if group.effect <= -0.25][:1]
             ends = [
@@ -254,7 +229,7 @@ class _Writer:
             return
         (top, first), *rest = known
         means = [
-            f"a movie with an average {_BANDS[top]} gets {first.mean:.1f} from me",
+            f"A movie with an average {_BANDS[top]} gets {first.mean:.1f} from me",
             *(f"one {_BANDS[band]} gets {sums.mean:.1f}" for band, sums in rest),
         ]
         yield f"{listed(means)}."
@@ -354,6 +329,24 @@ class _Writer:
         spread = self.taste.spread
         words = "lie close together" if spread < 0.8 else "vary" if spread < 1.1 else "vary widely"
         yield f"My ratings {words}, with a standard deviation of {spread:.1f}."
+
+
+# In the order of the text.
+_THEMES = (
+    _Writer.opening,
+    _Writer.watched,
+    _Writer.genres,
+    _Writer.combinations,
+    _Writer.eras,
+    _Writer.people,
+    _Writer.against_averages,
+    _Writer.own_way,
+    _Writer.extremes,
+    _Writer.drift,
+    _Writer.habits,
+)
+# What tells least of the next rating goes first.
+_EXPENDABLE = (_Writer.people, _Writer.combinations, _Writer.eras)
 
 
 def _tone(taste: Taste) -> str:

@@ -5,8 +5,9 @@ an earlier movie tells nothing of the rating of a later one. It names no other m
 The movie's summary and cast are not repeated: a prompt shows them beside the memory.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from persona_lab.distill.english import (
     Voice,
@@ -17,7 +18,7 @@ from persona_lab.distill.english import (
     percent,
     with_article,
 )
-from persona_lab.distill.taste import Rated, Taste
+from persona_lab.distill.taste import Rated, Sums, Taste
 from persona_lab.distill.titles import natural_title
 
 _FEELINGS = {
@@ -34,6 +35,8 @@ _FEELINGS = {
 # The effect from which a group of movies is a reason (see `Sums.effect`), and how far from the
 # rating its average may then be.
 _TELLING, _NEAR = 0.1, 1.0
+# Texts on a movie are the same for all users who rate it so; of tens of thousands they are kept.
+_KEPT = 2**16
 
 
 class _Evidence(NamedTuple):
@@ -56,7 +59,9 @@ def write_interaction(movie: Rated, taste: Taste, voice: Voice, turn: int) -> st
     reason = _reason(movie, taste, voice, turn)
     sentences = [f"{verdict(movie.title, movie.year, movie.rating)} because {reason}."]
     if movie.mean is not None:
-        sentences.append(_beside_average(movie.rating, movie.mean, voice, turn))
+        options = _beside_average(movie.rating, movie.mean)
+        # In step with the other turns, the same wordings would always meet.
+        sentences.append(voice.pick("average", options, turn + turn // len(options)))
     elif taste.all.n >= 10:
         given = taste.shares[movie.rating] / taste.all.n
         often = f"I give a {movie.rating} to {percent(given)} of the movies I rate."
@@ -64,21 +69,20 @@ def write_interaction(movie: Rated, taste: Taste, voice: Voice, turn: int) -> st
     return " ".join(sentences)
 
 
+@lru_cache(_KEPT)
 def verdict(title: str, year: int | None, rating: int) -> str:
     """What every enriched interaction says: "I rated Fargo (1996) as 5"."""
     return f"I rated {natural_title(title)}{f' ({year})' if year else ''} as {rating}"
 
 
 def _reason(movie: Rated, taste: Taste, voice: Voice, turn: int) -> str:
-    what = movie_phrase(movie.genres)
-    if movie.directors:
-        what += f" by {listed(movie.directors[:2])}"
-    feeling = voice.pick("feeling", _FEELINGS[movie.rating], turn)
-    plain = feeling.format(what, a=with_article(what))
-    evidence = sorted(_evidence(movie, taste))
+    a_movie, feelings = _feelings(movie.rating, movie.genres, movie.directors)
+    plain = voice.pick("feeling", feelings, turn)
+    usual = taste.usual
+    evidence = sorted(_evidence(movie, taste, usual))
     if not evidence:
         return plain
-    above = movie.rating - taste.usual
+    above = movie.rating - usual
     if abs(above) < 0.5:
         near = min(evidence, key=lambda each: (abs(each.mean - movie.rating), each.what))
         if abs(near.mean - movie.rating) > 0.5:
@@ -93,7 +97,7 @@ def _reason(movie: Rated, taste: Taste, voice: Voice, turn: int) -> str:
     if telling and abs(support.mean - movie.rating) <= _NEAR:
         more = "higher" if above > 0 else "lower"
         options = (
-            f"it is {with_article(what)}, and I rate {support.what} {more} than other movies, "
+            f"it is {a_movie}, and I rate {support.what} {more} than other movies, "
             f"at {support.mean:.1f} on average",
             f"{plain}, in line with the {support.mean:.1f} I give {support.what} on average",
         )
@@ -104,42 +108,55 @@ def _reason(movie: Rated, taste: Taste, voice: Voice, turn: int) -> str:
     if taste.all.n < 5:
         return plain
     side = "above" if above > 0 else "below"
-    return f"{plain}, and a {movie.rating} is {side} my usual {taste.usual:.1f}"
+    return f"{plain}, and a {movie.rating} is {side} my usual {usual:.1f}"
 
 
-def _evidence(movie: Rated, taste: Taste) -> Iterator[_Evidence]:
+@lru_cache(_KEPT)
+def _feelings(
+    rating: int, genres: tuple[str, ...], directors: tuple[str, ...]
+) -> tuple[str, list[str]]:
+    """Such a movie, with its article, and ways to say how it was liked."""
+    what = movie_phrase(genres)
+    if directors:
+        what += f" by {listed(directors[:2])}"
+    a_movie = with_article(what)
+    return a_movie, [feeling.format(what, a=a_movie) for feeling in _FEELINGS[rating]]
+
+
+def _evidence(movie: Rated, taste: Taste, usual: float) -> Iterator[_Evidence]:
     """What is shared with enough movies rated before."""
-    shared = [
-        *((2, kind(name), taste.genres.get(name)) for name in movie.genres),
-        *((2, movies_phrase(pair), taste.pairs.get(pair)) for pair in movie.pairs),
-        *((2, f"what {name} directs", taste.directors.get(name)) for name in movie.directors),
-        *((2, f"movies with {name}", taste.actors.get(name)) for name in movie.actors),
+    shared: list[tuple[Sequence[Any], Mapping[Any, Sums], Callable[[Any], str]]] = [
+        (movie.genres, taste.genres, kind),
+        (movie.pairs, taste.pairs, movies_phrase),
+        (movie.directors, taste.directors, "what {} directs".format),
+        (movie.actors, taste.actors, "movies with {}".format),
     ]
+    for names, groups, phrase in shared:
+        for name in names:
+            sums = groups.get(name)
+            if sums and sums.n >= 2:
+                yield _Evidence(sums.effect(usual), sums.mean, phrase(name))
     era = taste.eras.get(movie.era) if movie.era else None
     # An era that most movies are from says nothing.
-    if era and era.n < 0.6 * taste.all.n:
-        shared.append((3, f"movies from {movie.era}", era))
-    for least, what, sums in shared:
-        if sums and sums.n >= least:
-            yield _Evidence(sums.effect(taste.usual), sums.mean, what)
+    if era and 3 <= era.n < 0.6 * taste.all.n:
+        yield _Evidence(era.effect(usual), era.mean, f"movies from {movie.era}")
 
 
-def _beside_average(rating: int, mean: float, voice: Voice, turn: int) -> str:
+@lru_cache(_KEPT)
+def _beside_average(rating: int, mean: float) -> tuple[str, ...]:
+    """Ways to set a rating beside the average that others give."""
     by = rating - mean
     if abs(by) < 0.3:
-        options = (
+        return (
             f"Others see it much the same way, with an average of {mean:.1f}.",
             f"That is about the {mean:.1f} that others give it on average.",
         )
-    else:
-        size = 0 if abs(by) < 0.75 else 1 if abs(by) < 1.5 else 2
-        much, far = (("a little", "a little"), ("much", "well"), ("far", "far"))[size]
-        more, side = ("more", "above") if by > 0 else ("less", "below")
-        options = (
-            f"Others give it {mean:.1f} on average, so I liked it {much} {more} than most.",
-            f"That is {far} {side} the {mean:.1f} that others give it on average.",
-            f"With an average of {mean:.1f}, most people liked it {much} "
-            f"{'less' if by > 0 else 'more'} than I did.",
-        )
-    # In step with the other turns, the same wordings would always meet.
-    return voice.pick("average", options, turn + turn // len(options))
+    size = 0 if abs(by) < 0.75 else 1 if abs(by) < 1.5 else 2
+    much, far = (("a little", "a little"), ("much", "well"), ("far", "far"))[size]
+    more, side = ("more", "above") if by > 0 else ("less", "below")
+    return (
+        f"Others give it {mean:.1f} on average, so I liked it {much} {more} than most.",
+        f"That is {far} {side} the {mean:.1f} that others give it on average.",
+        f"With an average of {mean:.1f}, most people liked it {much} "
+        f"{'less' if by > 0 else 'more'} than I did.",
+    )

@@ -11,7 +11,7 @@ from persona_lab.distill.english import Voice
 from persona_lab.distill.histories import History, Scope, UserMemories
 from persona_lab.distill.profile import write_profile
 from persona_lab.distill.reasons import write_interaction
-from persona_lab.distill.taste import Taste, rated_movies
+from persona_lab.distill.taste import Rated, Taste, rated_movies
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,13 @@ class Statistical:
             seed: Chooses the wording, for each user anew.
             assets: Not used.
         """
+        table, rated = None, []
         for history in histories:
-            yield self._of_user(history, Voice(seed, history.user_id))
+            if history.table is not table:
+                table = history.table
+                rated = rated_movies(table)
+            voice = Voice(seed, history.user_id)
+            yield self._of_user(history.user_id, rated[history.span], voice)
 
     def fingerprint(self, assets: Assets) -> str:
         """A constant."""
@@ -49,13 +54,12 @@ class Statistical:
         """Nothing (see `Distiller`)."""
         return Cost()
 
-    def _of_user(self, history: History, voice: Voice) -> UserMemories:
+    def _of_user(self, user_id: int, rated: Sequence[Rated], voice: Voice) -> UserMemories:
         taste = Taste()
         snapshots, interactions = [], []
-        rated = list(rated_movies(history.rows))
         for start in range(0, len(rated), self.batch_size):
             for turn, movie in enumerate(rated[start : start + self.batch_size], start):
                 interactions.append(write_interaction(movie, taste, voice, turn))
                 taste.add(movie)
             snapshots.append(write_profile(taste, voice))
-        return UserMemories(history.user_id, snapshots[-1], snapshots, interactions)
+        return UserMemories(user_id, snapshots[-1], snapshots, interactions)

@@ -5,7 +5,6 @@ no second look at the history.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
 from itertools import combinations
 from typing import NamedTuple
 
@@ -48,13 +47,16 @@ class Rated(NamedTuple):
     actors: tuple[str, ...]
 
 
-def rated_movies(rows: pd.DataFrame) -> Iterator[Rated]:
-    """The rows of a history (see `History`), in order."""
-    columns = ("title", "year", "rating", "mean", "genres", "director", "cast")
-    values = (rows[column].tolist() for column in columns)
-    for title, year, rating, mean, genres, director, cast in zip(*values, strict=True):
+def rated_movies(rows: pd.DataFrame) -> list[Rated]:
+    """The rows of histories (see `History`), in order; one movie's equal ratings are one object."""
+    keys = list(zip(rows["item_id"].tolist(), rows["rating"].tolist(), strict=True))
+    distinct = rows[~rows.duplicated(["item_id", "rating"]).to_numpy()]
+    columns = ("item_id", "title", "year", "rating", "mean", "genres", "director", "cast")
+    values = (distinct[column].tolist() for column in columns)
+    rated = {}
+    for item_id, title, year, rating, mean, genres, director, cast in zip(*values, strict=True):
         named = split_genres(_text(genres))
-        yield Rated(
+        rated[item_id, rating] = Rated(
             title,
             None if pd.isna(year) else int(year),
             rating,
@@ -65,6 +67,7 @@ def rated_movies(rows: pd.DataFrame) -> Iterator[Rated]:
             split_names(_text(director)),
             split_names(_text(cast))[:_LEADING],
         )
+    return [rated[key] for key in keys]
 
 
 def era(year: int) -> str:

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple, Self
 
 import pandas as pd
@@ -48,6 +49,7 @@ class _Alias(NamedTuple):
     text: str
     common: bool
     years: dict[int, int | None]  # by item
+    items: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,13 @@ class Titles:
     """The titles of a catalogue, ready to be looked for.
 
     Attributes:
-        by_word: Ways to write the titles, by the word of theirs that the fewest titles have.
+        by_words: Ways to write the titles, by the two words of theirs that the fewest titles have,
+            twice the same where there is only one.
+        words: Finds at least the words of a text that begin as one of these does.
     """
 
-    by_word: dict[str, list[_Alias]] = field(repr=False)
+    by_words: dict[str, dict[str, list[_Alias]]] = field(repr=False)
+    words: re.Pattern[str] = field(repr=False)
 
     @classmethod
     def of(cls, movies: pd.DataFrame) -> Self:
@@ -71,23 +76,24 @@ class Titles:
                 years[alias][item] = None if pd.isna(year) else int(year)
         words = {text: _WORD.findall(text) for text in years}
         uses = Counter(word for found in words.values() for word in set(found))
-        by_word: dict[str, list[_Alias]] = defaultdict(list)
+        by_words: dict[str, dict[str, list[_Alias]]] = defaultdict(lambda: defaultdict(list))
         for text, found in words.items():
             # A title without a letter or digit cannot be told from punctuation.
             if found:
-                rarest = min(found, key=lambda word: (not word[0].isupper(), uses[word]))
+                rarest = sorted(found, key=lambda word: (not word[0].isupper(), uses[word]))[:2]
                 common = _COMMON_WORD.fullmatch(text) is not None
-                by_word[rarest].append(_Alias(text, common, years[text]))
-        return cls(dict(by_word))
+                alias = _Alias(text, common, years[text], frozenset(years[text]))
+                by_words[rarest[0]][rarest[-1]].append(alias)
+        firsts = {word[0] for first, seconds in by_words.items() for word in (first, *seconds)}
+        # Nearly all begin with a capital, and few words of a text do.
+        start = f"[{re.escape(''.join(sorted(firsts)))}]" if firsts else "(?!)"
+        return cls({**by_words}, re.compile(rf"{start}[^\W_]*"))
 
     def mentions(self, text: str) -> list[Mention]:
         """Movies that a text names, in order; of overlapping titles the first and longest."""
         text = _straight(text)
         candidates = [
-            mention
-            for word in self.by_word.keys() & set(_WORD.findall(text))
-            for alias in self.by_word[word]
-            for mention in _occurrences(alias, text)
+            mention for alias in self._possible(text) for mention in _occurrences(alias, text)
         ]
         found: list[Mention] = []
         for mention in sorted(candidates, key=lambda each: (each.start, -each.stop)):
@@ -109,7 +115,9 @@ class Titles:
             The text without these sentences, and their number.
         """
         dropped = 0
-        while True:
+        others = frozenset(history) - {own}
+        # Most texts can name none, and need no closer look.
+        while not all(alias.items.isdisjoint(others) for alias in self._possible(text)):
             mentions = self.mentions(text)
             named = [
                 mention.start
@@ -117,7 +125,7 @@ class Titles:
                 if own not in mention.items and not mention.items.isdisjoint(history)
             ]
             if not named:
-                return text, dropped
+                break
             spans = _sentences(text, mentions)
             starts = [start for start, _ in spans]
             naming = {bisect_right(starts, place) - 1 for place in named}
@@ -125,8 +133,21 @@ class Titles:
             text = " ".join(
                 text[start:stop] for n, (start, stop) in enumerate(spans) if n not in naming
             )
+        return text, dropped
+
+    def _possible(self, text: str) -> list[_Alias]:
+        """The titles of which a text has both words."""
+        words = set(self.words.findall(text))
+        return [
+            alias
+            for first in words
+            if first in self.by_words
+            for second in words & self.by_words[first].keys()
+            for alias in self.by_words[first][second]
+        ]
 
 
+@cache
 def natural_title(title: str) -> str:
     """A title as it is said: "Seventh Seal, The (Sjunde inseglet, Det)" is "The Seventh Seal"."""
     return _upright(_ALTERNATIVE.sub("", title).strip() or title)

@@ -1,5 +1,6 @@
 """The stage: complete, aligned, checked for titles, and read back as it was written."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,16 @@ import pandas as pd
 import pytest
 
 from persona_lab.assets import Assets
-from persona_lab.data import Cost, Data, MovieLens1M, NoMovieInfo, Protocol, Ratings, Split
+from persona_lab.data import (
+    Cost,
+    Data,
+    MovieLens1M,
+    NoMovieInfo,
+    Protocol,
+    Ratings,
+    Split,
+    Synthetic,
+)
 from persona_lab.distill import History, Memories, Statistical, UserMemories, distil, traits
 from persona_lab.distill.histories import Scope
 from persona_lab.distill.titles import Titles
@@ -82,6 +92,19 @@ def test_texts_belong_to_their_rows(toy: Toy, strict: Protocol) -> None:
         rows["title"], rows["year"], rows["rating"], rows["text"], strict=True
     ):
         assert text.startswith(f"I rated {title} ({year}) as {rating} because ")
+
+
+def test_memories_change_with_the_version_only(strict: Protocol) -> None:
+    # When this fails because texts have changed: raise Memories.VERSION and put the new hash here.
+    reader = Synthetic(400, 300, 4, (10, 50), 1.0, seed=1)
+    data = Data("toy", reader, min_ratings=10, max_ratings=50, n_users=250)
+    ratings = data.ratings(NO_ASSETS)
+    split = data.split(ratings, strict, NoMovieInfo(), NO_ASSETS)
+    memories = distil(Statistical(), split, ratings, strict, seed=0, assets=NO_ASSETS)
+    tables = (memories.profiles, memories.snapshots, memories.interactions)
+    content = "".join(table.to_csv(index=False) for table in tables) + str(memories.counts)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+    assert (Memories.VERSION, digest) == (2, "4fff2405b1c46689")
 
 
 def test_the_statistical_distiller_passes_the_title_check(toy: Toy, strict: Protocol) -> None:

@@ -1,5 +1,8 @@
 """The title check: what counts as naming a movie, and what is then left out."""
 
+import re
+from typing import Any
+
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -171,3 +174,46 @@ def test_any_text_ends_without_a_mention(text: str) -> None:
     kept, dropped = titles().drop_sentences(text, set(CATALOGUE))
     assert titles().mentions(kept) == []
     assert (kept == text) == (dropped == 0)
+
+
+class TryingAll(Titles):
+    """Looks for every title in every text."""
+
+    def _possible(self, text: str) -> list[Any]:
+        return [
+            alias
+            for seconds in self.by_words.values()
+            for aliases in seconds.values()
+            for alias in aliases
+        ]
+
+
+pieces = st.sampled_from(
+    sorted(
+        {
+            piece
+            for title, _ in CATALOGUE.values()
+            for way in aliases(title)
+            for piece in (way, *way.split(), *re.findall("[A-Za-z0-9]+", way))
+        }
+    )
+) | st.sampled_from([" ", " ", "_", ". ", "“", "”", "’s ", " (1995)", ", 1984", "x", "É", "\n"])
+
+
+@given(
+    st.lists(pieces, max_size=15).map("".join),
+    st.sets(st.sampled_from(sorted(CATALOGUE))),
+    st.none() | st.sampled_from(sorted(CATALOGUE)),
+)
+def test_two_words_find_what_trying_every_title_finds(
+    text: str, history: set[int], own: int | None
+) -> None:
+    quick = titles()
+    slow = TryingAll(quick.by_words, quick.words)
+    assert quick.mentions(text) == slow.mentions(text)
+    assert quick.drop_sentences(text, history, own) == slow.drop_sentences(text, history, own)
+
+
+def test_a_catalogue_without_titles_names_nothing() -> None:
+    nothing = Titles.of(pd.DataFrame({"item_id": [1], "title": ["???"], "year": [1990]}))
+    assert nothing.mentions("I gave ??? (1990) a 4.") == []
