@@ -230,9 +230,12 @@ class Bench:
             if grid and max(grid.values()) > HOPELESS * grid[max(grid)]:
                 break
             n_rows = 16 if peer == "generate_cached_prefix" else max(batch, 2)
+            if self.found("out_of_memory", **key, batch=batch):
+                break
             try:
                 outcome = self.peer(peer)(self.rows(prompts).of(what, 0, 1, n_rows), batch)
             except torch.OutOfMemoryError:
+                self.record("out_of_memory", **key, batch=batch)
                 break
             grid[batch] = outcome.rows / outcome.seconds
             self.record("search", **key, batch=batch, rows_s=grid[batch])
@@ -381,6 +384,7 @@ class Bench:
         details = {
             "machine": self.found("machine")[0]["facts"] | {"peak_gflops": top / 1e9},
             "search": self.found("search"),
+            "out_of_memory": self.found("out_of_memory"),
             "checks": self.found("check"),
             "memory": self.found("memory"),
             "plans": self.found("plan"),
