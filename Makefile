@@ -21,10 +21,10 @@ quickstart: setup  ## From ratings to a table in minutes, on real data and a sma
 	$(BIN)/python -m persona_lab -m experiment=quickstart
 
 .PHONY: benchmark
-benchmark: setup  ## Measure the engine against its peers, about 40 minutes (experiments/benchmark)
+benchmark: setup  ## Measure the engine against its peers for 40 minutes (experiments/benchmark)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[benchmark]'
-	$(BIN)/python experiments/benchmark/run.py
+	$(BIN)/python experiments/benchmark/run.py --out outputs/benchmark
 
 .PHONY: test
 test: setup  ## Run the tests

@@ -266,7 +266,7 @@ def _first_comment(group: str, name: str) -> str:
     lines = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     end = next((n for n, line in enumerate(lines) if not line.startswith("#")), len(lines))
     comments = (line.removeprefix("#").strip() for line in lines[:end])
-    no_prose = ("@package", "persona-lab", "python -m", "OPENAI_API_KEY=")
+    no_prose = ("@package", "persona-lab", "python ", "OPENAI_API_KEY=")
     return " ".join(comment for comment in comments if not comment.startswith(no_prose))
 
 

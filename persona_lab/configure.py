@@ -94,7 +94,7 @@ def launch(arguments: Sequence[str]) -> None:
             raise
         raise UserError(
             f"the launcher failed: {_first_line(error)}",
-            "is it installed, as by pip install 'persona-lab[joblib,slurm]'? What jobs have done "
+            "is it installed, as by pip install -e '.[joblib,slurm]'? What jobs have done "
             "is kept: the same command goes on",
         ) from error
     finally:

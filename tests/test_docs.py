@@ -11,7 +11,8 @@ from persona_lab.distill.traits import CUTS
 from persona_lab.report.paper import TABLE_1
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
+KINDS = ("docs/*.md", "*.md", "experiments/**/*.md")
+PAGES = [page for kind in KINDS for page in sorted(ROOT.glob(kind))]
 GENERATOR = runpy.run_path(str(ROOT / "docs/configuration.py"))
 CONFIGURED: set[str] = GENERATOR["configured"]()
 GROUPS = {name for name in CONFIGURED if "." not in name}

@@ -211,6 +211,7 @@ def main() -> None:
         known = pd.read_csv(results).to_dict("records") if results.exists() else []
         rows: list[Any] = [row for row in known if row["users"] != users]
         if len(known) == len(rows) + len(STAGES) and not given.fresh:
+            print(f"{users:,} users: measured already, see {results} (--fresh begins again)")
             continue
         folder.mkdir(parents=True, exist_ok=True)
         spawn = multiprocessing.get_context("spawn")

@@ -1,7 +1,7 @@
 """Rows of a table -> which claims of the paper they support, contradict or leave open. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,9 +24,13 @@ from persona_lab.evaluation.uncertainty import (
 )
 
 Judgement = Literal["supported", "contradicted", "undecided", "not testable"]
+Source = Literal["text", "table", "ours"]
 
 LEAST_URR = 0.0115
 """The lowest share of unrelated responses among the paper's rows of the small model."""
+
+FEW_PERSONAS = 4
+"""A two-sided test over the orders of so many sizes has no p below 1/12."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Claim:
         first: The row that it is about.
         others: The row that it is compared with, or several, whose mean error counts.
         says: Whether the first's error is said to be lower or higher.
+        source: Where it stands: in the paper's `text`, in its `table` alone, or it is `ours`.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Claim:
     first: str
     others: tuple[str, ...]
     says: Literal["lower", "higher"]
+    source: Source = "text"
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -53,40 +59,105 @@ class Claim:
         return (self.first, *self.others)
 
 
-def _claim(first: str, says: Literal["lower", "higher"], *others: str, text: str) -> Claim:
+def _claim(
+    first: str,
+    says: Literal["lower", "higher"],
+    *others: str,
+    text: str,
+    source: Source = "text",
+) -> Claim:
     sign = "<" if says == "lower" else ">"
-    return Claim(f"{first} {sign} {', '.join(others)}", text, first, others, says)
+    return Claim(f"{first} {sign} {', '.join(others)}", text, first, others, says, source)
 
 
 CLAIMS = (
-    _claim("r10", "higher", "r7", text="persona adapters err more than the larger single adapter"),
-    _claim("r9", "lower", "r5", text="without M_l, they err less than the larger single adapter"),
-    _claim("r9", "higher", "r6", text="without M_l, they err more than the smaller one"),
-    _claim("r10", "lower", "r7", "r8", text="they err less than the mean of both single adapters"),
-    _claim("r10", "lower", "r5", text="they err less than the larger single adapter without M_l"),
-    _claim("r10", "lower", "r6", text="they err less than the smaller single adapter without M_l"),
+    _claim(
+        "r10", "lower", "r7", text="the thesis: an adapter per persona errs less than one for all"
+    ),
+    _claim(
+        "r10",
+        "higher",
+        "r7",
+        text="persona adapters err more than the larger single adapter",
+        source="table",
+    ),
+    _claim(
+        "r9",
+        "lower",
+        "r5",
+        text="with M_s alone, persona adapters err less than the larger single adapter",
+    ),
+    _claim(
+        "r9",
+        "higher",
+        "r6",
+        text="with M_s alone, persona adapters err more than the smaller single adapter",
+    ),
+    _claim(
+        "r10",
+        "lower",
+        "r7",
+        "r8",
+        text="persona adapters err less than the mean of both single adapters",
+    ),
+    _claim(
+        "r10",
+        "lower",
+        "r5",
+        text="persona adapters with M_l err less than the larger single adapter without",
+        source="table",
+    ),
+    _claim(
+        "r10",
+        "lower",
+        "r6",
+        text="persona adapters with M_l err less than the smaller single adapter without",
+        source="table",
+    ),
     _claim("r10", "lower", "r9", text="M_l helps persona adapters"),
     _claim("r7", "lower", "r5", text="M_l helps the larger single adapter"),
     _claim("r6", "lower", "r8", text="M_l harms the smaller single adapter"),
     _claim("r7", "lower", "r4", text="fine-tuning helps the small model"),
     _claim("r3", "lower", "r4", text="M_l harms the frozen small model"),
     _claim("r7", "lower", "r1", text="the fine-tuned small model beats the large one"),
-    _claim("r7", "lower", "r0", text="also where the large one is shown M_s alone"),
+    _claim(
+        "r7",
+        "lower",
+        "r0",
+        text="the fine-tuned small model beats the large one that is shown M_s alone",
+        source="table",
+    ),
     _claim("r1", "lower", "r4", text="the frozen large model beats the frozen small one"),
     _claim("r0", "lower", "r1", text="M_l harms the large model"),
     _claim("r2", "higher", "r0", text="the large model errs more with M_l alone than with M_s"),
     _claim("r2", "higher", "r1", text="the large model errs more with M_l alone than with both"),
 )
-"""What the paper says of its Table 1 (sections 4 and 5), personas against single first."""
+"""What the paper says of its Table 1 (sections 4 and 5), personas against single first.
+
+The paper concludes the first and its table shows the second, which speaks against it.
+"""
 
 OURS = (
-    _claim("r10", "lower", "random_ms_ml", text="personas err less than random groups of users"),
-    _claim("r9", "lower", "random_ms", text="without M_l, too"),
+    _claim(
+        "r10",
+        "lower",
+        "random_ms_ml",
+        text="with both memories, personas err less than random groups of users",
+        source="ours",
+    ),
+    _claim(
+        "r9",
+        "lower",
+        "random_ms",
+        text="with M_s alone, personas err less than random groups of users",
+        source="ours",
+    ),
 )
 """What must hold for personas to be more than a division of the users; the paper does not ask."""
 
 LARGE = ("r0", "r1", "r2")
 SMALL = tuple(f"r{n}" for n in range(3, 11))
+TRAINED = (*SMALL[2:], "random_ms_ml", "random_ms")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +167,12 @@ class TableRow:
     Attributes:
         runs: The predictions of its runs, one per seed, as `contrast` takes them.
         stands_in: Whether another model plays the paper's.
+        sizes: For each run, persona -> rows that its adapter was trained on; those of one adapter.
     """
 
     runs: tuple[pd.DataFrame, ...]
     stands_in: bool = False
+    sizes: tuple[Mapping[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,12 +184,15 @@ class Judged:
         text: The claim's.
         prediction: What was scored; a claim about unrelated responses is about `decoded`.
         judgement: `supported` or `contradicted` only beyond noise, after Holm's correction over
-            all contrasts that the table allows, and on both readings of decision 13.
-        why: Why it is not testable; else empty.
+            all contrasts that the table allows, and on both readings of decision 13, and only where
+            trained rows have several seeds.
+        why: Why it is not testable, or what keeps it undecided beside noise; else empty.
+        source: Where the claim stands.
         contrast: What it rests on, None where it is not testable or about unrelated responses.
         shares: Row -> share of unrelated responses, for claims about these.
         trend: What a claim about the size of personas rests on, see `size_trend`; its p is not
             corrected.
+        seeds: Of the row with the fewest; None where no rows are compared.
     """
 
     name: str
@@ -124,9 +200,11 @@ class Judged:
     prediction: Prediction
     judgement: Judgement
     why: str = ""
+    source: Source = "text"
     contrast: Contrast | None = None
     shares: Mapping[str, Interval] | None = None
     trend: Difference | None = None
+    seeds: int | None = None
 
 
 def judge(table: Mapping[str, TableRow], prediction: Prediction) -> tuple[Judged, ...]:
@@ -138,21 +216,35 @@ def judge(table: Mapping[str, TableRow], prediction: Prediction) -> tuple[Judged
         prediction: What to score.
     """
     claims = (*CLAIMS, *OURS)
-    why = {claim.name: _untestable(claim.rows, table) for claim in claims}
+    why = {claim.rows: _untestable(claim.rows, table) for claim in claims}
     found = {
-        claim.name: contrast(*(table[row].runs for row in claim.rows), prediction=prediction)
-        for claim in claims
-        if not why[claim.name]
+        " ".join(rows): contrast(*(table[row].runs for row in rows), prediction=prediction)
+        for rows, reason in why.items()
+        if not reason
     }
+    # Two claims on the same rows are one test.
     adjusted = adjust({name: each for name, each in found.items() if each is not None})
     judged = []
     for claim in claims:
-        rests_on = adjusted.get(claim.name)
+        rests_on = adjusted.get(" ".join(claim.rows))
         judgement: Judgement = "not testable"
-        reason = why[claim.name] or "the rows have no test row in common that all answered"
+        reason = why[claim.rows] or "the rows have no test row in common that all answered"
+        seeds = None
         if rests_on is not None:
-            judgement, reason = _judgement(claim, rests_on), ""
-        judged.append(Judged(claim.name, claim.text, prediction, judgement, reason, rests_on))
+            judgement, reason = _judgement(claim, rests_on)
+            seeds = min(rests_on.n_seeds)
+        judged.append(
+            Judged(
+                claim.name,
+                claim.text,
+                prediction,
+                judgement,
+                reason,
+                claim.source,
+                rests_on,
+                seeds=seeds,
+            )
+        )
     judged.append(_falls_with_size(table, prediction))
     if prediction == "decoded":
         judged += [_never_unrelated(table), _at_times_unrelated(table)]
@@ -168,32 +260,46 @@ def _untestable(rows: tuple[str, ...], table: Mapping[str, TableRow]) -> str:
     return f"a stand-in plays LLaMA-3 in {', '.join(played)}" if played else ""
 
 
-def _judgement(claim: Claim, found: Contrast) -> Judgement:
+def _judgement(claim: Claim, found: Contrast) -> tuple[Judgement, str]:
     verdict = found.verdict()
     if verdict == "undecided":
-        return "undecided"
-    return "supported" if verdict == claim.says else "contradicted"
+        return "undecided", ""
+    once = [
+        row
+        for row, n_seeds in zip(claim.rows, found.n_seeds, strict=True)
+        if row in TRAINED and n_seeds < 2
+    ]
+    if once:
+        return "undecided", f"{', '.join(once)} with one seed: another training may differ as much"
+    return ("supported" if verdict == claim.says else "contradicted"), ""
 
 
 def _falls_with_size(table: Mapping[str, TableRow], prediction: Prediction) -> Judged:
-    name, text = "r10 falls with size", "the error falls with a persona's size"
+    name, text = "r10 falls with size", "the error falls with a persona's training rows"
     why = _untestable(("r10",), table)
     trends = [] if why else _size_trends(table["r10"], prediction)
     if not trends:
         reason = why or "its personas are of one size, or its runs of other test rows"
         return Judged(name, text, prediction, "not testable", reason)
     judgement: Judgement = "undecided"
+    reason = ""
     if all((trend.p or 0) <= 1 - LEVEL for trend in trends):
         if all(trend.high is not None and trend.high < 0 for trend in trends):
             judgement = "supported"
         if all(trend.low is not None and trend.low > 0 for trend in trends):
             judgement = "contradicted"
-    return Judged(name, text, prediction, judgement, trend=trends[0])
+    elif min(map(len, table["r10"].sizes)) <= FEW_PERSONAS:
+        reason = f"no order of {FEW_PERSONAS} sizes or fewer is rare enough"
+    seeds = len(table["r10"].runs)
+    return Judged(name, text, prediction, judgement, reason, trend=trends[0], seeds=seeds)
 
 
 def _size_trends(row: TableRow, prediction: Prediction) -> list[Difference]:
-    """On the rows that all seeds answered and, where these are fewer, on all (decision 13)."""
-    if len({rows_key(run) for run in row.runs}) > 1:
+    """On the rows that all seeds answered and, where these are fewer, on all (decision 13).
+
+    Users whose persona has no adapter of its own are left out.
+    """
+    if len({rows_key(run) for run in row.runs}) > 1 or len(row.sizes) != len(row.runs):
         return []
     runs = [run.sort_values(["user_id", "item_id"]) for run in row.runs]
     users, ratings, means = (
@@ -201,12 +307,15 @@ def _size_trends(row: TableRow, prediction: Prediction) -> list[Difference]:
     )
     personas = np.stack([run["persona"].to_numpy() for run in runs])
     scored = predicted(runs, prediction)
+    trained = np.all(
+        [np.isin(each, [*sizes]) for each, sizes in zip(personas, row.sizes, strict=True)], axis=0
+    )
     answered = ~np.isnan(scored).any(axis=0)
-    given = [(answered, scored)] if answered.any() else []
-    if not answered.all():
-        given.append((np.full(len(users), True), np.where(np.isnan(scored), means, scored)))
+    given = [(answered & trained, scored)] if (answered & trained).any() else []
+    if trained.any() and not answered[trained].all():
+        given.append((trained, np.where(np.isnan(scored), means, scored)))
     trends = [
-        size_trend(users[rows], ratings[rows], each[:, rows], personas[:, rows])
+        size_trend(users[rows], ratings[rows], each[:, rows], personas[:, rows], row.sizes)
         for rows, each in given
     ]
     return [trend for trend in trends if trend is not None]
@@ -231,20 +340,28 @@ def _at_times_unrelated(table: Mapping[str, TableRow]) -> Judged:
         return judged
     if all(share.low for share in shares.values()):
         return _with(judged, "supported", shares)
-    # None among n: 95% sure that the rate is below 1 - 0.05 ** (1 / n).
-    bounds = {
-        row: 1 - 0.05 ** (1 / sum(map(len, table[row].runs)))
+    never = any(
+        share.value == 0 and highest_share(table[row].runs[0]["user_id"].nunique()) < LEAST_URR
         for row, share in shares.items()
-        if share.value == 0
-    }
-    never = any(bound < LEAST_URR for bound in bounds.values())
+    )
     return _with(judged, "contradicted" if never else "undecided", shares)
+
+
+def highest_share(n_users: int) -> float:
+    """What a share of rows is below, 95% sure, where none of so many users had such a row.
+
+    A user's rows are no independent trials, so users are counted: 1 - 0.05 ** (1 / n).
+    """
+    return 1 - 0.05 ** (1 / n_users)
 
 
 def _unrelated(
     name: str, text: str, rows: tuple[str, ...], table: Mapping[str, TableRow]
 ) -> tuple[Judged, dict[str, Interval]]:
     why = _untestable(rows, table)
+    played = [row for row in rows if row in SMALL and row in table and table[row].stands_in]
+    if not why and played:
+        why = f"a stand-in plays Phi-3 in {', '.join(played)}"
     judged = Judged(name, text, "decoded", "not testable", why)
     if why:
         return judged, {}
@@ -252,9 +369,9 @@ def _unrelated(
 
 
 def _share(row: TableRow) -> Interval:
-    rows = pd.concat(row.runs)
-    return share_interval(rows["user_id"], rows["prediction"].isna())
+    runs = [run.sort_values(["user_id", "item_id"]) for run in row.runs]
+    return share_interval(runs[0]["user_id"], np.isnan(predicted(runs, "decoded")))
 
 
 def _with(judged: Judged, judgement: Judgement, shares: Mapping[str, Interval]) -> Judged:
-    return Judged(judged.name, judged.text, "decoded", judgement, shares=shares)
+    return replace(judged, judgement=judgement, shares=shares)

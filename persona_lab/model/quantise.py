@@ -30,7 +30,7 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str) -> None:
         from bitsandbytes.nn import modules
     except ImportError as error:
         raise UserError(
-            "a base in 4 bits needs bitsandbytes", "pip install 'persona-lab[qlora]'"
+            "a base in 4 bits needs bitsandbytes", "pip install -e '.[qlora]'"
         ) from error
 
     bits: Any = modules

@@ -237,8 +237,39 @@ def claims(group: Group) -> tuple[Judged, ...]:
     """Judge the paper's claims by a group's rows of Table 1, the seeds of a row together.
 
     Where the group holds several settings (another K, another protocol), by the one with the most
-    rows.
+    rows, which `judged_setting` names.
     """
+    settings = _settings(group)
+    if not settings:
+        return ()
+    setting = max(settings, key=lambda each: len(settings[each]))
+    expected = json.loads(setting)["decode"] == "expected"
+    return judge(settings[setting], "expected" if expected else "decoded")
+
+
+def judged_setting(group: Group) -> str:
+    """Return what tells the setting that claims are judged by from the others; empty without any.
+
+    As `name=value` of what differs between them.
+    """
+    settings = _settings(group)
+    if len(settings) < 2:
+        return ""
+    choices = [_flat(json.loads(each)) for each in settings]
+    judged = _flat(json.loads(max(settings, key=lambda each: len(settings[each]))))
+    names = dict.fromkeys(name for each in choices for name in each)
+    differing = [name for name in names if len({str(each.get(name)) for each in choices}) > 1]
+    return ", ".join(f"{name}={judged.get(name, 'as in the setup')}" for name in differing)
+
+
+def _flat(setting: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in setting.items() if name != "changed"} | setting[
+        "changed"
+    ]
+
+
+def _settings(group: Group) -> dict[str, dict[str, TableRow]]:
+    """Rows by name, for each setting in which nothing differs but what Table 1 says."""
     settings: dict[str, dict[str, TableRow]] = {}
     for line in group.lines:
         row = line.first.result.row
@@ -248,12 +279,9 @@ def claims(group: Group) -> tuple[Judged, ...]:
         frames = tuple(run.predictions for run in line.runs if run.predictions is not None)
         if name is not None and frames:
             rows = settings.setdefault(_setting(line.first), {})
-            rows.setdefault(name, TableRow(frames, line.first.stands_in))
-    setting = max(settings, key=lambda each: len(settings[each]), default=None)
-    if setting is None:
-        return ()
-    expected = json.loads(setting)["decode"] == "expected"
-    return judge(settings[setting], "expected" if expected else "decoded")
+            sizes = tuple(run.trained_on for run in line.runs)
+            rows.setdefault(name, TableRow(frames, line.first.stands_in, sizes))
+    return settings
 
 
 def _setting(run: Run) -> str:

@@ -156,6 +156,6 @@ def _blocks_of_wandb() -> Any:
         import wandb_workspaces.reports.v2 as wr
     except ModuleNotFoundError as error:
         raise UserError(
-            "a W&B Report needs the package wandb-workspaces", "pip install 'persona-lab[wandb]'"
+            "a W&B Report needs the package wandb-workspaces", "pip install -e '.[wandb]'"
         ) from error
     return wr

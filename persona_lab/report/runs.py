@@ -21,6 +21,7 @@ from persona_lab.report import paper
 MEMORIES = {"ms": "M_s", "ml": "M_l", "ms_ml": "M_s + M_l"}
 _COLUMNS = {"user_id", "item_id", "rating", "response", "prediction", "expected_rating"}
 _COLUMNS |= {"p1", "p2", "p3", "p4", "p5", "digit_mass", "persona", "user_mean"}
+_PERSONA = re.compile(r"persona_(\d+)")
 DEPTH = 2  # a sweep's folder holds runs; a day's folder holds sweeps
 
 
@@ -59,6 +60,12 @@ class Run:
         row = self.result.row
         other_prompt = any(re.match(r"(prompt|memory)\b", name) for name in row.changed)
         return None if other_prompt else paper.TABLE_1.get(row.id or "")
+
+    @property
+    def trained_on(self) -> dict[int, int]:
+        """Persona -> rows that its adapter was trained on; empty without adapters by persona."""
+        found = ((_PERSONA.fullmatch(name), each) for name, each in self.result.adapters.items())
+        return {int(name[1]): each["n_rows"] for name, each in found if name}
 
 
 @dataclass(frozen=True)

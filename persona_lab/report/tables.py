@@ -23,6 +23,7 @@ from persona_lab.report.compare import (
     claims,
     contrasts,
     groups,
+    judged_setting,
     verdict,
 )
 from persona_lab.report.lines import Line, alone
@@ -299,30 +300,53 @@ def claims_table(group: Group, testable: bool = True) -> Table:
         testable: Whether to return the claims that they can test, or those that they cannot.
     """
     judged = [each for each in claims(group) if (each.judgement != "not testable") == testable]
+    setting = judged_setting(group)
+    behind = f"{where(group)}{f', judged by {setting}' if setting else ''}"
     if not testable:
         missing: Cells[Judged] = {
             Column("claim"): lambda each: each.text,
             Column("rows"): lambda each: each.name,
             Column("why"): lambda each: each.why,
         }
-        return _table(f"Claims that cannot be tested{where(group)}", missing, judged)
+        return _table(f"Claims that cannot be tested{behind}", missing, judged)
     cells: Cells[Judged] = {
         Column("claim"): lambda each: each.text,
+        Column("stands in"): lambda each: _SOURCES[each.source],
         Column("rows"): lambda each: each.name,
-        Column("judgement"): lambda each: each.judgement,
+        Column("judgement"): lambda each: (
+            f"{each.judgement}: {each.why}" if each.why else each.judgement
+        ),
         Column("RMSE [95%]", True): _rests_on,
         Column("p after Holm", True): _p_after_holm,
+        Column("MAE [95%]", True): lambda each: with_interval(_difference(each, "mae"), "+"),
+        Column("seeds", True): lambda each: NONE if each.seeds is None else str(each.seeds),
         Column("detectable from", True): lambda each: number(_detectable(each)),
     }
-    note = too_small(map(_detectable, judged))
-    return _table(f"What the paper claims{where(group)}", cells, judged, note=note)
+    played = dict.fromkeys(model(line.first) for line in group.lines)
+    note = f"Asked of {', '.join(played)}, not of the paper's own runs."
+    return _table(f"What the paper claims{behind}", cells, judged, note=note)
+
+
+_SOURCES = {"text": "the paper", "table": "its table alone", "ours": "no paper: ours"}
 
 
 def _rests_on(judged: Judged) -> str:
     if judged.trend:
-        return f"{with_interval(vars(judged.trend), '+')} per doubling of its rows"
-    found = judged.contrast.differences["rmse"] if judged.contrast else None
-    return with_interval(found and vars(found), "+")
+        return f"{with_interval(vars(judged.trend), '+')} per doubling of training rows"
+    if judged.shares:
+        return "; ".join(f"{row} {_share(vars(share))}" for row, share in judged.shares.items())
+    return with_interval(_difference(judged, "rmse"), "+")
+
+
+def _share(share: Mapping[str, Any]) -> str:
+    """A share of unrelated responses in per cent, with its interval where there is one."""
+    if share["low"] is None or share["low"] == share["high"]:
+        return percent(share["value"])
+    return f"{percent(share['value'])} [{percent(share['low'])}, {percent(share['high'])}]"
+
+
+def _difference(judged: Judged, metric: str) -> Mapping[str, Any] | None:
+    return vars(judged.contrast.differences[metric]) if judged.contrast else None
 
 
 def _p_after_holm(judged: Judged) -> str:

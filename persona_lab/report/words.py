@@ -39,7 +39,7 @@ def tagger(assets: Assets) -> Tagger:
     try:
         import spacy  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
-        raise UserError("spaCy is not installed", "pip install 'persona-lab[figures]'") from error
+        raise UserError("spaCy is not installed", "pip install -e '.[figures]'") from error
     pipeline = spacy.load(assets.fetch(TAGGER), exclude=["ner", "parser", "senter"])
 
     def tag(texts: Sequence[str]) -> list[list[str]]:

@@ -66,7 +66,7 @@ def test_hand_worked_case():
     assert found["rmse"].high == pytest.approx(2 - 0)
 
 
-def test_seeds_are_drawn_again_beside_users():
+def test_the_variance_between_seeds_is_added_to_that_of_users():
     rng = np.random.default_rng(0)
     users, shared = simulated(rng, n_users=40, rows_per_user=20, spread=0.0, noise=1.0)
     zeros = np.zeros(users.size)
@@ -75,7 +75,27 @@ def test_seeds_are_drawn_again_beside_users():
     one = interval(users, zeros, shared)["rmse"]
     assert (alike.value, alike.low, alike.high) == pytest.approx((one.value, one.low, one.high))
     assert apart.value == pytest.approx(one.value * np.sqrt((0.25 + 2.25) / 2))
-    assert apart.high - apart.low > 3 * (one.high - one.low)
+    # Two seeds an RMSE apart: their mean's standard error is half of that, with one degree of
+    # freedom where users vary little.
+    reach = one.value / 2 * stats.t.ppf(0.975, 1)
+    assert apart.high - apart.value == pytest.approx(reach, rel=0.2)
+
+
+@pytest.mark.parametrize("n_seeds", [2, 3])
+def test_seeds_that_differ_by_chance_alone_are_told_apart_at_the_level_only(n_seeds):
+    def rejects(rng):
+        users, _ = simulated(rng, n_users=30, rows_per_user=5, spread=0.3, noise=1.0)
+        # What training adds moves all users of a seed alike, more than users vary.
+        sides = [
+            np.stack(
+                [rng.normal(0, 1.0, users.size) * rng.uniform(0.7, 1.3) for _ in range(n_seeds)]
+            )
+            for _ in range(2)
+        ]
+        found = paired_interval(users, np.zeros(users.size), *sides)["rmse"]
+        return found.p <= 0.05 and (found.low > 0 or found.high < 0)
+
+    assert coverage(rejects, 200) <= 0.09
 
 
 def test_a_row_that_one_seed_did_not_rate_counts_in_the_other_by_hand():
@@ -83,8 +103,7 @@ def test_a_row_that_one_seed_did_not_rate_counts_in_the_other_by_hand():
     found = interval([1, 1, 2], [0, 0, 0], [[1, nan, 2], [2, 2, nan]])
     assert found["rmse"].value == pytest.approx(np.sqrt((1 + 4 + 4 + 4) / 4))
     assert found["mae"].value == pytest.approx(7 / 4)
-    # From the first seed on the first user to the second seed on it; that on the second has none.
-    assert (found["rmse"].low, found["rmse"].high) == pytest.approx((1, 2))
+    assert found["rmse"].low < found["rmse"].value < found["rmse"].high
 
 
 def test_against_several_the_mean_of_their_errors_counts():
@@ -124,16 +143,12 @@ def test_a_planted_difference_is_found_and_a_planted_null_at_the_level_only():
 def test_the_detectable_difference_is_found_in_four_of_five_tries():
     rng = np.random.default_rng(0)
     n = 30
-    differences = rng.normal(0, 1, n)
-    deviation = differences.std() / np.sqrt(n)  # of means of resamples, the one of n, not n - 1
-    smallest = uncertainty.detectable(deviation, n)
+    differences = np.abs(rng.normal(0, 1, n))
+    found = paired_interval(np.arange(n), np.zeros(n), differences + 1, np.ones(n))["mae"]
     standard_error = differences.std(ddof=1) / np.sqrt(n)
     critical = stats.t.ppf(0.975, n - 1)
-    power = 1 - stats.nct.cdf(critical, n - 1, smallest / standard_error)
-    assert power == pytest.approx(0.8, abs=0.01)
-    found = paired_interval(np.arange(n), np.zeros(n), np.abs(differences) + 1, np.ones(n))["mae"]
-    spread = np.abs(differences).std() / np.sqrt(n)
-    assert found.detectable == pytest.approx(uncertainty.detectable(spread, n), rel=0.05)
+    power = 1 - stats.nct.cdf(critical, n - 1, found.detectable / standard_error)
+    assert power == pytest.approx(0.8, abs=0.05)
 
 
 def test_holm_by_hand():
@@ -168,28 +183,40 @@ def test_same_seed_same_interval_in_any_row_order_and_block_size(monkeypatch):
 
 
 def test_a_trend_over_sizes_by_hand():
-    # Groups of 1, 2 and 4 rows with errors of 3, 2 and 1: one star less for every doubling.
-    groups = np.repeat([0, 1, 2], [1, 2, 4])
-    errors = np.repeat([3.0, 2.0, 1.0], [1, 2, 4])
-    found = size_trend(np.arange(7), np.zeros(7), errors, groups)
+    # Groups trained on 10, 20 and 40 rows err by 3, 2 and 1: a star less for every doubling.
+    groups, sizes = np.repeat([0, 1, 2], 2), {0: 10, 1: 20, 2: 40}
+    errors = np.repeat([3.0, 2.0, 1.0], 2)
+    found = size_trend(np.arange(6), np.zeros(6), errors, groups, [sizes])
     assert found.value == pytest.approx(-1)
-    # A second seed without a trend halves it.
-    both = np.stack([errors, np.ones(7)])
-    assert size_trend(np.arange(7), np.zeros(7), both, [groups, groups]).value == pytest.approx(
-        -0.5
-    )
-    assert size_trend([1, 2], [0, 0], [1.0, 2.0], [0, 1]) is None
+    assert found.p == pytest.approx(2 / 6)  # of six orders this one and its reverse
+    # A second seed without a trend halves it, and is the less telling one.
+    both = np.stack([errors, np.ones(6)])
+    halved = size_trend(np.arange(6), np.zeros(6), both, [groups, groups], [sizes, sizes])
+    assert halved.value == pytest.approx(-0.5)
+    assert halved.p == 1
+    assert size_trend([1, 2], [0, 0], [1.0, 2.0], [0, 1], [{0: 5, 1: 5}]) is None
 
 
-def test_where_size_is_nothing_to_errors_a_trend_is_found_at_the_level_of_the_test(monkeypatch):
-    monkeypatch.setattr(uncertainty, "RESAMPLES", 199)
+def test_personas_that_differ_for_other_reasons_show_no_trend_beyond_the_level(monkeypatch):
+    monkeypatch.setattr(uncertainty, "RESAMPLES", 19)
 
     def found(rng):
-        users, errors = simulated(rng, n_users=24, rows_per_user=5, spread=0.5, noise=1.0)
-        groups = np.searchsorted([4, 10], users, side="right")
-        return size_trend(users, np.zeros(users.size), errors, groups).p <= 0.05
+        users, errors = simulated(rng, n_users=24, rows_per_user=5, spread=0.2, noise=1.0)
+        groups = users // 4  # six groups, each with an error of its own
+        errors = errors * rng.uniform(0.5, 1.5, 6)[groups]
+        sizes = {group: 50 * 2**group for group in range(6)}
+        return size_trend(users, np.zeros(users.size), errors, groups, [sizes]).p <= 0.05
 
-    assert 0.02 <= coverage(found, 200) <= 0.09
+    assert 0.01 <= coverage(found, 200) <= 0.09
+
+
+def test_many_groups_are_exchanged_at_random(monkeypatch):
+    monkeypatch.setattr(uncertainty, "RESAMPLES", 19)
+    groups = np.arange(9)
+    sizes = {group: 2**group for group in range(9)}
+    falling = np.linspace(3.0, 1.0, 9)
+    found = size_trend(groups, np.zeros(9), falling, groups, [sizes])
+    assert 1 / 10_000 <= found.p <= 4 / 10_000
 
 
 def test_a_missing_prediction_is_refused():

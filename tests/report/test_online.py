@@ -66,7 +66,7 @@ def test_without_the_extra_nothing_is_logged(sweep, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
     sweep.add("a", id="r9")
     assert main([str(sweep.folder), "--wandb"]) == 1
-    assert "pip install 'persona-lab[wandb]'" in capsys.readouterr().err
+    assert "pip install -e '.[wandb]'" in capsys.readouterr().err
     assert not (sweep.folder / "wandb").exists()
 
 

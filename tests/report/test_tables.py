@@ -129,37 +129,52 @@ def test_other_runs_are_compared_with_the_best(table_1):
 def test_claims_are_judged_by_the_rows_and_stand_ins_test_none_about_llama(table_1):
     report = build(table_1.folder)
     (group,) = groups(report)
-    found = {row[1]: row[2:] for row in claims_table(group).rows}
+    found = {row[2]: row[3:] for row in claims_table(group).rows}
     missing = {row[1]: row[2] for row in claims_table(group, testable=False).rows}
     # Its interval excludes 0; among so many claims that is not enough.
     assert found["r10 < r9"][:2] == ("undecided", "−0.067 [−0.124, −0.010]")
+    assert [row[1] for row in claims_table(group).rows][:2] == ["the paper", "its table alone"]
+    assert claims_table(group).note.startswith("Asked of ")
     assert found.keys().isdisjoint(missing)
     assert "stand-in plays LLaMA-3" in missing["r7 < r1"]
     assert any("claims about Table 1" in sentence for sentence in headlines(report))
 
 
 def test_the_claim_about_size_shows_its_slope_and_interval(sweep):
-    sweep.add("a", id="r10", adapter="persona", memory="ms_ml")
+    adapters = {"persona_0": {"n_rows": 80}, "persona_1": {"n_rows": 40}}
+    sweep.add("a", id="r10", adapter="persona", memory="ms_ml", facts={"adapters": adapters})
     file = sweep.folder / "a" / "predictions.parquet"
     frame = pd.read_parquet(file)
     frame["persona"] = (frame["user_id"] % 3 == 0).astype(int)
     frame.to_parquet(file)
     (group,) = groups(build(sweep.folder))
-    found = {row[1]: row[2:] for row in claims_table(group).rows}
+    found = {row[2]: row[3:] for row in claims_table(group).rows}
     squares = ((frame["prediction"] - frame["rating"]).astype(float) ** 2).groupby(frame["persona"])
     large, small = squares.mean() ** 0.5
-    slope = (large - small) / np.log2(26 / 14)
-    judgement, said, p, smallest = found["r10 falls with size"]
-    assert said.startswith(f"{number(slope, '+')} [")
-    assert said.endswith("] per doubling of its rows")
+    judgement, said, p, mae, seeds, smallest = found["r10 falls with size"]
+    assert said.startswith(f"{number(large - small, '+')} [")
+    assert said.endswith("] per doubling of training rows")
     assert p.endswith(", not corrected")
-    assert (judgement, smallest) == ("undecided", NONE)
+    assert judgement == "undecided: no order of 4 sizes or fewer is rare enough"
+    assert (mae, seeds, smallest) == (NONE, "1", NONE)
+
+
+def test_claims_on_one_seed_are_undecided_and_of_several_settings_name_theirs(sweep):
+    sweep.add("a", id="r9", adapter="persona", memory="ms", noise=0.2)
+    sweep.add("b", id="r5", adapter="single_max", memory="ms", noise=2.0)
+    sweep.add("c", id="r9", adapter="persona", memory="ms", changed={"personas.n_personas": 8})
+    (group,) = groups(build(sweep.folder))
+    table = claims_table(group)
+    (row,) = table.rows
+    assert row[2] == "r9 < r5"
+    assert row[3].startswith("undecided: r9, r5 with one seed")
+    assert table.title.endswith("judged by personas.n_personas=as in the setup")
 
 
 def test_tables_of_differences_say_what_is_too_small_to_show(table_1):
     report = build(table_1.folder)
     (group,) = groups(report)
-    for table in (contrast_table(group), claims_table(group), between_rows(group)):
+    for table in (contrast_table(group), between_rows(group)):
         sizes = sorted(cell for cell in cells(table, "detectable from") if cell != NONE)
         said = f"below {sizes[0]} ({sizes[-1]} for some pairs) cannot reliably be told apart on"
         assert said in table.note
