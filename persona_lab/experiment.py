@@ -21,7 +21,7 @@ from pydantic import Field
 from transformers import PreTrainedModel
 
 from persona_lab.assets import Assets
-from persona_lab.data import Cost, Data, MovieInfo, Protocol, Ratings, Split
+from persona_lab.data import Cost, Data, MovieInfo, NoMovieInfo, Protocol, Ratings, Split
 from persona_lab.distill import Distiller, Memories, distil, history_rows, users_traits
 from persona_lab.evaluation import (
     Audit,
@@ -328,7 +328,10 @@ class Experiment:
 
         def rated_otherwise(rows: pd.DataFrame) -> tuple[Ratings, Split]:
             other = replace(ratings, frame=other_ratings(ratings.frame, rows))
-            return other, self.data.split(other, self.protocol, self.movie_info, assets)
+            again = self.data.split(other, self.protocol, NoMovieInfo(), assets)
+            # Texts do not follow ratings, and to ask for them again may need a key.
+            means = {name: again.movies[name] for name in ("mean", "mean_known")}
+            return other, replace(again, movies=split.movies.assign(**means))
 
         def seen(ratings: Ratings, prepared: Prepared) -> Seen:
             rows = history_rows(prepared.split.value, ratings, self.distiller.scope)

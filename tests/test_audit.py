@@ -63,6 +63,21 @@ def test_strict_leaks_nothing(places, prepared):
     assert found(places, experiment(), prepared) == set()
 
 
+def test_texts_about_movies_are_not_asked_for_again(places, prepared):
+    class Silent:
+        def read(self, movies: Any, assets: Assets) -> Any:
+            raise AssertionError("asked")
+
+        def fingerprint(self, assets: Assets) -> str:
+            return "silent"
+
+    split = prepared.split.value
+    told = dataclasses.replace(split, movies=split.movies.assign(summary="Boats off a coast."))
+    texts = dataclasses.replace(prepared, split=prepared.split.holding(told))
+    one = dataclasses.replace(experiment(), movie_info=Silent())
+    assert found(places, one, texts) == set()
+
+
 def test_what_leaks_under_paper_is_named(places):
     leaks = found(places, experiment("protocol=paper"))
     assert leaks >= {

@@ -47,18 +47,14 @@ class Reply:
     Attributes:
         text: The answer, or the words of a refusal.
         refused: Whether the server marked it as a refusal or withheld it.
-        finish_reason: Why it ended: `stop`, `length` (cut at `max_tokens`), ...
         tokens_in: Tokens of the prompt.
-        tokens_cached: Those of them that the server had in its cache.
         tokens_out: Tokens of the answer.
         money: Price of this answer.
     """
 
     text: str
     refused: bool = False
-    finish_reason: str = "stop"
     tokens_in: int = 0
-    tokens_cached: int = 0
     tokens_out: int = 0
     money: float = 0.0
 

@@ -290,7 +290,7 @@ def export(path: Path) -> Iterator[str]:
         "FROM attempts JOIN calls USING (key) WHERE outcome = 'answered' ORDER BY key",
     )
     for row in rows:
-        yield json.dumps({**row, "request": json.loads(row["request"])}, ensure_ascii=False)
+        yield json.dumps({**row, "request": json.loads(row["request"])})
 
 
 def import_lines(path: Path, lines: Iterable[str]) -> int:

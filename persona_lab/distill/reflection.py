@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model
 
 from persona_lab.assets import Assets
 from persona_lab.data import Cost
@@ -26,7 +26,6 @@ from persona_lab.distill.histories import History, Scope, UserMemories
 from persona_lab.distill.prompts import Prompts
 from persona_lab.distill.reasons import verdict
 from persona_lab.distill.titles import Titles
-from persona_lab.errors import UserError
 
 _log = logging.getLogger(__name__)
 
@@ -73,8 +72,8 @@ class Reflection:
 
     chat: Chat
     prompts: Prompts
-    batch_size: int = 10
-    max_words: int = 2000
+    batch_size: PositiveInt = 10
+    max_words: PositiveInt = 2000
     temperature: float = 0.7
     reflection: bool = True
     enriched: bool = True
@@ -93,11 +92,8 @@ class Reflection:
             assets: Where the chat keeps its files.
 
         Raises:
-            UserError: A field has a value that cannot be, or the LLM cannot be reached or paid.
+            UserError: The LLM cannot be reached or paid.
         """
-        for name, value in {"batch_size": self.batch_size, "max_words": self.max_words}.items():
-            if value < 1:
-                raise UserError(f"distiller.{name} is {value}", "it must be a whole number from 1")
         known = list(histories)
         expected = self.estimate([len(history.rows) for history in known])
         _log.info(

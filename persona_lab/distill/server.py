@@ -13,6 +13,7 @@ import os
 import random
 import time
 import uuid
+from bisect import bisect_right
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -52,6 +53,8 @@ _log = logging.getLogger(__name__)
 KEY = "OPENAI_API_KEY"
 _ROUTES = {"chat": "/chat/completions", "embeddings": "/embeddings"}
 _LOCAL = ("localhost", "127.0.0.1", "::1")
+# The client sends some key always.
+_NO_KEY = "none"
 _AGAIN = "run the same command again: nothing that was answered is asked again"
 # A message's frame beside its words; a token has at least one byte.
 _TOKENS_OF_MESSAGE = 10
@@ -134,7 +137,8 @@ class OpenAI:
             at_once: Texts in one call.
 
         Raises:
-            UserError: The server cannot be reached or may not be paid, or takes no such texts.
+            UserError: The server cannot be reached or may not be paid, takes no such texts, or
+                gives other than one vector for each.
         """
         parts = [texts[start : start + at_once] for start in range(0, len(texts), at_once)]
         calls = [self._embeddings_call(part) for part in parts]
@@ -148,9 +152,19 @@ class OpenAI:
                 answers = runner.run(desk.ask_batch(calls))
             else:
                 answers = runner.run(desk.all(map(desk.ask, calls)))
-        rows = [each for answer in answers for each in json.loads(answer.body)["data"]]
-        vectors = np.stack([_vector(row["embedding"]) for row in rows])
+        pairs = zip(parts, answers, strict=True)
+        vectors = np.stack([row for part, answer in pairs for row in self._vectors(part, answer)])
         return vectors, sum((answer.cost for answer in answers), Cost())
+
+    def _vectors(self, texts: Sequence[str], answer: Attempt) -> list[np.ndarray]:
+        """The vectors of an answer in the order of its texts: servers may give them in another."""
+        rows = json.loads(answer.body)["data"]
+        places = [row.get("index", place) for place, row in enumerate(rows)]
+        if len(places) != len(texts) or set(places) != set(range(len(texts))):
+            told = f"{self.model} must give vectors 0 to {len(texts) - 1}, one of each text"
+            raise UserError(f"{told}, and gave {places}", "name another model or base_url")
+        vectors = dict(zip(places, rows, strict=True))
+        return [_vector(vectors[place]["embedding"]) for place in range(len(texts))]
 
     def price(self, tokens_in: int, tokens_out: int) -> float:
         """Price of tokens, none of them cached, in the mode chosen; 0 where none is known."""
@@ -167,17 +181,6 @@ class OpenAI:
     def fingerprint(self, assets: Assets) -> str:
         """A constant: who owns the server says what it answers."""
         return "openai"
-
-    def key(self) -> str:
-        """The key of the environment.
-
-        Raises:
-            UserError: There is none, and the server is not on this machine.
-        """
-        found = os.environ.get(KEY, "").strip()
-        if not found and urlsplit(self.base_url).hostname not in _LOCAL:
-            raise UserError(f"{self.base_url} needs a key", f"export {KEY}=<the key>")
-        return found or "none"
 
     @contextmanager
     def _desk(
@@ -254,7 +257,7 @@ class _Desk:
             # They would write a line for each call.
             logging.getLogger(name).setLevel(logging.WARNING)
         self.server, self.ledger, self.expected = server, ledger, expected
-        self.secret = server.key()
+        self.secret = os.environ.get(KEY, "").strip() or _NO_KEY
         self.change = asyncio.Condition()
         # Each call in flight has a client of its own: one connection pool, which looks through all
         # of its connections at each request, takes a quarter of the time at 32.
@@ -306,8 +309,7 @@ class _Desk:
                     await _sleep(_OTHER_JOB_SECONDS)
             self.count_lost(call, claim.lost)
             try:
-                async with self.hold(call.at_most):
-                    answer = await self.send(call, client)
+                answer = await self.send(call, client)
             except BaseException:
                 # Nobody may be left to wait for it when the job is being ended.
                 self.ledger.release([call.key])
@@ -360,19 +362,34 @@ class _Desk:
         """Attempt a call until it is answered; every attempt is in the ledger."""
 
         async def post() -> Attempt:
-            start = _now()
-            try:
-                body = await self.post(call.request, client)
-                answer = _opened(call.request["route"], body)
-            except _Failed as failed:
-                money = call.at_most * failed.lost
-                self.spent += money
-                attempt = Attempt(failed.outcome, failed.body, money=money, seconds=_now() - start)
-                await asyncio.wrap_future(self.ledger.record(call.key, attempt))
-                raise
-            return await self.keep(call.key, body, answer, _now() - start, batch=False)
+            # Each attempt anew: one that was lost has used up what was set aside for it.
+            async with self.hold(call.at_most):
+                await self.turn()
+                start = _now()
+                try:
+                    body = await self.post(call.request, client)
+                    answer = _opened(call.request["route"], body)
+                except (_Failed, asyncio.CancelledError) as error:
+                    failed = error
+                    if not isinstance(failed, _Failed):
+                        # The job ends; the server may answer, and bill, all the same.
+                        failed = _Failed("cancelled", lost=True)
+                    money = call.at_most * failed.lost
+                    self.spent += money
+                    seconds = _now() - start
+                    attempt = Attempt(failed.outcome, failed.body, money=money, seconds=seconds)
+                    await asyncio.wrap_future(self.ledger.record(call.key, attempt))
+                    raise
+                return await self.keep(call.key, body, answer, _now() - start, batch=False)
 
         return await self.retry(post)
+
+    async def turn(self) -> None:
+        """Wait as long as the server asked for; raise what has ended the job."""
+        if (wait := self.until - _now()) > 0:
+            await _sleep(wait)
+        if self.stopped is not None:
+            raise self.stopped
 
     async def keep(
         self, key: str, body: str, usage: Mapping[str, int], seconds: float, *, batch: bool
@@ -380,7 +397,7 @@ class _Desk:
         money = self.server.money(**usage, batch=batch)
         attempt = Attempt(
             "answered",
-            body.replace(self.secret, "***") if self.secret != "none" else body,
+            body.replace(self.secret, "***") if self.secret != _NO_KEY else body,
             usage["tokens_in"],
             usage["cached"],
             usage["tokens_out"],
@@ -393,10 +410,7 @@ class _Desk:
         """The outcome of something that may fail for a while."""
         failed = _Failed("")
         for turn in range(self.server.max_attempts):
-            if (wait := self.until - _now()) > 0:
-                await _sleep(wait)
-            if self.stopped is not None:
-                raise self.stopped
+            await self.turn()
             try:
                 return await attempt()
             except _Failed as error:
@@ -410,20 +424,23 @@ class _Desk:
 
     async def post(self, request: Mapping[str, Any], client: "openai.AsyncOpenAI") -> str:
         """One attempt at a request; as plainly as the server asks for."""
-        while True:
+        path, schema = _ROUTES[request["route"]], request.get("schema")
+
+        async def send() -> str | None:
             plainness = self.plainness
-            body = {**request["body"], **_form(request.get("schema"), plainness)}
+            body = {**request["body"], **_form(schema, plainness)}
             try:
-                path = _ROUTES[request["route"]]
-                response = await self.talk(
-                    lambda path=path, body=body: client.post(path, body=body, cast_to=self.raw)
-                )
-                return response.text
+                return (await client.post(path, body=body, cast_to=self.raw)).text
             except self.api.BadRequestError as error:
                 refused = "response_format" in str(error) or "json_schema" in str(error)
-                if not (refused and request.get("schema") and plainness < 2):
-                    raise self.stop(self.refusal(error)) from None
+                if not (refused and schema and plainness < 2):
+                    raise
                 self.plainness = max(self.plainness, plainness + 1)
+                return None
+
+        while (text := await self.talk(send)) is None:
+            pass
+        return text
 
     async def talk(self, send: Callable[[], Awaitable[T]]) -> T:
         """What the client's call gives, its failures told apart.
@@ -432,7 +449,10 @@ class _Desk:
             _Failed: It may work later.
             UserError: It will not.
         """
-        api = self.api
+        api, server = self.api, self.server
+        # Here, not at the job's beginning: what the ledger answers needs no key.
+        if self.secret == _NO_KEY and urlsplit(server.base_url).hostname not in _LOCAL:
+            raise self.stop(UserError(f"{server.base_url} needs a key", f"export {KEY}=<the key>"))
         try:
             return await send()
         except api.APITimeoutError:
@@ -441,8 +461,6 @@ class _Desk:
             unsent = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
             cause = type(error.__cause__ or error).__name__
             raise _Failed(f"connection: {cause}", lost=not unsent) from None
-        except api.BadRequestError:
-            raise
         except api.APIStatusError as error:
             status = error.status_code
             spent_up = getattr(error, "code", None) == "insufficient_quota"
@@ -454,6 +472,8 @@ class _Desk:
 
     def refusal(self, error: "openai.APIStatusError") -> UserError:
         mend = f"{self.server.model} at {self.server.base_url} must know this request"
+        if self.server.mode == "batch":
+            mend += "; mode=sync asks one by one"
         if error.status_code in (401, 403):
             mend = f"export {KEY}=<a key that this server knows>"
         elif error.status_code == 404:
@@ -465,7 +485,7 @@ class _Desk:
 
     def clean(self, text: str) -> str:
         """A server's words without the key, should it repeat it, and not too many of them."""
-        return (text if self.secret == "none" else text.replace(self.secret, "***"))[:500]
+        return (text if self.secret == _NO_KEY else text.replace(self.secret, "***"))[:500]
 
     def stop(self, error: UserError) -> UserError:
         self.stopped = self.stopped or error
@@ -539,18 +559,13 @@ class _Desk:
     async def affordable(self, calls: Sequence[Call]) -> list[Call]:
         """The first of our calls that the budget surely covers; the others are given back."""
         left = float("inf") if self.server.budget is None else self.server.budget - self.spent
-        taken = []
-        for call in calls:
-            left -= call.at_most
-            if left >= 0:
-                taken.append(call)
-        await asyncio.wrap_future(
-            self.ledger.release([call.key for call in calls if call not in taken])
-        )
-        if calls and not taken:
+        sums = list(itertools.accumulate(call.at_most for call in calls))
+        n = bisect_right(sums, left)
+        await asyncio.wrap_future(self.ledger.release([call.key for call in calls[n:]]))
+        if calls and not n:
             async with self.hold(min(call.at_most for call in calls)):
                 pass
-        return taken
+        return list(calls[:n])
 
     async def submit(self, calls: Sequence[Call]) -> str:
         """Hand calls to a new batch; the ledger knows its token before the server."""
@@ -629,18 +644,25 @@ class _Desk:
 
     async def keep_file(self, file_id: str) -> None:
         content = await self.retry(partial(self.talk, partial(self.client.files.content, file_id)))
-        for line in content.text.splitlines():
-            row = json.loads(line)
-            response = row.get("response") or {}
-            body = json.dumps(response.get("body"))
-            route = "embeddings" if "data" in (response.get("body") or {}) else "chat"
+        # Unlike `splitlines`: texts may hold other ends of lines.
+        for line in filter(str.strip, content.text.split("\n")):
             try:
-                if response.get("status_code") != 200:
-                    raise _Failed(f"batch: status {response.get('status_code')}", body=body[:500])
-                await self.keep(row["custom_id"], body, _opened(route, body), 0.0, batch=True)
+                row = json.loads(line)
+                key, response = str(row["custom_id"]), row.get("response") or {}
+                status, body = response.get("status_code"), response.get("body")
+                route = "embeddings" if "data" in (body or {}) else "chat"
+            except (LookupError, ValueError, TypeError, AttributeError, RecursionError):
+                # The other lines are paid for: they are kept, and this one's call is asked again.
+                _log.warning("a line of a batch cannot be read: %s", self.clean(line))
+                continue
+            text = json.dumps(body)
+            try:
+                if status != 200:
+                    raise _Failed(f"batch: status {status}", body=text[:500])
+                await self.keep(key, text, _opened(route, text), 0.0, batch=True)
             except _Failed as failed:
                 attempt = Attempt(failed.outcome, self.clean(failed.body))
-                await asyncio.wrap_future(self.ledger.record(row["custom_id"], attempt))
+                await asyncio.wrap_future(self.ledger.record(key, attempt))
 
 
 @lru_cache
@@ -684,14 +706,12 @@ def _opened(route: str, body: str) -> dict[str, int]:
 
 def _reply(answer: Attempt) -> Reply:
     choice = json.loads(answer.body)["choices"][0]
-    message, reason = choice["message"], choice.get("finish_reason") or "stop"
+    message = choice["message"]
     refusal = message.get("refusal")
     return Reply(
         text=refusal or message.get("content") or "",
-        refused=bool(refusal) or reason == "content_filter",
-        finish_reason=reason,
+        refused=bool(refusal) or choice.get("finish_reason") == "content_filter",
         tokens_in=answer.tokens_in,
-        tokens_cached=answer.tokens_cached,
         tokens_out=answer.tokens_out,
         money=answer.money,
     )

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -53,10 +54,10 @@ class LocalChat:
     """
 
     model: BaseModel
-    top_k: int = 50
-    max_new_tokens: int = 160
+    top_k: PositiveInt = 50
+    max_new_tokens: PositiveInt = 160
     seed: int = 0
-    side_by_side: int = field(default=8, metadata={"key": False})
+    side_by_side: PositiveInt = field(default=8, metadata={"key": False})
     accelerator: Literal["cpu", "gpu"] = "cpu"
     weights: Literal["float32", "bfloat16"] = "float32"
 

@@ -84,6 +84,28 @@ def test_an_exported_ledger_answers_elsewhere(
     assert "line 1 has another key than its request" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_any_text_comes_back_from_an_export(tmp_path: Path, ascii_only: bool) -> None:
+    # Some of these end a line for `str.splitlines`.
+    text = "one\u0085two\u2028three\u2029four\x0bfive\r\nsix é"
+    call = Call("toy/1", "toy", {"body": {"messages": [text]}})
+    path, file = tmp_path / "ledger.sqlite", tmp_path / "export.jsonl"
+    with Ledger(path) as mine:
+        mine.claim(call).result()
+        mine.record(call.key, Attempt("answered", text)).result()
+    (line,) = ledger.export(path)
+    assert line.isascii()
+    # Lines that hold the letters themselves are as good.
+    line = line if ascii_only else json.dumps(json.loads(line), ensure_ascii=False)
+    file.write_text(f"{line}\n", encoding="utf-8")
+    path.unlink()
+    assert main(["--cache", str(tmp_path), "import", str(file)]) == 0
+    with Ledger(path) as theirs:
+        found = theirs.claim(call).result().answer
+    assert found is not None
+    assert found.body == text
+
+
 def test_what_is_no_ledger_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--cache", str(tmp_path), "sum"]) == 1
     assert "there is no ledger" in capsys.readouterr().err

@@ -7,12 +7,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -168,6 +169,62 @@ def test_a_budget_ends_before_it_is_passed_and_goes_on(loopback: Server, tmp_pat
         replace(chat(loopback, budget=1.0), model="other").converse([], Assets(tmp_path))
 
 
+@pytest.mark.parametrize("fault", ["truncated", "cut", "reset"])
+def test_attempts_that_were_lost_use_up_the_budget(
+    loopback: Server, tmp_path: Path, clock: list[float], fault: str
+) -> None:
+    loopback.faults = [fault] * 20
+    # A call can cost 0.42 at most: two of them fit, and so no third attempt at any.
+    with pytest.raises(UserError, match="the budget of 1 ends here"):
+        chat(loopback, budget=1.0).converse([once("a"), once("b"), once("c")], Assets(tmp_path))
+    paid = ledger.totals(Assets(tmp_path).ledger)
+    assert sum(row["attempts"] for row in paid) == 2
+    assert 0.8 < sum(row["money"] for row in paid) <= 1
+
+
+def test_what_is_in_flight_at_the_end_is_in_the_ledger(loopback: Server, tmp_path: Path) -> None:
+    loopback.faults = ["timeout"] * 3
+
+    def interrupt() -> None:
+        until = time.monotonic() + 60
+        while loopback.open < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        chat(loopback).converse([once(text) for text in "abc"], Assets(tmp_path))
+    thread.join()
+    (row,) = ledger.totals(Assets(tmp_path).ledger)
+    assert (row["outcome"], row["attempts"]) == ("cancelled", 3)
+    assert row["money"] > 3 * 0.4
+    (reply,) = chat(loopback).converse([once("a")], Assets(tmp_path))
+    assert reply.text == "heard a"
+
+
+@pytest.mark.parametrize("mode", ["sync", "batch"])
+def test_only_what_the_ledger_does_not_answer_needs_a_key(
+    loopback: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: Literal["sync", "batch"],
+) -> None:
+    monkeypatch.setattr(server, "_LOCAL", ())
+    monkeypatch.setenv(server.KEY, "sk-planted")
+    llm = chat(loopback, mode=mode, poll_seconds=0.01)
+    paid = llm.converse([talk(user, 2) for user in range(3)], Assets(tmp_path / "paid"))
+    monkeypatch.delenv(server.KEY)
+    elsewhere = Assets(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    ledger.import_lines(elsewhere.ledger, ledger.export(Assets(tmp_path / "paid").ledger))
+    assert llm.converse([talk(user, 2) for user in range(3)], elsewhere) == paid
+    with pytest.raises(UserError, match=r"needs a key \(export OPENAI_API_KEY"):
+        llm.converse([talk(0, 3), once("new")], elsewhere)
+    assert loopback.asked().total() == 6
+    assert loopback.keys == {"bearer sk-planted"}
+
+
 def test_batches_cost_half_and_give_the_same(loopback: Server, tmp_path: Path) -> None:
     talks = lambda: [talk(user, 2) for user in range(3)]  # noqa: E731
     one_by_one = chat(loopback).converse(talks(), Assets(tmp_path / "sync"))
@@ -179,6 +236,52 @@ def test_batches_cost_half_and_give_the_same(loopback: Server, tmp_path: Path) -
         for name in ("sync", "batch")
     ]
     assert paid[1] == pytest.approx(paid[0] / 2)
+
+
+def test_a_batch_holds_what_the_budget_covers(loopback: Server, tmp_path: Path) -> None:
+    # Of 0.21 at most each, and 0.0009 in the end.
+    batched = chat(loopback, mode="batch", poll_seconds=0.01, budget=0.5)
+    replies = batched.converse([once(text) for text in "abcde"], Assets(tmp_path))
+    assert [reply.text for reply in replies] == [f"heard {text}" for text in "abcde"]
+    inputs = [loopback.files[batch["input_file_id"]] for batch in loopback.batches.values()]
+    assert [lines.count("custom_id") for lines in inputs] == [2, 2, 1]
+
+
+def test_any_line_of_a_batch_can_be_read_or_is_asked_again(
+    loopback: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    done, odd = loopback._done, ["{", "7", "{}", '{"custom_id": "x", "response": 7}']
+
+    def lines(batch: dict[str, Any]) -> Iterator[str]:
+        kept = [json.dumps(json.loads(line), ensure_ascii=False) for line in done(batch)]
+        return iter([*odd, "", *kept[1:], ""] if len(loopback.batches) == 1 else kept)
+
+    monkeypatch.setattr(loopback, "_done", lines)
+    batched = chat(loopback, mode="batch", poll_seconds=0.01)
+    asked = ["a", "one\u2028two\u0085three"]
+    replies = batched.converse(map(once, asked), Assets(tmp_path))
+    assert [reply.text for reply in replies] == [f"heard {text}" for text in asked]
+    assert len(loopback.batches) == 2
+    assert caplog.text.count("a line of a batch cannot be read") == len(odd)
+    assert outcomes(tmp_path) == {"answered": 2}
+
+
+def test_a_server_that_takes_no_batch_is_told_with_a_mend(
+    loopback: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route = loopback._route
+
+    def refusing(method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        if (method, path) == ("POST", "/batches"):
+            return 400, b'{"error": {"message": "no batches here"}}'
+        return route(method, path, body)
+
+    monkeypatch.setattr(loopback, "_route", refusing)
+    with pytest.raises(UserError, match=r"no batches here.*mode=sync asks one by one"):
+        chat(loopback, mode="batch").converse([once("a")], Assets(tmp_path))
 
 
 @pytest.mark.parametrize("killed", ["before the id is kept", "after"])
@@ -225,6 +328,30 @@ def test_embeddings(loopback: Server, tmp_path: Path) -> None:
     assert same_cost == cost
     assert len(np.unique(vectors, axis=0)) == 10
     assert loopback.asked().total() == 3
+
+
+def test_vectors_are_those_of_their_texts(
+    loopback: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"text {n}" for n in range(4)]
+    vectors, _ = chat(loopback).embed(texts, Assets(tmp_path / "in order"))
+    reply = loopback._reply
+
+    def answering(change: Callable[[list[Any]], list[Any]]) -> None:
+        def changed(path: str, question: dict[str, Any]) -> dict[str, Any]:
+            told = reply(path, question)
+            rows = [{**row, "index": place} for place, row in enumerate(told["data"])]
+            return {**told, "data": change(rows)}
+
+        monkeypatch.setattr(loopback, "_reply", changed)
+
+    answering(lambda rows: rows[::-1])
+    turned, _ = chat(loopback).embed(texts, Assets(tmp_path / "turned"))
+    assert (turned == vectors).all()
+    for n, wrong in enumerate([lambda rows: rows[1:], lambda rows: [*rows, rows[0]]]):
+        answering(wrong)
+        with pytest.raises(UserError, match=r"vectors 0 to 3.*\(name another model or base_url\)"):
+            chat(loopback).embed(texts, Assets(tmp_path / f"wrong {n}"))
 
 
 def test_an_embedder_gives_vectors_of_length_1(loopback: Server, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel as Schema
 from pydantic import Field
 
 from persona_lab.assets import Assets
+from persona_lab.configure import check
 from persona_lab.distill.chat import Conversation, Reply, Request
 from persona_lab.errors import UserError
 from persona_lab.model import BaseModel
@@ -18,6 +19,12 @@ SIZES = {"architecture": "llama", "hidden_size": 64, "intermediate_size": 128, "
 SIZES |= {"heads": 4, "kv_heads": 2, "vocab_size": 512}
 TINY = BaseModel("tiny", None, None, None, "template", 2048, ["q_proj"], random=SIZES)
 CHAT = LocalChat(TINY, max_new_tokens=12)
+
+
+@pytest.mark.parametrize("size", ["top_k", "max_new_tokens", "side_by_side"])
+def test_sizes_are_checked(size: str) -> None:
+    with pytest.raises(UserError, match=rf"chat\.{size} is 0 \(it should be greater than 0"):
+        check({"chat": {"_target_": "persona_lab.model.chat.LocalChat", size: 0}})
 
 
 class Inner(Schema):
