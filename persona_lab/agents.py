@@ -13,10 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from persona_lab.assets import NotAtHand
-from persona_lab.configure import load_run
+from persona_lab.configure import load_finished
 from persona_lab.errors import UserError
-from persona_lab.experiment import Prepared
 from persona_lab.memory import Index, Recalled
 
 Movie = int | str
@@ -33,7 +31,7 @@ def load_agents(folder: str | Path) -> "Agents":
         folder: A run's folder, as below outputs/ or multirun/.
 
     Raises:
-        UserError: It is no run's folder, or the store has no longer what the run made.
+        UserError: It is no run's folder, or the store no longer has what the run made.
     """
     return Agents(Path(folder))
 
@@ -42,20 +40,10 @@ class Agents(Mapping[int, "UserAgent"]):
     """A run's user agents by user_id."""
 
     def __init__(self, folder: Path) -> None:
-        run = load_run(folder)
-        self.experiment, self.assets = run.experiment, run.assets
+        found = load_finished(folder)
         self.folder = folder
-        store = replace(run.store, computing=False)
-        try:
-            self.prepared: Prepared = self.experiment.prepare(self.assets, store)
-            self.plan = self.experiment.plan(self.prepared)
-            self.adapters = self.experiment.adapters(
-                self.assets, store, self.prepared, self.plan, folder=folder
-            )
-        except NotAtHand as lost:
-            raise UserError(
-                f"the agents of {folder}: {lost.what} any more", f"make it again: {run.command}"
-            ) from lost
+        self.experiment, self.assets = found.run.experiment, found.run.assets
+        self.prepared, self.plan, self.adapters = found.prepared, found.plan, found.adapters
         self.codec = self.experiment.codec(self.assets)
 
     def __getitem__(self, user_id: int) -> "UserAgent":
@@ -110,11 +98,11 @@ class Agents(Mapping[int, "UserAgent"]):
     def index(self) -> Index:
         """The table of all memories, built in the cache at first use."""
         return Index.open(
-            self.assets,
+            # The run had no need of it.
+            replace(self.assets, offline=False),
             self.prepared.memories.value,
             self.prepared.vectors.value,
             self.experiment.memory,
-            self.experiment.protocol.recall_time,
         )
 
 

@@ -289,7 +289,7 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"the folder {folder.parent} cannot be written: {error.strerror}",
-            "name a cache folder that can be written in PERSONA_LAB_CACHE",
+            "name one that can be written; PERSONA_LAB_CACHE names the cache",
         ) from error
     try:
         if not folder.exists() and (aside := _aside(folder)).exists():
@@ -322,6 +322,12 @@ def publish(folder: Path, build: Callable[[Path], None]) -> None:
     fresh.rename(folder)
     _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def published(folder: Path) -> bool:
+    """Whether `folder` is there, or is absent only for the instant within a `publish`."""
+    # Asked twice: the second rename may come between the first two answers.
+    return folder.exists() or _aside(folder).exists() or folder.exists()
 
 
 def _aside(folder: Path) -> Path:

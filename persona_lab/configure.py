@@ -42,9 +42,10 @@ from persona_lab.errors import UserError
 if TYPE_CHECKING:
     from persona_lab.assets import Assets
     from persona_lab.estimate import Estimate
-    from persona_lab.experiment import Experiment
+    from persona_lab.experiment import Experiment, Prepared
+    from persona_lab.model import Plan, TrainedAdapter
     from persona_lab.report import Report
-    from persona_lab.store import Store
+    from persona_lab.store import Entry, Store
 
 _log = logging.getLogger(__name__)
 
@@ -284,6 +285,48 @@ def load_run(folder: Path) -> Run:
     return dataclasses.replace(run, command=shlex.join(["persona-lab", *status["overrides"]]))
 
 
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What a run left behind.
+
+    Attributes:
+        run: As from `load_run`; fetches nothing, and its store computes nothing.
+        prepared: What the run shared with other rows.
+        plan: Which adapter rates which users.
+        adapters: The trained ones by name.
+    """
+
+    run: Run
+    prepared: "Prepared"
+    plan: "Plan"
+    adapters: "Mapping[str, Entry[TrainedAdapter]]"
+
+
+def load_finished(folder: Path) -> Finished:
+    """Find again what a run made: what is gone is told, not fetched or computed again.
+
+    Raises:
+        UserError: The folder is none of a run, or the store or the cache no longer has it all.
+    """
+    from persona_lab.assets import NotAtHand
+
+    run = load_run(folder)
+    assets = dataclasses.replace(run.assets, offline=True)
+    run = dataclasses.replace(
+        run, assets=assets, store=dataclasses.replace(run.store, computing=False)
+    )
+    one, places = run.experiment, (run.assets, run.store)
+    try:
+        prepared = one.prepare(*places)
+        plan = one.plan(prepared)
+        adapters = one.adapters(*places, prepared, plan, folder=folder)
+    except NotAtHand as lost:
+        raise UserError(
+            f"{folder}: {lost.what} any more", f"make it again: {run.command}"
+        ) from lost
+    return Finished(run, prepared, plan, adapters)
+
+
 def run_job(cfg: DictConfig) -> float | None:
     """Run one composed configuration in its folder, with its state in status.json.
 
@@ -451,6 +494,7 @@ class Sweep(Callback):
                     "say how many at once, with GPUs as many as they are: hydra.launcher.n_jobs=2",
                 )
             )
+        self._started = _now()
         self._expected: int | None = None
         if _searches(config.hydra):
             _refuse_to_choose_on_test_rows(config)
@@ -465,7 +509,12 @@ class Sweep(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table, of results or of plans; exit with 1 where a job failed or is missing."""
         folder = Path(config.hydra.sweep.dir)
-        jobs = [file.parent for file in sorted(folder.glob("*/status.json"))]
+        # A folder of a fixed name may hold jobs of older sweeps, which show in the table alone.
+        jobs = [
+            file.parent
+            for file in sorted(folder.glob("*/status.json"))
+            if json.loads(file.read_text()).get("started", "") >= self._started
+        ]
         done = _conclude(folder, jobs)
         expected = self._expected or len(jobs)
         if done < expected:
@@ -527,7 +576,7 @@ def _refuse(error: UserError) -> typing.NoReturn:
 
 
 def _conclude(folder: Path, jobs: Sequence[Path]) -> int:
-    """Show what the jobs in a folder came to; the number of those that came to an end."""
+    """Show what jobs came to, with all results of their folder; how many came to an end."""
     states = [json.loads((job / "status.json").read_text())["state"] for job in jobs]
     if "planned" in states:
         from persona_lab.estimate import Estimate, show
@@ -536,7 +585,8 @@ def _conclude(folder: Path, jobs: Sequence[Path]) -> int:
         show(sorted((Estimate.load(plan) for plan in plans), key=lambda each: _natural(each.label)))
     elif "prepared" not in states:
         report = _tabulate(folder, write=jobs != [folder])
-        return len(report.runs)
+        finished = {run.name for run in report.runs}
+        return sum(job.name in finished for job in jobs)
     return states.count("planned") + states.count("prepared")
 
 

@@ -424,18 +424,23 @@ class Experiment:
             "profile_snapshot": self.protocol.profile_snapshot,
             "recall_time": self.protocol.recall_time if memory.interactions else None,
             "new_tokens": self.decode.max_new_tokens,
+            "memories": prepared.memories.key,
+            "vectors": prepared.vectors.key if memory.interactions else None,
+        }
+
+    def _computed_spec(self, assets: Assets, prepared: Prepared, memory: Memory) -> dict[str, Any]:
+        # Prompts do not depend on these; what is computed from them does.
+        return self._prompts_spec(assets, prepared, memory) | {
             "precision": [
                 *(self.trainer.computes, self.trainer.weights),
                 *filter(None, [self.peft.quantisation]),
             ],
             "seed": self.seed,
-            "memories": prepared.memories.key,
-            "vectors": prepared.vectors.key if memory.interactions else None,
         }
 
     def _adapter_spec(self, assets: Assets, prepared: Prepared, name: str) -> dict[str, Any]:
         # What only test prompts show does not touch an adapter.
-        return self._prompts_spec(assets, prepared, self.memory.in_training()) | {
+        return self._computed_spec(assets, prepared, self.memory.in_training()) | {
             "peft": self.peft,
             "train": self.train,
             "adapter": self.adapter,
@@ -455,7 +460,7 @@ class Experiment:
         self, assets: Assets, store: Store, prepared: Prepared, plan: Plan
     ) -> dict[str, Any]:
         folders = self._adapter_folders(assets, store, prepared, plan)
-        return self._prompts_spec(assets, prepared, self.memory) | {
+        return self._computed_spec(assets, prepared, self.memory) | {
             "decode": self.decode,
             "personas": prepared.personas.key,
             "adapters": {name: folder.name for name, folder in folders.items()},
@@ -498,7 +503,7 @@ class Experiment:
         papers = Memory(shown.name, shown.profile, shown.interactions)
         whole = set(self.prompt.show) == {"profile", "traits", "memories"}
         whole = whole and "{mean}" in self.prompt.movie
-        of_profiles = self.adapter.name != "persona" or self.personas.name in ("kmeans", "elbow")
+        of_profiles = self.adapter.name != "persona" or getattr(self.personas, "of_profiles", True)
         return not (shown == papers and whole and self.prompt.order == "paper" and of_profiles)
 
     @property
@@ -538,8 +543,13 @@ class Experiment:
         rerun: bool,
     ) -> Predictions:
         """Train what is missing, then let each user's adapter rate the user's test rows."""
+
+        def stored(name: str) -> bool:
+            spec = self._adapter_spec(assets, prepared, name)
+            return store.find(TrainedAdapter, spec) is not None
+
         folders = self._adapter_folders(assets, store, prepared, plan)
-        new = {name: place for name, place in folders.items() if rerun or not place.exists()}
+        new = {name: place for name, place in folders.items() if rerun or not stored(name)}
         with self.logger.curves(folder, self._labels(folder, prepared), new) as logger:
             adapters = self.adapters(
                 assets, store, prepared, plan, folder=folder, logger=logger, rerun=rerun
@@ -590,7 +600,9 @@ class Experiment:
                 "adapters": _timing(trained, n_trained),
                 "predictions": _timing(seconds, len(test)),
             },
-            "adapters": {name: entry.read().summary for name, entry in adapters.items()},
+            "adapters": {
+                name: entry.part(TrainedAdapter.load_summary) for name, entry in adapters.items()
+            },
             "versions": {name: version(name) for name in _VERSIONS},
         }
         return Predictions(_frame(examples, responses, prepared.personas.value.of), facts)

@@ -7,16 +7,16 @@ the store; trains and computes nothing again.
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self
 
 from transformers import PreTrainedConfig
 
-from persona_lab.assets import publish
-from persona_lab.configure import Run, load_run
+from persona_lab.assets import locked, publish
+from persona_lab.configure import Run, load_finished
 from persona_lab.errors import UserError
 from persona_lab.model import TrainedAdapter
 from persona_lab.model.export import as_published, save_fused, vllm_rank
@@ -56,22 +56,27 @@ def export(run_folder: Path, to: str, out: Path) -> str:
         UserError: The run has no adapters or the store no longer has them, a folder is in the way,
             or an adapter has no such form.
     """
-    run = load_run(run_folder)
-    # What is gone is told, not fetched or trained again.
-    run = replace(
-        run, assets=replace(run.assets, offline=True), store=replace(run.store, computing=False)
-    )
-    prepared = run.experiment.prepare(run.assets, run.store)
-    plan = run.experiment.plan(prepared)
-    entries = run.experiment.adapters(run.assets, run.store, prepared, plan, folder=run_folder)
-    if not entries:
+    found = load_finished(run_folder)
+    if not found.adapters:
         raise UserError(f"{run_folder} is a run without adapters", "name one that trained some")
-    folders = {name: out / name for name in entries}
-    if taken := [folder for folder in folders.values() if folder.exists()]:
-        raise UserError(f"{taken[0]} is already there", "name another folder")
+    folders = {name: out / name for name in found.adapters}
+    for folder in folders.values():
+        _refuse_taken(folder)
     write = {"fused": _whole_models, "peft": _peft_folders, "vllm": _vllm_folders}[to]
-    usage = write(run, entries, folders)
+    usage = write(found.run, found.adapters, folders)
     return "\n".join([*map(str, folders.values()), "", usage])
+
+
+def _refuse_taken(folder: Path) -> None:
+    if folder.exists():
+        raise UserError(f"{folder} is already there", "name another folder")
+
+
+def _write(folder: Path, build: Callable[[Path], None]) -> None:
+    with locked(folder):
+        # Another export may have come first.
+        _refuse_taken(folder)
+        publish(folder, build)
 
 
 def _whole_models(run: Run, entries: Entries, folders: Mapping[str, Path]) -> str:
@@ -85,18 +90,18 @@ def _whole_models(run: Run, entries: Entries, folders: Mapping[str, Path]) -> st
     tokenizer = experiment.codec(run.assets).tokenizer
 
     def build(name: str, folder: Path) -> None:
-        save_fused(base, entries[name].value, folder)
+        save_fused(base, entries[name].read(), folder)
         tokenizer.save_pretrained(folder)
 
     for name, folder in folders.items():
-        publish(folder, partial(build, name))
+        _write(folder, partial(build, name))
     return f"AutoModelForCausalLM.from_pretrained({str(next(iter(folders.values())))!r})"
 
 
 def _peft_folders(run: Run, entries: Entries, folders: Mapping[str, Path]) -> str:
     published = _Published.of(run)
     for name, folder in folders.items():
-        publish(folder, published.form(entries[name]).save)
+        _write(folder, published.form(entries[name]).save)
     options = ", sliding_window=None" if published.window_is_off else ""
     if (kind := run.experiment.peft.quantisation) is not None:
         bits = f'load_in_4bit=True, bnb_4bit_quant_type="{kind}", bnb_4bit_use_double_quant=True'
@@ -111,9 +116,12 @@ def _peft_folders(run: Run, entries: Entries, folders: Mapping[str, Path]) -> st
 
 def _vllm_folders(run: Run, entries: Entries, folders: Mapping[str, Path]) -> str:
     published = _Published.of(run)
-    rank = max(vllm_rank(published.form(entry)) for entry in entries.values())
+    rank = 0
     for name, folder in folders.items():
-        publish(folder, published.form(entries[name]).save)
+        adapter = published.form(entries[name])
+        # A run's adapters are of one kind and rank: what vLLM does not take is seen at the first.
+        rank = max(rank, vllm_rank(adapter))
+        _write(folder, adapter.save)
     command = ["vllm", "serve", published.shown, "--enable-lora", "--max-lora-rank", str(rank)]
     if published.window_is_off:
         command += ["--hf-overrides", '{"sliding_window": null}']
@@ -147,7 +155,7 @@ class _Published:
 
     def form(self, entry: Entry[TrainedAdapter]) -> TrainedAdapter:
         """An adapter in the form that fits the model as published."""
-        return as_published(entry.value, self.config, self.base)
+        return as_published(entry.read(), self.config, self.base)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from persona_lab.assets import NotAtHand, hash_file, locked, publish
+from persona_lab.assets import NotAtHand, hash_file, locked, publish, published
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class StageOutput(Protocol):
 
 
 T = TypeVar("T", bound=StageOutput)
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,12 @@ class Entry(Generic[T]):
 
     def read(self) -> T:
         """The result, not kept: for what is large and used once."""
+        return self.part(self.kind.load)
+
+    def part(self, load: Callable[[Path], Part]) -> Part:
+        """What `load` reads of the result's folder: for who does not need all of it."""
         with locked(self.folder):
-            return self.kind.load(self.folder)
+            return load(self.folder)
 
     def holding(self, value: T) -> Self:
         """The same entry with another value, in memory only: to ask what would be if."""
@@ -160,14 +165,24 @@ class Store:
             return self._read(kind, folder, reused=False)
 
     def find(self, kind: type[T], spec: Mapping[str, Any]) -> Entry[T] | None:
-        """The stored result, None where there is none or, with a warning, a damaged one."""
+        """The stored result, None where there is none or, with a warning, a damaged one.
+
+        Waits for no job that computes it for the first time.
+        """
         folder = self.folder(kind, spec)
-        if not folder.exists():
+        with suppress(OSError):
+            if folder.exists() and self._damage(kind, folder) is None:
+                return self._read(kind, folder, reused=True)
+        if not published(folder):
             return None
-        if (damage := self._damage(kind, folder)) is not None:
-            _log.warning("%s %s is damaged (%s)", kind.STAGE, folder.name, damage)
-            return None
-        return self._read(kind, folder, reused=True)
+        # What a job puts a new one in the place of may only seem lost or damaged.
+        with locked(folder):
+            if not folder.exists():
+                return None
+            if (damage := self._damage(kind, folder)) is not None:
+                _log.warning("%s %s is damaged (%s)", kind.STAGE, folder.name, damage)
+                return None
+            return self._read(kind, folder, reused=True)
 
     def _read(self, kind: type[T], folder: Path, *, reused: bool) -> Entry[T]:
         seconds = json.loads((folder / _MANIFEST).read_text())["seconds"]
@@ -208,7 +223,7 @@ class Store:
         large = {name: stamp for name, stamp in stamps.items() if stamp[0] > _LARGE_BYTES}
         if not large or large == self._stamps(folder):
             return
-        # A store that cannot be written is verified in full each time.
+        # What cannot be noted, as on a full disk, is read in full again.
         with suppress(OSError):
             target = self._stamp_file(folder)
             target.parent.mkdir(parents=True, exist_ok=True)

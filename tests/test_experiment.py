@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_module
 from persona_lab.assets import Assets
 from persona_lab.configure import CONF, build
 from persona_lab.errors import UserError
-from persona_lab.evaluation import Result
+from persona_lab.evaluation import Audit, Result
 from persona_lab.experiment import Experiment, Predictions
 from persona_lab.model import TrainedAdapter
 from persona_lab.model.engine import Tree, group, run
@@ -238,6 +238,31 @@ def test_memories_at_evaluation_only_are_shown_to_the_adapters_of_ms(
     for rows, training in ((split.train, True), (split.test, False)):
         shown = one.examples(prepared, codec, rows.head(1), training=training)[0]
         assert ("YOUR MEMORIES" in codec.tokenizer.decode(shown.ids)) != training
+
+
+def test_seeds_and_precisions_share_the_audit(places: dict[str, Any]) -> None:
+    def specs(*overrides: str) -> tuple[str, str]:
+        one = experiment(*overrides)
+        prepared = one.prepare(**places)
+        given = (places["assets"], prepared, one.memory)
+        return tuple(
+            places["store"].key(Audit, spec(*given))
+            for spec in (one._prompts_spec, one._computed_spec)
+        )
+
+    seen, computed = specs()
+    for other in ("seed=5", "trainer.precision=bf16-mixed", "peft=qlora"):
+        prompts, keys = specs(other)
+        assert (prompts, keys != computed) == (seen, True)
+    assert specs("prompt.order=static_first")[0] != seen
+
+
+def test_only_what_groups_by_something_else_than_profiles_is_a_control() -> None:
+    assert experiment("personas=minibatch").row_id == "r10"
+    assert experiment("personas=kmeans", "personas.name=mine").row_id == "r10"
+    for other in ("genres", "gender", "age"):
+        assert experiment(f"personas={other}").control
+        assert not experiment(f"personas={other}", "adapter=single_max").control
 
 
 def test_a_base_in_four_bits_has_keys_of_its_own(places: dict[str, Any]) -> None:

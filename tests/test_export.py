@@ -152,7 +152,7 @@ def test_what_is_lost_is_not_trained_again(
     shutil.rmtree(cache / "store" / "adapter")
     code, _, error = told(folder, "--to", "peft", tmp_path / "out")
     assert code == 1
-    assert "is not in the store" in error
+    assert "is not in the store any more (make it again: persona-lab experiment=smoke" in error
     assert error.count("\n") == 1
     assert not (cache / "store" / "adapter").exists()
     assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,6 +171,24 @@ def test_a_sweeps_plan(door: Door, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "What it would take" in capsys.readouterr().out
     (sweep,) = tmp_path.glob("multirun/*/*")
     assert not (sweep / "table1.md").exists()
+
+
+def test_a_sweeps_folder_may_hold_older_jobs(
+    door: Door, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ("-m", f"hydra.sweep.dir={tmp_path / 'one'}", "adapter=none")
+    for name, state in (("07-memory=ms", "completed"), ("08-plan", "planned")):
+        older = tmp_path / "one" / name
+        older.mkdir(parents=True)
+        left = {"state": state, "error": None, "overrides": [], "started": "2020-01-01T00:00:00"}
+        (older / "status.json").write_text(json.dumps(left))
+    assert door(*sweep, "seed=1") == "0"
+    shutil.copy(tmp_path / "one/00-adapter=none,seed=1/result.json", tmp_path / "one/07-memory=ms")
+    # The older result shows in the table; it does not stand for the job that failed.
+    assert door(*sweep, "memory=ml,ms") == "persona-lab: 1 of 2 jobs completed"
+    assert "What it would take" not in capsys.readouterr().out
+    table = (tmp_path / "one" / "table1.csv").read_text()
+    assert len(table.splitlines()) > 3
 
 
 def test_a_run_of_the_shared_stages_alone(door: Door, tmp_path: Path) -> None:

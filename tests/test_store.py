@@ -6,6 +6,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persona_lab import store as store_module
+from persona_lab.assets import locked
 from persona_lab.store import Store, content_hash, describe
 
 
@@ -146,6 +148,40 @@ def test_find_computes_nothing(store: Store):
     assert store.find(Toy, {"a": 1}) == replace(entry, reused=True)
     (entry.folder / "deep" / "toy.txt").write_text("OTHER")
     assert store.find(Toy, {"a": 1}) is None
+
+
+def test_find_waits_for_a_rerun_that_is_between_its_two_moves(store: Store):
+    entry = store.once(Toy, {}, lambda: Toy("old"))
+    aside = entry.folder.with_name(f".{entry.key}.old")
+    held, found = threading.Event(), []
+
+    def rerun():
+        with locked(entry.folder):
+            entry.folder.rename(aside)
+            held.set()
+            time.sleep(0.3)
+            aside.rename(entry.folder)
+
+    job = threading.Thread(target=rerun)
+    job.start()
+    held.wait()
+    found.append(store.find(Toy, {}))
+    job.join()
+    assert found == [replace(entry, reused=True)]
+
+
+def test_find_does_not_wait_for_the_first_computation(store: Store):
+    with locked(store.folder(Toy, {})):
+        waiting = threading.Thread(target=lambda: store.find(Toy, {}), daemon=True)
+        waiting.start()
+        waiting.join(5)
+        assert not waiting.is_alive()
+
+
+def test_a_part_is_read_without_the_rest(store: Store, monkeypatch: pytest.MonkeyPatch):
+    entry = store.once(Toy, {}, lambda: Toy("hello"))
+    monkeypatch.setattr(Toy, "load", never)
+    assert entry.part(lambda folder: (folder / "deep" / "toy.txt").stat().st_size) == 5
 
 
 def test_seconds_are_those_of_the_first_computation(store: Store):

@@ -9,6 +9,7 @@ there, and prints the differences with intervals over users and seeds.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -75,6 +76,16 @@ def report(frames: dict[str, list[pd.DataFrame]]) -> None:
             print(f"  {name} {each.value:+.4f} [{each.low:+.4f}, {each.high:+.4f}]")
 
 
+def keep(out: Path, overrides: Sequence[str]) -> None:
+    """Note what was chosen; refuse to go on from predictions of other choices."""
+    file = out / "overrides.json"
+    found = json.loads(file.read_text()) if file.exists() else None
+    if found != [*overrides] and (found is not None or any(out.glob("*.parquet"))):
+        raise SystemExit(f"{out} is of other overrides ({found}): give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps([*overrides]))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is missing, and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -82,11 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/sharing"))
     parser.add_argument("overrides", nargs="*", help="as on persona-lab's command line")
     args = parser.parse_args(arguments)
+    keep(args.out, args.overrides)
     with initialize_config_module(configure.CONF, version_base="1.3"):
         overrides = ["experiment=sharing", *args.overrides]
         run = configure.build(compose("config", overrides), {}, Path.cwd())
     prepared = run.experiment.prepare(run.assets, run.store)
-    args.out.mkdir(parents=True, exist_ok=True)
     frames: dict[str, list[pd.DataFrame]] = {side: [] for side in SIDES}
     for seed in args.seeds:
         for side in SIDES:

@@ -122,28 +122,17 @@ class Bank:
             user_id: block.index.to_numpy() for user_id, block in latest_first.groupby("user_id")
         }
 
-    def recall(self, user_id: int, item_id: int, before: int | None = None) -> list[Recalled]:
-        """What a user recalls for one movie.
-
-        Args:
-            user_id: Who recalls; KeyError where there is no such user.
-            item_id: The movie; KeyError where there is no such movie.
-            before: The movie's place in the user's history: where only earlier memories may be
-                recalled, only those before it are. None: it comes after all.
-
-        Returns:
-            At most top_k memories, most similar first, of equals the later first.
-        """
-        return self._recall_block(user_id, [item_id], [np.inf if before is None else before])[0]
-
     def recall_rows(self, rows: pd.DataFrame) -> list[list[Recalled]]:
         """What the users recall for the movies of many rows; reads each user's memories once.
 
         Args:
-            rows: user_id, item_id and position.
+            rows: user_id, item_id and position, the movie's place in the user's history: where
+                only earlier memories may be recalled, only those before it are. KeyError where
+                there is no such user or movie.
 
         Returns:
-            One list per row, in the order of the rows, as from `recall`.
+            One list per row, in the order of the rows: at most top_k memories, most similar first,
+            of equals the later first.
         """
         found: list[list[Recalled]] = [[] for _ in range(len(rows))]
         for _, block in rows.assign(place=range(len(rows))).groupby("user_id"):

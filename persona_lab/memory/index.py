@@ -39,12 +39,11 @@ _NOISE = 1e-5
 class Index:
     """Long-term memories in a LanceDB table: vector, text, user, item, rating, time, position."""
 
-    def __init__(self, table: Any, vectors: Vectors, memory: Memory, recall_time: str) -> None:
+    def __init__(self, table: Any, vectors: Vectors, memory: Memory) -> None:
         """Recall from an open table; see `open` for the arguments."""
         self._table = table
         self._vectors = vectors
         self._memory = memory
-        self._earlier = recall_time == "earlier"
 
     @classmethod
     def open(
@@ -53,7 +52,6 @@ class Index:
         memories: Memories,
         vectors: Vectors,
         memory: Memory,
-        recall_time: str,
     ) -> Self:
         """Open the table of these memories, building it first where it is absent or damaged.
 
@@ -62,7 +60,6 @@ class Index:
             memories: As for `Bank`.
             vectors: As for `Bank`.
             memory: As for `Bank`.
-            recall_time: As for `Bank`.
         """
         # Imported here: it takes two seconds, and only agents need it.
         import lancedb
@@ -85,21 +82,18 @@ class Index:
                     _log.warning("%s is damaged: building it again", folder)
                     shutil.rmtree(folder)
             folder = assets.derive(_TABLE, spec, build)
-        return cls(lancedb.connect(folder).open_table(_TABLE), vectors, memory, recall_time)
+        return cls(lancedb.connect(folder).open_table(_TABLE), vectors, memory)
 
-    def recall(self, user_id: int, item_id: int, before: int | None = None) -> list[Recalled]:
-        """What a user recalls for one movie: exactly what `Bank.recall` gives.
+    def recall(self, user_id: int, item_id: int) -> list[Recalled]:
+        """What a user recalls for a movie after all of the history: exactly what `Bank` gives.
 
         Args:
             user_id: Who recalls; KeyError where there is no such user.
             item_id: The movie; KeyError where there is no such movie.
-            before: As for `Bank.recall`.
         """
         targets = np.array([item_id])
         query = query_vectors(self._vectors, self._memory, user_id, targets)
         rule = f"user_id = {int(user_id)} AND item_id != {int(item_id)}"
-        if self._earlier and before is not None:
-            rule += f" AND position < {int(before)}"
         # Of vectors of length 1 the dot product is the cosine, also where one has length 0.
         search = (
             self._table.search(query[0])

@@ -418,12 +418,17 @@ class TrainedAdapter:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read a PEFT folder written by `save`."""
+        config = PeftConfig.from_pretrained(str(folder))
+        return cls(config, load_file(folder / _WEIGHTS), cls.load_summary(folder))
+
+    @staticmethod
+    def load_summary(folder: Path) -> dict[str, Any]:
+        """Read the summary alone: no tensor is."""
         from safetensors import safe_open
 
         with safe_open(folder / _WEIGHTS, framework="pt") as stream:
             found = stream.metadata() or {}
-        summary = {name: json.loads(text) for name, text in found.items() if name != "format"}
-        return cls(PeftConfig.from_pretrained(str(folder)), load_file(folder / _WEIGHTS), summary)
+        return {name: json.loads(text) for name, text in found.items() if name != "format"}
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class Decode:
         temperature: Of the softmax when sampling; at 0 it would be `greedy`.
         top_k: Tokens that sampling may draw.
         max_new_tokens: Length of a response.
-        pattern: Regular expression whose first group is the rating.
+        pattern: Regular expression whose first group is the rating and gives 1 to 5 alone.
         merge: Merge adapters into the base before rating; must agree with unmerged.
     """
 
@@ -79,9 +79,21 @@ class Decode:
             raise UserError("decode.pattern has no group", "put ( and ) around the rating in it")
 
     def parse(self, text: str) -> int | None:
-        """The rating in a response, None when it is unrelated (decision 14)."""
+        """The rating in a response, None when it is unrelated (decision 14).
+
+        Raises:
+            UserError: The pattern's first group gives anything but "1" to "5".
+        """
         found = re.search(self.pattern, text)
-        return int(found.group(1)) if found else None
+        if found is None:
+            return None
+        rating = found.group(1)
+        if rating not in ("1", "2", "3", "4", "5"):
+            raise UserError(
+                f"decode.pattern {self.pattern!r} finds {rating!r} in the response {text!r}",
+                "let its first group give 1 to 5 alone, as ([1-5]) does",
+            )
+        return int(rating)
 
     def settled(self, text: str) -> bool:
         """Whether no further token can change the rating that the text holds."""

@@ -6,6 +6,7 @@ Reads and writes nothing but what the logger and Lightning's checkpoints write.
 """
 
 import logging
+import math
 import sys
 import time
 import warnings
@@ -208,6 +209,7 @@ class UserAgentModule(L.LightningModule):
         self.model = model
         self.codec, self.examples, self.recipe, self.seed = codec, examples, recipe, seed
         self.tokens_per_batch = tokens_per_batch
+        self.adapter = name or "the adapter"
         self.metric = f"{name}/loss" if name else "loss"
         # A step is gathered from micro-batches, each of its own backward pass.
         self.automatic_optimization = False
@@ -244,7 +246,11 @@ class UserAgentModule(L.LightningModule):
         return [optimiser], [schedule]
 
     def training_step(self, batch: list[int]) -> None:
-        """One optimiser step: mean cross-entropy over the answers' tokens of the batch."""
+        """One optimiser step: mean cross-entropy over the answers' tokens of the batch.
+
+        Raises:
+            UserError: The loss is not finite; nothing is learned from it.
+        """
         rows = answered([self.examples[i] for i in batch], self.codec)
         n_targets = sum(map(len, rows.answers))
         optimiser: Any = self.optimizers()
@@ -261,6 +267,8 @@ class UserAgentModule(L.LightningModule):
         trained = (p for p in self.model.parameters() if p.requires_grad)
         total, unique_tokens = add_up(trained, total, unique_tokens)
         self.unique_tokens += int(unique_tokens)
+        if not math.isfinite(total):
+            raise _diverged(self.adapter, f"the loss of step {len(self.losses) + 1} is {total}")
         optimiser.step()
         schedule: Any = self.lr_schedulers()
         schedule.step()
@@ -314,6 +322,9 @@ def fit_adapter(
         logger: Of the loss, as `<name>/loss`.
         seed: Of the initial weights, the dropout and the order of the rows.
         name: The adapter's name.
+
+    Raises:
+        UserError: Its training diverged.
     """
     with lend(base, config, seed) as lent:
         _log.info("%s: %s", name, describe_size(lent))
@@ -332,6 +343,11 @@ def fit_adapter(
         )
         with _quietly():
             lightning.fit(module)
+        weights = weights_of(lent)
+        # No loss has seen the last step's weights.
+        if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
+            step = f"step {len(module.losses)}, whose loss was {module.losses[-1]:.4g}"
+            raise _diverged(name, f"weights are not finite after {step}")
         last = module.losses[-len(module.losses) // recipe.epochs :]
         summary = {
             "n_rows": len(examples),
@@ -339,7 +355,13 @@ def fit_adapter(
             "loss": sum(last) / len(last),
             "unique_tokens": module.unique_tokens,
         }
-        return TrainedAdapter(config, weights_of(lent), summary)
+        return TrainedAdapter(config, weights, summary)
+
+
+def _diverged(name: str, what: str) -> UserError:
+    return UserError(
+        f"{name} diverged: {what}", "lower train.lr, or take trainer.precision=32-true"
+    )
 
 
 def fit_on_devices(

@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from persona_lab.errors import UserError
 from persona_lab.model.engine import Group
 
 
@@ -31,10 +32,26 @@ def spread(
         work: Picklable; knows its process by `rank`.
 
     Raises:
-        ProcessRaisedException: One of them failed; the others are ended.
+        UserError: One of them raised it; the others are ended.
+        RuntimeError: One of them failed otherwise; names the error that it raised.
     """
     threads = max(1, torch.get_num_threads() // n)
-    mp.spawn(_work, args=(n, accelerator, folder, threads, work), nprocs=n)  # pyright: ignore[reportPrivateImportUsage]
+    try:
+        mp.spawn(_work, args=(n, accelerator, folder, threads, work), nprocs=n)  # pyright: ignore[reportPrivateImportUsage]
+    except mp.ProcessRaisedException as failed:
+        kind, _, text = _raised(str(failed)).partition(": ")
+        if kind == f"{UserError.__module__}.{UserError.__name__}":
+            # As UserError writes itself.
+            what, _, mend = text.removesuffix(")").rpartition(" (")
+            raise UserError(what, mend) from failed
+        raise RuntimeError(f"{kind}: {text}") from failed
+
+
+def _raised(traceback: str) -> str:
+    """The first line of the error that ends a traceback: what no longer stands indented."""
+    lines = traceback.strip().splitlines()
+    last = max((i for i, line in enumerate(lines) if line.startswith('  File "')), default=-1)
+    return next((line for line in lines[last + 1 :] if line[:1].strip()), lines[-1])
 
 
 def _work(

@@ -6,7 +6,7 @@ With the same vectors and seed the personas are the same, whatever the number of
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,11 @@ _GENRE = "genre "  # before the columns of genre shares
 
 
 class Clustering(Protocol):
-    """A way to group users."""
+    """A way to group users.
+
+    One that groups by anything but the vectors of profiles has an attribute `of_profiles` that is
+    False: adapters of its personas are no row of Table 1.
+    """
 
     @property
     def name(self) -> str:
@@ -165,6 +169,8 @@ class Demographics:
         column: A column of the users, such as gender.
     """
 
+    of_profiles: ClassVar[bool] = False
+
     name: str = field(metadata={"key": False})
     column: str
 
@@ -194,6 +200,8 @@ class GenrePersonas:
         curve_max: The curve of inertia and silhouette goes from 1 to this K or, where it is
             larger, to n_personas; never beyond the number of distinct shares of genres.
     """
+
+    of_profiles: ClassVar[bool] = False
 
     name: str = field(metadata={"key": False})
     n_personas: PositiveInt = 4

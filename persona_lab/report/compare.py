@@ -294,7 +294,8 @@ def _but_adapter(run: Run) -> str:
     changed = {
         name: value for name, value in choices["changed"].items() if not name.startswith("adapter")
     }
-    blank = dict.fromkeys(("id", "adapter", "seed"))
+    # Whether a row is a control may be the adapter's doing; what else makes it one is compared.
+    blank = dict.fromkeys(("id", "adapter", "seed", "control"))
     return json.dumps(choices | blank | {"changed": changed}, sort_keys=True)
 
 

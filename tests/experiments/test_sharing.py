@@ -30,3 +30,9 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < gap.max() < 1
     study.main(command)
     assert "seed 0:" not in capsys.readouterr().out
+    for others in (["peft.r=2"], ["train.epochs=1", "peft.r=2"]):
+        with pytest.raises(SystemExit, match="is of other overrides"):
+            study.main([*command, *others])
+    (tmp_path / "overrides.json").unlink()
+    with pytest.raises(SystemExit, match="is of other overrides"):
+        study.main(command)

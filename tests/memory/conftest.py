@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from persona_lab.distill import Memories
-from persona_lab.memory import Memory, Vectors
+from persona_lab.memory import Bank, Memory, Recalled, Vectors
 
 USERS, ITEMS = [10, 20, 30], list(range(1, 8))
 
@@ -24,6 +24,14 @@ def unit(rows: list[list[int]]) -> np.ndarray:
     array = np.array(rows, dtype=float).reshape(-1, 3)
     length = np.linalg.norm(array, axis=1, keepdims=True)
     return (array / np.where(length > 0, length, 1)).astype(np.float32)
+
+
+def recall(bank: Bank, user: int, item: int, before: int | None = None) -> list[Recalled]:
+    """What a user recalls for a movie at a place in the history, None: after all of it."""
+    place = len(ITEMS) if before is None else before
+    return bank.recall_rows(
+        pd.DataFrame({"user_id": [user], "item_id": [item], "position": [place]})
+    )[0]
 
 
 @st.composite
@@ -71,6 +79,7 @@ def toy() -> SimpleNamespace:
         users=USERS,
         items=ITEMS,
         unit=unit,
+        recall=recall,
         worlds=_worlds(),
         memories=memories,
         recall_times=st.sampled_from(["earlier", "any"]),

@@ -56,7 +56,7 @@ def test_recall_is_brute_force(toy, data):
             before = data.draw(toy.befores)
             recalled = [
                 (each.item_id, each.text, each.rating, each.position, each.similarity)
-                for each in bank.recall(user, item, before)
+                for each in toy.recall(bank, user, item, before)
             ]
             expected = brute_force(world, memory, time, user, item, before)[: memory.top_k]
             assert [each[:4] for each in recalled] == [each[:4] for each in expected]
@@ -75,7 +75,7 @@ def test_rows_recall_in_their_order_what_each_recalls_alone(toy, data):
     rows = pd.DataFrame(drawn, columns=["user_id", "item_id", "position"]).astype("int64")
     # Rows of a subset keep their index: recall goes by place.
     rows.index = pd.Index(data.draw(st.permutations(range(len(rows)))), dtype="int64")
-    assert bank.recall_rows(rows) == [bank.recall(*each) for each in drawn]
+    assert bank.recall_rows(rows) == [toy.recall(bank, *each) for each in drawn]
 
 
 def toy_bank(toy, memory=None, recall_time="earlier"):
@@ -97,35 +97,35 @@ def toy_bank(toy, memory=None, recall_time="earlier"):
 
 
 def test_of_equal_memories_the_later_comes_first(toy):
-    recalled = toy_bank(toy).recall(10, 5)
+    recalled = toy.recall(toy_bank(toy), 10, 5)
     assert [each.item_id for each in recalled] == [3, 2, 1, 4]
     assert [each.similarity for each in recalled] == pytest.approx([1, 1, 0.707107, 0])
 
 
 def test_a_movie_of_the_history_recalls_only_what_came_before_it(toy):
-    assert [each.item_id for each in toy_bank(toy).recall(10, 2, before=1)] == [1]
-    assert toy_bank(toy).recall(10, 1, before=0) == []
+    assert [each.item_id for each in toy.recall(toy_bank(toy), 10, 2, before=1)] == [1]
+    assert toy.recall(toy_bank(toy), 10, 1, before=0) == []
     anytime = toy_bank(toy, recall_time="any")
-    assert [each.item_id for each in anytime.recall(10, 2, before=1)] == [3, 1, 4]
+    assert [each.item_id for each in toy.recall(anytime, 10, 2, before=1)] == [3, 1, 4]
 
 
 def test_memories_below_the_least_similarity_are_not_recalled(toy):
     memory = Memory("mine", profile=True, interactions=True, top_k=9, min_similarity=0.8)
-    assert [each.item_id for each in toy_bank(toy, memory).recall(10, 5)] == [3, 2]
+    assert [each.item_id for each in toy.recall(toy_bank(toy, memory), 10, 5)] == [3, 2]
 
 
 def test_random_memories_are_as_many_of_the_users_own(toy):
     nearest = Memory("mine", profile=True, interactions=True, top_k=2, min_similarity=0.5)
     control = replace(nearest, test_memories="random")
     drawn = toy_bank(toy, control)
-    assert drawn.recall(10, 5) == drawn.recall(10, 5)
+    assert toy.recall(drawn, 10, 5) == toy.recall(drawn, 10, 5)
     # 4 is nothing like 5 and stands for it all the same; 1 may not recall itself or what is later.
-    many = [toy_bank(toy, replace(control, top_k=k)).recall(10, 5) for k in (1, 2, 3)]
+    many = [toy.recall(toy_bank(toy, replace(control, top_k=k)), 10, 5) for k in (1, 2, 3)]
     assert [len(each) for each in many] == [1, 2, 3]
     assert {each.item_id for recalled in many for each in recalled} <= {1, 2, 3, 4}
     assert {tuple(each.item_id for each in recalled) for recalled in many} - {(3,), (3, 2)}
-    assert [each.item_id for each in drawn.recall(10, 2, before=1)] == [1]
-    assert drawn.recall(10, 1, before=0) == []
+    assert [each.item_id for each in toy.recall(drawn, 10, 2, before=1)] == [1]
+    assert toy.recall(drawn, 10, 1, before=0) == []
 
 
 @given(st.data())
@@ -135,11 +135,11 @@ def test_random_memories_are_what_may_be_recalled(toy, data):
     item, before = data.draw(st.sampled_from(toy.items)), data.draw(toy.befores)
     control = replace(memory, test_memories="random")
     nearest, drawn = (
-        Bank(world.memories, world.vectors, each, time).recall(user, item, before)
+        toy.recall(Bank(world.memories, world.vectors, each, time), user, item, before)
         for each in (memory, control)
     )
     allowed = replace(memory, top_k=99, min_similarity=None)
-    everything = Bank(world.memories, world.vectors, allowed, time).recall(user, item, before)
+    everything = toy.recall(Bank(world.memories, world.vectors, allowed, time), user, item, before)
     assert len(drawn) == len(nearest) == len({each.item_id for each in drawn})
     assert {each.item_id for each in drawn} <= {each.item_id for each in everything}
 
@@ -167,6 +167,6 @@ def test_each_users_memories_are_read_once(toy, monkeypatch):
 
 def test_who_or_what_is_unknown_is_said(toy):
     with pytest.raises(KeyError, match="99"):
-        toy_bank(toy).recall(99, 1)
+        toy.recall(toy_bank(toy), 99, 1)
     with pytest.raises(KeyError, match="77"):
-        toy_bank(toy).recall(10, 77)
+        toy.recall(toy_bank(toy), 10, 77)

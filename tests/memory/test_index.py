@@ -25,11 +25,10 @@ def test_the_index_recalls_what_the_bank_recalls(toy, tmp_path_factory, data):
     time = data.draw(toy.recall_times)
     bank = Bank(world.memories, world.vectors, memory, time)
     assets = Assets(tmp_path_factory.mktemp("cache"))
-    index = Index.open(assets, world.memories, world.vectors, memory, time)
+    index = Index.open(assets, world.memories, world.vectors, memory)
     for user in toy.users:
         for item in data.draw(st.lists(st.sampled_from(toy.items), max_size=3)):
-            before = data.draw(toy.befores)
-            assert index.recall(user, item, before) == bank.recall(user, item, before)
+            assert index.recall(user, item) == toy.recall(bank, user, item)
 
 
 @pytest.fixture
@@ -48,14 +47,15 @@ def world(toy):
             items=toy.unit([[1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 1, 2]]),
             interactions=None,
         ),
+        recall=toy.recall,
     )
 
 
 def open_index(assets, world):
     memory = Memory("mine", profile=True, interactions=True, top_k=3)
-    index = Index.open(assets, world.memories, world.vectors, memory, "earlier")
+    index = Index.open(assets, world.memories, world.vectors, memory)
     bank = Bank(world.memories, world.vectors, memory, "earlier")
-    assert index.recall(10, 1) == bank.recall(10, 1)
+    assert index.recall(10, 1) == world.recall(bank, 10, 1)
     (folder,) = [path for path in (assets.cache / "derived").iterdir() if path.is_dir()]
     return folder
 
@@ -93,14 +93,14 @@ def test_other_memories_have_a_table_of_their_own(world, tmp_path):
     open_index(Assets(tmp_path), world)
     world.memories.interactions["text"] = "another"
     memory = Memory("mine", profile=True, interactions=True, top_k=3)
-    index = Index.open(Assets(tmp_path), world.memories, world.vectors, memory, "any")
+    index = Index.open(Assets(tmp_path), world.memories, world.vectors, memory)
     texts = {each.text for user in (10, 20, 30) for each in index.recall(user, 1)}
     assert texts == {"another"}
 
 
 def test_an_unknown_user_or_movie_is_said(world, tmp_path):
     memory = Memory("mine", profile=True, interactions=True)
-    index = Index.open(Assets(tmp_path), world.memories, world.vectors, memory, "any")
+    index = Index.open(Assets(tmp_path), world.memories, world.vectors, memory)
     with pytest.raises(KeyError, match="99"):
         index.recall(99, 1)
     with pytest.raises(KeyError, match="77"):

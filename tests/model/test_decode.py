@@ -117,6 +117,15 @@ def test_a_broken_pattern_is_the_users_error() -> None:
         Decode(pattern="[1-5]")
 
 
+def test_a_pattern_that_finds_no_rating_in_its_match_is_the_users_error() -> None:
+    digits = Decode(pattern=r"(\d+)")
+    assert digits.parse("4 stars") == 4
+    with pytest.raises(UserError, match=r"decode\.pattern .* finds '45' in .* '45 stars'"):
+        digits.parse("45 stars")
+    with pytest.raises(UserError, match="finds None"):
+        Decode(pattern=r"([1-5])|none").parse("none")
+
+
 @pytest.fixture
 def talkative(tiny: BaseModel, codec: Codec, assets: Any, in_fp64: None) -> PreTrainedModel:
     """A random fp64 model that mostly writes digits, breaks and ends of turns."""

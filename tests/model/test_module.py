@@ -110,6 +110,20 @@ def test_the_summary_counts(fit: Fit, make_examples: Callable[..., list[Example]
     assert 0 < summary["unique_tokens"] < n_rowwise
 
 
+def test_what_diverges_is_no_adapter(
+    fit: Fit, make_examples: Callable[..., list[Example]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = make_examples(n_users=3, n_rows=4)
+    mend = r"\(lower train\.lr, or take trainer\.precision=32-true\)"
+    hot = replace(TRAIN, lr=1e30)
+    with pytest.raises(UserError, match=rf"toy diverged: the loss of step \d is nan {mend}"):
+        fit(examples, hot)
+    # One step: its loss is that of the weights before it.
+    steps = {"epochs": 1, "batch_size": 12, "lr": float("inf")}
+    with pytest.raises(UserError, match=rf"toy diverged: weights .* after step 1, .* {mend}"):
+        fit(examples, replace(TRAIN, **steps))
+
+
 def test_micro_batches_give_the_weights_of_whole_steps(
     fit: Fit, make_examples: Callable[..., list[Example]]
 ) -> None:

@@ -14,9 +14,9 @@ from lightning.pytorch.loggers import CSVLogger
 
 from persona_lab.assets import Assets
 from persona_lab.errors import UserError
-from persona_lab.model import BaseModel, Lora, Train, Trainer, fit_on_devices
+from persona_lab.model import BaseModel, Decode, Lora, Train, Trainer, fit_on_devices
 from persona_lab.model.engine import Group
-from persona_lab.model.ranks import add_up, own_share
+from persona_lab.model.ranks import _raised, add_up, own_share, spread
 from persona_lab.prompting import Codec, Example
 
 DDP = Trainer(strategy="ddp", devices=2)
@@ -70,6 +70,19 @@ def test_a_single_process_has_all_groups_and_its_own_gradients() -> None:
     parameter.grad = torch.tensor([1.0, 2.0])
     assert add_up([parameter], 3.0) == [3.0]
     assert parameter.grad.tolist() == [1.0, 2.0]
+
+
+def test_the_error_of_a_process_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as told:
+        spread(1, "cpu", tmp_path, partial(Decode, pattern="[1-5]"))
+    assert str(told.value) == "decode.pattern has no group (put ( and ) around the rating in it)"
+    assert "Traceback" in str(told.value.__cause__)
+
+
+def test_the_error_is_the_line_below_the_last_frame() -> None:
+    frames = 'Traceback:\n  File "a.py", line 1, in f\n    f()\n    ^^^\n'
+    assert _raised(f"{frames}KeyError: 1\n\nDuring it:\n\n{frames}E: no\n  more\nlast\n") == "E: no"
+    assert _raised("alone\n") == "alone"
 
 
 def test_as_many_processes_as_devices(monkeypatch: pytest.MonkeyPatch) -> None:

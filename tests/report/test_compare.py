@@ -125,6 +125,14 @@ def test_personas_are_compared_with_what_differs_in_the_adapter_alone(sweep):
     assert [tuple(map("".join, pair)) for pair in found] == [("a", "cf"), ("a", "b")]
 
 
+def test_personas_of_no_profiles_are_compared_though_they_alone_are_a_control(sweep):
+    sweep.add("a", adapter="persona", personas="genres", control=True)
+    sweep.add("b", adapter="single_max", personas="genres")
+    sweep.add("c", adapter="single_max", personas="kmeans")
+    (group,) = groups(build(sweep.folder))
+    assert [tuple(each.first.name for each in pair) for pair in contrasts(group)] == [("a", "b")]
+
+
 def test_the_seeds_of_a_line_are_compared_together(sweep):
     for name, adapter, seed in (("a", "persona", 0), ("b", "persona", 1), ("c", "single_max", 0)):
         sweep.add(name, adapter=adapter, seed=seed)
