@@ -168,9 +168,12 @@ class Result:
         nested = ("intervals", "baselines", "timing", "cost", "cuts", "skipped", "distillation")
         single = ("cohort", "n_test", "n_unrelated", "truncated", "reused")
         beyond = {name: value for name, value in self.beyond.items() if not isinstance(value, list)}
-        leaks = sum(each["found"] for each in self.audit)
+        audited = {
+            "audit_found": sum(each["found"] for each in self.audit),
+            "audit_unchecked": sum(bool(each.get("note")) for each in self.audit),
+        }
         named = {name: getattr(self, name) for name in (*single, *nested)}
-        return {**self.metrics, **named, "beyond": beyond, "audit_found": leaks}
+        return {**self.metrics, **named, "beyond": beyond, **audited}
 
     @classmethod
     def load(cls, folder: Path) -> Self:

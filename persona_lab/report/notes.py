@@ -158,14 +158,24 @@ def _audits(runs: Sequence[Run]) -> Iterator[str]:
     """Say what the audits found: runs of one finding together."""
     found: dict[str, list[str]] = {}
     for run in runs:
-        leaks = [each for each in run.result.audit if each["found"]]
-        said = [f"{each['place']} {each['what']} ({each['found']:,} of {each['checked']:,})"
-                for each in leaks]  # fmt: skip
-        clean = "nothing" if run.result.audit else "not made"
-        found.setdefault("; ".join(said) or clean, []).append(run.label)
+        found.setdefault(_audited(run.result.audit), []).append(run.label)
     for said, labels in found.items():
         where = f" ({'; '.join(labels)})" if len(found) > 1 else ""
         yield f"Audit, for test ratings in what prompts are made of{where}: {said}."
+
+
+def _audited(findings: Sequence[dict[str, Any]]) -> str:
+    """What one audit found, and what it could not check."""
+    if not findings:
+        return "not made"
+    leaks = [f"{each['place']} {each['what']} ({each['found']:,} of {each['checked']:,})"
+             for each in findings if each["found"]]  # fmt: skip
+    unchecked = [each for each in findings if each.get("note")]
+    if not unchecked:
+        return "; ".join(leaks) or "nothing"
+    places = ", ".join(f"{each['place']} {each['what']}" for each in unchecked)
+    why = "; ".join(dict.fromkeys(each["note"] for each in unchecked))
+    return f"{'; '.join(leaks) or 'nothing in what was checked'}. Not checked: {places} ({why})"
 
 
 # What may be given test ratings, the field that says so, and its value under protocol=paper.

@@ -97,6 +97,35 @@ def test_cut_prompts_and_several_sets_of_rows_are_said(sweep):
     assert cells(main_table(report), "test rows") == ["A", "B"]
 
 
+def finding(place, checked=9, found=0, note=""):
+    what = "changes with the test ratings"
+    return {"place": place, "what": what, "checked": checked, "found": found, "note": note}
+
+
+@pytest.mark.parametrize(
+    ("findings", "said"),
+    [
+        ([], "not made."),
+        ([finding("trait"), finding("retrieval", checked=0)], "nothing."),
+        ([finding("trait", found=2)], "trait changes with the test ratings (2 of 9)."),
+        (
+            [finding("trait"), finding("profile", 0, note="why"), finding("memory", 0, note="why")],
+            "nothing in what was checked. Not checked: profile changes with the test ratings, "
+            "memory changes with the test ratings (why).",
+        ),
+        (
+            [finding("trait", found=2), finding("memory", 0, note="why")],
+            "trait changes with the test ratings (2 of 9). Not checked: memory changes with the "
+            "test ratings (why).",
+        ),
+    ],
+)
+def test_the_audit_says_nothing_only_of_what_it_checked(sweep, findings, said):
+    sweep.add("a", facts={"audit": findings})
+    (note,) = [each for each in notes(build(sweep.folder)) if each.startswith("Audit")]
+    assert note == f"Audit, for test ratings in what prompts are made of: {said}"
+
+
 def test_notes_go_by_the_fields_and_not_by_the_protocols_name(sweep):
     mended = {"protocol.item_mean": "outside_cohort", "protocol.traits": "training"}
     sweep.add("run", protocol="paper", changed=mended)

@@ -256,6 +256,14 @@ def test_the_audit_shows_what_was_looked_for_and_sets_off_what_was_found(sweep):
     assert table.strong == {1}
 
 
+def test_the_audit_does_not_call_clean_what_was_not_checked(sweep):
+    finding = {"place": "profile", "what": "changes", "checked": 0, "found": 0, "examples": []}
+    sweep.add("a", facts={"audit": [finding | {"note": "not made again"}]})
+    table = audit_table(build(sweep.folder))
+    assert table.rows == (("profile", "changes", "0", NONE, "not made again", "every run"),)
+    assert not table.strong
+
+
 def test_failures_alone_make_a_report(sweep):
     sweep.fail("a", error="ValueError: two\nlines\x1b[31m")
     report = build(sweep.folder)
