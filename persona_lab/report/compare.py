@@ -22,6 +22,7 @@ VERSIONS = ("prompt", "all", "cohort")
 SINGLE = ("single_max", "single_min", "single_full")
 NAMES = {
     "prompt_mean": "item mean that the prompt shows",
+    "prompt_mean_user_offset": "item mean that the prompt shows + user's offset",
     "constant": "training mean",
     "always_4": "always 4",
     "user_mean": "user mean",
@@ -36,7 +37,7 @@ FITTED = {
     "cohort": "the users' training rows",
 }
 """What each version of a baseline was fitted on."""
-UNVARIED = ("prompt_mean", "always_4", "user_mean")
+UNVARIED = ("prompt_mean", "prompt_mean_user_offset", "always_4", "user_mean")
 """Baselines that predict the same in every version."""
 
 Interval = dict[str, Any]

@@ -68,10 +68,10 @@ def test_runs_of_the_same_test_rows_are_paired_also_where_another_mean_is_shown(
     (group,) = groups(build(sweep.folder))
     assert [run.name for run in group.runs] == ["strict", "paper"]
     assert against_run(*group.runs) is not None
-    first, second, *_ = group.baselines
-    assert first == ("prompt", "prompt_mean")
-    assert second[1].startswith("item mean that the prompt shows, in r10 · ")
-    assert group.baselines[second]["rmse"] == 0.5
+    first, second, third, *_ = group.baselines
+    assert (first, second) == (("prompt", "prompt_mean"), ("prompt", "prompt_mean_user_offset"))
+    assert third[1].startswith("item mean that the prompt shows, in r10 · ")
+    assert group.baselines[third]["rmse"] == 0.5
     assert len(group.baselines) == 1 + sum(map(len, other.baselines.values()))
 
 
@@ -172,7 +172,7 @@ def test_findings_name_every_baseline_once(sweep):
     sweep.add("run", noise=0.5)
     (group,) = groups(build(sweep.folder))
     said = " ".join(findings(group.best, list(group.baselines)))
-    for name in ("always 4", "user mean", ", item mean", "bias"):
+    for name in ("always 4", "user mean", ", item mean,", "user's offset", "bias"):
         assert said.count(name) == 1
     assert "lower, beyond noise" in said
 

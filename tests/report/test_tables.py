@@ -113,9 +113,10 @@ def test_the_prompts_mean_stands_first_and_set_off(table_1):
     (group,) = groups(build(table_1.folder))
     table = baseline_table(group)
     assert table.rows[0][:2] == ("item mean that the prompt shows", NONE)
-    assert table.strong == {0}
+    assert table.rows[1][:2] == ("item mean that the prompt shows + user's offset", NONE)
+    assert table.strong == {0, 1}
     once, fitted = cells(table, "fitted on"), ["all but the test rows", "the users' training rows"]
-    assert once == [NONE, fitted[0], NONE, NONE, *[fitted[0]] * 4, *[fitted[1]] * 5]
+    assert once == [NONE, NONE, fitted[0], NONE, NONE, *[fitted[0]] * 4, *[fitted[1]] * 5]
     assert all(cell.split()[-1] == "lower" for cell in cells(table, table.columns[3].head))
 
 
