@@ -141,7 +141,8 @@ class Result:
     def objective(self) -> float:
         """What a search over choices makes small: RMSE over all rows, in stars.
 
-        A response without a rating counts as the user's mean: leaving it out would reward silence.
+        A response without a rating counts as the rating farthest from the truth. Left out, or as
+        the user's mean, which few models beat, it would reward silence.
 
         Raises:
             UserError: These are test rows of reported users, on which nothing may be chosen.
@@ -151,7 +152,7 @@ class Result:
                 "a search would choose on test rows of reported users (decision 28)",
                 "search on others: data.cohort=dev, or data.validation_fraction=0.1",
             )
-        return self.metrics["rmse_user_mean"]
+        return self.metrics["rmse_worst"]
 
     def save(self, folder: Path) -> None:
         """Write result.json into a folder: all of it or, when interrupted, nothing."""
