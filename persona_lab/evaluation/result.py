@@ -201,4 +201,5 @@ class Result:
         if missing:
             raise UserError(f"{path} lacks {', '.join(sorted(missing))}", mend)
         known = {f.name: found[f.name] for f in fields(cls) if f.name in found}
+        known.setdefault("development", known["cohort"] == "dev")
         return cls(row=row, **known)

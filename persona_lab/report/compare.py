@@ -238,7 +238,7 @@ def claims(group: Group) -> tuple[Judged, ...]:
     """Judge the paper's claims by a group's rows of Table 1, the seeds of a row together.
 
     Where the group holds several settings (another K, another protocol), by the one with the most
-    rows.
+    rows. None is judged on rows that choices are made on (decision 28).
     """
     settings: dict[str, dict[str, TableRow]] = {}
     for line in group.lines:
@@ -247,7 +247,7 @@ def claims(group: Group) -> tuple[Judged, ...]:
         if row.adapter == "random_persona" and row.role == "slm":
             name = f"random_{row.memory}"
         frames = tuple(run.predictions for run in line.runs if run.predictions is not None)
-        if name is not None and frames:
+        if name is not None and frames and not line.first.result.development:
             rows = settings.setdefault(_setting(line.first), {})
             rows.setdefault(name, TableRow(frames, line.first.stands_in))
     setting = max(settings, key=lambda each: len(settings[each]), default=None)

@@ -92,7 +92,7 @@ def _notes(report: Report) -> Iterator[str]:
         return
     yield (
         f"Protocol: {_all(run.result.row.protocol for run in runs)}. "
-        f"Users: {_all(run.result.cohort for run in runs)}, of "
+        f"Users: {_all(_users(run) for run in runs)}, of "
         f"{_all(run.result.row.data for run in runs)}. "
         f"Decode: {_all(run.result.row.decode for run in runs)}."
     )
@@ -150,8 +150,16 @@ def _cautions(runs: Sequence[Run]) -> Iterator[str]:
     cut = [f"{run.label}: {run.result.truncated:,}" for run in runs if run.result.truncated]
     if cut:
         yield f"Test prompts cut to fit the model's context: {'; '.join(cut)}."
-    if any(run.result.cohort == "dev" for run in runs):
-        yield "Development users are for choosing settings; their numbers are not results."
+    if any(run.result.development for run in runs):
+        yield (
+            "Rows of development users, or held back from training, are for choosing settings: "
+            "their numbers are not results, and no claim of the paper is judged on them."
+        )
+
+
+def _users(run: Run) -> str:
+    held_back = run.result.development and run.result.cohort != "dev"
+    return run.result.cohort + " (rows held back from training)" * held_back
 
 
 def _audits(runs: Sequence[Run]) -> Iterator[str]:

@@ -68,19 +68,22 @@ def test_a_folder_without_result_is_the_users_error(tmp_path):
         Result.load(tmp_path)
 
 
-def test_only_what_development_rows_give_is_an_objective(tmp_path):
+def test_only_what_development_rows_give_is_an_objective():
     metrics = {"rmse": 1.0, "rmse_worst": 1.2}
     for_choosing = replace(RESULT, metrics=metrics, development=True)
     assert for_choosing.objective() == 1.2
     with pytest.raises(UserError, match="test rows of reported users"):
         replace(for_choosing, development=False).objective()
-    # A result that was written before the field came says nothing of it.
-    for_choosing.save(tmp_path)
+
+
+@pytest.mark.parametrize(("cohort", "development"), [("reported", False), ("dev", True)])
+def test_a_result_of_before_the_field_goes_by_its_cohort(tmp_path, cohort, development):
+    replace(RESULT, cohort=cohort).save(tmp_path)
     file = tmp_path / "result.json"
     found = json.loads(file.read_text())
     del found["development"]
     file.write_text(json.dumps(found))
-    assert not Result.load(tmp_path).development
+    assert Result.load(tmp_path).development == development
 
 
 @pytest.mark.parametrize("decode", ["paper", "greedy"])

@@ -160,6 +160,14 @@ def test_claims_are_of_the_rows_of_the_table(sweep):
     assert found.contrast.n_seeds == (2, 1)
 
 
+@pytest.mark.parametrize("given", [{"cohort": "dev"}, {"facts": {"development": True}}])
+def test_no_claim_is_judged_on_rows_that_choices_are_made_on(sweep, given):
+    sweep.add("a", id="r9", adapter="persona", **given)
+    sweep.add("b", id="r5", adapter="single_max", **given)
+    (group,) = groups(build(sweep.folder))
+    assert claims(group) == ()
+
+
 def test_runs_are_not_compared_without_the_same_rows(sweep):
     sweep.add("all")
     sweep.add("some", n_users=30)

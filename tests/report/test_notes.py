@@ -61,7 +61,10 @@ def test_what_all_runs_changed_is_a_note(sweep):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"cohort": "dev"}, "Development users"),
+        ({"cohort": "dev"}, "Users: dev, of ml_100k."),
+        ({"cohort": "dev"}, "Rows of development users"),
+        ({"facts": {"development": True}}, "Users: reported (rows held back from training), of"),
+        ({"facts": {"development": True}}, "or held back from training, are for choosing settings"),
         ({"protocol": "paper"}, "seen: the item mean in the prompt is over all ratings"),
         ({"changed": {"distiller.scope": "all"}}, "seen: profiles and memories are distilled"),
         ({"changed": {"protocol.traits": "all"}}, "seen: traits are measured on all ratings"),
@@ -82,7 +85,7 @@ def test_notes_of_a_plain_run_claim_nothing_more(sweep):
     sweep.add("run", setup="paper", model="phi3", distiller="openai", embedder="ada002")
     found = " ".join(notes(build(sweep.folder)))
     assert "Protocol: strict. Users: reported, of ml_100k. Decode: paper." in found
-    for said in ("Development", "stand-in", "Only", "sets of rows", "flattered", "cut", "told"):
+    for said in ("development", "stand-in", "Only", "sets of rows", "flattered", "cut", "told"):
         assert said not in found
 
 
