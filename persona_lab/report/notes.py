@@ -1,5 +1,6 @@
 """Report -> what it shows in sentences, and what it cannot show. Pure."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -45,6 +46,7 @@ READING = (
 
 FEW_USERS = 30
 LITTLE_MASS = 0.5
+_MOVIELENS = re.compile(r"ml[_-]|movielens", re.IGNORECASE)
 
 
 def headlines(report: Report) -> tuple[str, ...]:
@@ -154,6 +156,11 @@ def _cautions(runs: Sequence[Run]) -> Iterator[str]:
         yield (
             "Rows of development users, or held back from training, are for choosing settings: "
             "their numbers are not results, and no claim of the paper is judged on them."
+        )
+    if any(_MOVIELENS.match(run.result.row.data) for run in runs):
+        yield (
+            "MovieLens is public: models may know its ratings, or what is thought of its movies, "
+            "from their pretraining; no audit of prompts can show that."
         )
 
 

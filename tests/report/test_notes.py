@@ -65,6 +65,7 @@ def test_what_all_runs_changed_is_a_note(sweep):
         ({"cohort": "dev"}, "Rows of development users"),
         ({"facts": {"development": True}}, "Users: reported (rows held back from training), of"),
         ({"facts": {"development": True}}, "or held back from training, are for choosing settings"),
+        ({"data": "ml_1m"}, "MovieLens is public: models may know its ratings"),
         ({"protocol": "paper"}, "seen: the item mean in the prompt is over all ratings"),
         ({"changed": {"distiller.scope": "all"}}, "seen: profiles and memories are distilled"),
         ({"changed": {"protocol.traits": "all"}}, "seen: traits are measured on all ratings"),
@@ -87,6 +88,11 @@ def test_notes_of_a_plain_run_claim_nothing_more(sweep):
     assert "Protocol: strict. Users: reported, of ml_100k. Decode: paper." in found
     for said in ("development", "stand-in", "Only", "sets of rows", "flattered", "cut", "told"):
         assert said not in found
+
+
+def test_made_up_ratings_are_in_no_pretraining(sweep):
+    sweep.add("run", data="synthetic")
+    assert not any("pretraining" in note for note in notes(build(sweep.folder)))
 
 
 def test_cut_prompts_and_several_sets_of_rows_are_said(sweep):
