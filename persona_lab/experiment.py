@@ -315,7 +315,10 @@ class Experiment:
         )
 
     def audit(self, assets: Assets, prepared: Prepared) -> Audit:
-        """Make everything again from other test ratings, and look for what changed."""
+        """Make everything again from other test ratings, and look for what changed.
+
+        An LLM is not asked again: of its texts the audit says that they were not checked.
+        """
         ratings, split, memories = (
             self.data.ratings(assets),
             prepared.split.value,
@@ -340,7 +343,9 @@ class Experiment:
             return Seen(prepared.split.value, prepared.memories.value, rows, prompts)
 
         other, other_split = rated_otherwise(unseen)
-        if self.distiller.estimate(split.train.groupby("user_id").size().tolist()).calls == 0:
+        sizes = split.train.groupby("user_id").size().tolist()
+        rewritten = self.distiller.estimate(sizes).calls == 0
+        if rewritten:
             again = distil(
                 self.distiller, other_split, other, self.protocol, self.data.seed, assets
             )
@@ -367,6 +372,7 @@ class Experiment:
             rated_otherwise(split.train)[1].movies.set_index("item_id")["mean"],
             sample,
             [(*place, each) for place, each in zip(places, recalled, strict=True)],
+            rewritten=rewritten,
         )
 
     def adapters(

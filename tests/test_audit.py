@@ -1,6 +1,7 @@
 """The audit of the whole flow: none under strict, what leaks under paper, planted canaries."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,32 @@ from hydra import compose, initialize_config_module
 
 from persona_lab.assets import Assets
 from persona_lab.configure import CONF, build
+from persona_lab.data import Cost
+from persona_lab.distill import Statistical
 from persona_lab.distill.titles import natural_title
 from persona_lab.experiment import Experiment, Prepared
 from persona_lab.store import Store
 
 TEST = "changes with the test ratings"
+TEST_TITLE = "names a title of a test row"
+
+
+@dataclasses.dataclass(frozen=True)
+class Paid(Statistical):
+    """Takes calls of an LLM, by its own word."""
+
+    def estimate(self, sizes: Sequence[int]) -> Cost:
+        return Cost(calls=len(sizes))
 
 
 def experiment(*overrides: str) -> Experiment:
     with initialize_config_module(CONF, version_base="1.3"):
         cfg = compose("config", ["experiment=smoke", *overrides])
         return build(cfg, {}, Path.cwd()).experiment
+
+
+def paid(*overrides: str) -> Experiment:
+    return dataclasses.replace(experiment(*overrides), distiller=Paid())
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +52,7 @@ def prepared(places: dict[str, Any]) -> Prepared:
 def found(places, one: Experiment, prepared: Prepared | None = None) -> set[tuple[str, str]]:
     """The places and kinds of leaks that the audit reports."""
     findings = one.audit(places["assets"], prepared or one.prepare(**places)).findings
-    assert all(each["checked"] > 0 for each in findings)
+    assert all((each["checked"] > 0) != bool(each["note"]) for each in findings)
     return {(each["place"], each["what"]) for each in findings if each["found"]}
 
 
@@ -51,16 +67,53 @@ def planted(prepared: Prepared, part: str, **columns: Any) -> Prepared:
     return dataclasses.replace(prepared, memories=entry)
 
 
-def titles(prepared: Prepared) -> list[str]:
-    """Titles of the first user's history, its first movie's first."""
-    rows = prepared.memories.value.interactions
+def titles(prepared: Prepared, part: str = "train") -> list[str]:
+    """Titles of the first user's training or test rows, the first row's first."""
+    rows = getattr(prepared.split.value, part)
     movies = prepared.split.value.movies.set_index("item_id")
     own = rows.loc[rows["user_id"] == rows["user_id"].iloc[0], "item_id"]
     return [f"{natural_title(movies.title[i])} ({int(movies.year[i])})" for i in own]
 
 
-def test_strict_leaks_nothing(places, prepared):
-    assert found(places, experiment(), prepared) == set()
+@pytest.mark.parametrize("one", [experiment, paid])
+def test_strict_leaks_nothing(places, prepared, one: Callable[..., Experiment]):
+    assert found(places, one(), prepared) == set()
+
+
+def test_what_an_llm_wrote_is_said_to_be_unchecked_and_not_called_clean(places, prepared):
+    changed = planted(prepared, "profiles", profile="I gave my last movie 5.")
+    findings = paid().audit(places["assets"], changed).findings
+    unchecked = {(each["place"], each["what"]) for each in findings if not each["checked"]}
+    assert unchecked == {("profile", TEST), ("memory", TEST)}
+    assert all("LLM" in each["note"] for each in findings if not each["checked"])
+    (prompt,) = [each for each in findings if each["place"] == "prompt"]
+    assert prompt["what"] == f"{TEST}, but for what an LLM wrote"
+
+
+@pytest.mark.parametrize("override", ["distiller.scope=all", "protocol.item_mean=all"])
+def test_what_an_llm_is_given_is_checked(places, override):
+    one = experiment(override)
+    scope = one.distiller.scope
+    leaks = found(places, dataclasses.replace(one, distiller=Paid(scope=scope)))
+    assert ("distiller", TEST) in leaks
+
+
+@pytest.mark.parametrize("one", [experiment, paid])
+@pytest.mark.parametrize(
+    ("part", "column", "place"),
+    [
+        ("profiles", "profile", "profile"),
+        ("snapshots", "profile", "profile"),
+        ("interactions", "text", "memory"),
+    ],
+)
+def test_a_title_of_a_test_row_is_found(
+    places, prepared, one: Callable[..., Experiment], part, column, place
+):
+    text = f"I shall see {titles(prepared, 'test')[0]} tomorrow."
+    leaks = found(places, one(), planted(prepared, part, **{column: text}))
+    assert (place, TEST_TITLE) in leaks
+    assert not {each for each in leaks if "history" in each[1]}
 
 
 def test_texts_about_movies_are_not_asked_for_again(places, prepared):

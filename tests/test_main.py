@@ -42,7 +42,7 @@ def fake_run(self: Any, assets: Any, store: Any, folder: Path, rerun: bool) -> R
         **names,
     )
     metrics = {"rmse": 1.0, "mae": 0.8, "urr": 0.0, "rmse_expected": 1.0, "mae_expected": 0.8}
-    metrics["rmse_user_mean"] = self.train.lr
+    metrics["rmse_worst"] = self.train.lr
     intervals = {name: {"value": 1.0, "low": 0.9, "high": 1.1} for name in metrics}
     counts = {"n_test": 3, "n_unrelated": 0, "truncated": 0}
     lists: dict[str, Any] = {"comparisons": [], "per_persona": []}

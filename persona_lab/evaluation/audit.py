@@ -6,10 +6,10 @@ them, whatever the protocol is called. Pure, but for `Audit.save` and `load`.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,8 @@ from persona_lab.memory import Recalled
 EXAMPLES = 3
 _ROW = ["user_id", "item_id"]
 _TRAITS = ["activity", "conformity", "diversity"]
+_TEST_RATING = "changes with the test ratings"
+_NOT_AGAIN = "an LLM wrote these texts and they were not made again; what it was given was checked"
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,12 @@ class Audit:
 
     Attributes:
         findings: One record per place: `place`, `what` was looked for, how many were `checked`,
-            in how many it was `found`, and up to three `examples`.
+            in how many it was `found`, up to three `examples`, and a `note` that says why none
+            could be checked, else empty.
     """
 
     STAGE: ClassVar[str] = "audit"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     findings: list[dict[str, Any]]
 
@@ -55,7 +58,7 @@ class Seen:
     Attributes:
         split: Movies with their averages; training and test rows.
         memories: Profiles with traits, snapshots and enriched interactions.
-        distilled: The rows that the distiller was given.
+        distilled: The rows that the distiller was given, as from `history_rows`.
         prompts: Token ids of the sampled test rows' prompts, in the order of the sample.
     """
 
@@ -83,111 +86,135 @@ def audit(
     own_means: pd.Series,
     sample: pd.DataFrame,
     recalled: Sequence[tuple[int, int, int, Sequence[Recalled]]],
+    *,
+    rewritten: bool = True,
 ) -> Audit:
     """Look for test ratings, and for answers to training rows, in what a run used.
 
     Args:
         used: What the run used.
-        other: The same, computed from ratings in which every test row has another one. Texts of
-            a distiller that costs money are those used: then the rows it was given are compared.
+        other: The same, computed from ratings in which every test row has another one.
         own_means: Movies' averages, by item_id, had every training row been rated otherwise.
         sample: user_id and item_id of the test rows whose prompts are given.
         recalled: For a sample of training rows: user_id, item_id, position and what they recall.
+        rewritten: Whether the distiller wrote the other texts; an LLM is not asked again, and the
+            texts are those used. Comparing them would show nothing, so it counts as not checked.
     """
+    found = (
+        *_means(used, other, own_means),
+        *_texts(used, other, rewritten),
+        *_titles(used),
+        *_recalls(recalled),
+        _prompts(used, other, sample, rewritten),
+    )
     return Audit(
         [
-            {"place": place, "what": what, "checked": checked, "found": len(found),
-             "examples": found[:EXAMPLES]}
-            for place, what, checked, found in _places(used, other, own_means, sample, recalled)
+            {"place": each.place, "what": each.what, "checked": each.checked,
+             "found": len(each.places), "examples": each.places[:EXAMPLES], "note": each.note}
+            for each in found
         ]
     )  # fmt: skip
 
 
-_Found = tuple[str, str, int, list[str]]
+class _Found(NamedTuple):
+    place: str
+    what: str
+    checked: int
+    places: list[str]
+    note: str = ""
 
 
-def _places(
-    used: Seen,
-    other: Seen,
-    own_means: pd.Series,
-    sample: pd.DataFrame,
-    recalled: Sequence[tuple[int, int, int, Sequence[Recalled]]],
-) -> Iterator[_Found]:
-    test_rating = "changes with the test ratings"
+def _means(used: Seen, other: Seen, own_means: pd.Series) -> Iterator[_Found]:
     means = used.split.movies.set_index("item_id")["mean"]
     others = other.split.movies.set_index("item_id")["mean"].reindex(means.index)
-    yield "item mean", test_rating, len(means), _movies(_differing(means, others))
+    yield _Found("item mean", _TEST_RATING, len(means), _movies(_differing(means, others)))
     trained = means[means.index.isin(used.split.train["item_id"])]
     found = _movies(_differing(trained, own_means.reindex(trained.index)))
-    yield "item mean", "changes with the ratings of training rows", len(trained), found
+    what = "changes with the ratings of training rows"
+    yield _Found("item mean", what, len(trained), found)
 
+
+def _texts(used: Seen, other: Seen, rewritten: bool) -> Iterator[_Found]:
     profiles = used.memories.profiles.set_index("user_id")
     theirs = other.memories.profiles.set_index("user_id").reindex(profiles.index)
-    for place, columns in (("trait", _TRAITS), ("profile", ["profile"])):
-        changed = (profiles[columns] != theirs[columns]).any(axis=1)
-        yield place, test_rating, len(profiles), _users(profiles.index[changed])
-    yield "profile", "names a title of the user's history", len(profiles), _titles_in_profiles(used)
+    changed = (profiles[_TRAITS] != theirs[_TRAITS]).any(axis=1)
+    yield _Found("trait", _TEST_RATING, len(profiles), _users(profiles.index[changed]))
 
     texts = used.memories.interactions.set_index(_ROW)
-    again = other.memories.interactions.set_index(_ROW).reindex(texts.index)
-    changed = (texts[["rating", "text"]] != again[["rating", "text"]]).any(axis=1)
-    yield "memory", test_rating, len(texts), _pairs(texts.index[changed])
+    if rewritten:
+        changed = profiles["profile"] != theirs["profile"]
+        yield _Found("profile", _TEST_RATING, len(profiles), _users(profiles.index[changed]))
+        again = other.memories.interactions.set_index(_ROW).reindex(texts.index)
+        changed = (texts[["rating", "text"]] != again[["rating", "text"]]).any(axis=1)
+        yield _Found("memory", _TEST_RATING, len(texts), _pairs(texts.index[changed]))
+    else:
+        yield _Found("profile", _TEST_RATING, 0, [], _NOT_AGAIN)
+        yield _Found("memory", _TEST_RATING, 0, [], _NOT_AGAIN)
     tested = texts.index.isin(pd.MultiIndex.from_frame(used.split.test[_ROW]))
-    yield "memory", "is of a test row", len(texts), _pairs(texts.index[tested])
-    what = "names another title of the user's history"
-    yield "memory", what, len(texts), _titles_in_memories(used)
+    yield _Found("memory", "is of a test row", len(texts), _pairs(texts.index[tested]))
 
-    given, else_given = (each.distilled.set_index(_ROW)["rating"] for each in (used, other))
-    changed = given != else_given.reindex(given.index)
-    yield "distiller", test_rating, len(given), _pairs(given.index[changed])
+    # The movies' averages are given too, and an LLM is shown them.
+    given, theirs = (each.distilled.set_index(_ROW)[["rating", "mean"]] for each in (used, other))
+    theirs = theirs.reindex(given.index)
+    ratings, means = (_differing(given[name], theirs[name]) for name in given)
+    yield _Found("distiller", _TEST_RATING, len(given), _pairs(ratings.union(means)))
 
+
+def _titles(used: Seen) -> Iterator[_Found]:
+    titles = Titles.of(used.split.movies)
+    history, tested = (
+        rows.groupby("user_id")["item_id"].agg(frozenset).to_dict()
+        for rows in (used.split.train, used.split.test)
+    )
+    profiles = used.memories.profiles
+    written = pd.concat([profiles, used.memories.snapshots])[["user_id", "profile"]]
+    users, texts = (written.drop_duplicates()[name].tolist() for name in written)
+    by_user: dict[int, list[frozenset[int]]] = {user: [] for user in profiles["user_id"].tolist()}
+    for user, text in zip(users, texts, strict=True):
+        by_user[user] += [mention.items for mention in titles.mentions(text)]
+    for what, rows in (("the user's history", history), ("a test row", tested)):
+        found = [user for user, named in by_user.items() if _any_of(named, rows.get(user))]
+        yield _Found("profile", f"names a title of {what}", len(profiles), _users(found))
+
+    memories = used.memories.interactions
+    columns = (memories[name].tolist() for name in (*_ROW, "text"))
+    named = [
+        (user, item, others)
+        for user, item, text in zip(*columns, strict=True)
+        if (others := [m.items for m in titles.mentions(text) if item not in m.items])
+    ]
+    for what, rows in (
+        ("names another title of the user's history", history),
+        ("names a title of a test row", tested),
+    ):
+        found = [(user, item) for user, item, others in named if _any_of(others, rows.get(user))]
+        yield _Found("memory", what, len(memories), _pairs(found))
+
+
+def _any_of(named: Iterable[frozenset[int]], items: frozenset[int] | None) -> bool:
+    return items is not None and not all(items.isdisjoint(each) for each in named)
+
+
+def _recalls(recalled: Sequence[tuple[int, int, int, Sequence[Recalled]]]) -> Iterator[_Found]:
     itself, later = [], []
     for user, item, position, memories in recalled:
         row = f"user {user}, movie {item}"
         itself += [row] * any(each.item_id == item for each in memories)
         later += [row] * any(each.position >= position for each in memories)
-    yield "retrieval", "a training row recalls what came after it", len(recalled), later
-    yield "retrieval", "a row recalls itself", len(recalled), itself
+    what = "a training row recalls what came after it"
+    yield _Found("retrieval", what, len(recalled), later)
+    yield _Found("retrieval", "a row recalls itself", len(recalled), itself)
 
+
+def _prompts(used: Seen, other: Seen, sample: pd.DataFrame, rewritten: bool) -> _Found:
     pairs = zip(sample[_ROW].to_numpy().tolist(), used.prompts, other.prompts, strict=True)
-    yield "prompt", test_rating, len(sample), _pairs(row for row, a, b in pairs if a != b)
+    what = _TEST_RATING if rewritten else f"{_TEST_RATING}, but for what an LLM wrote"
+    return _Found("prompt", what, len(sample), _pairs(row for row, a, b in pairs if a != b))
 
 
 def _differing(one: pd.Series, other: pd.Series) -> pd.Index:
     equal = (one - other).abs() < 1e-12
     return one.index[~(equal | (one.isna() & other.isna()))]
-
-
-def _titles_in_profiles(used: Seen) -> list[str]:
-    titles = Titles.of(used.split.movies)
-    history = used.split.train.groupby("user_id")["item_id"].agg(frozenset)
-    snapshots = used.memories.snapshots.groupby("user_id")["profile"].agg(set)
-    table = used.memories.profiles
-    profiles = dict(zip(table["user_id"], table["profile"], strict=True))
-    return _users(
-        user
-        for user, profile in profiles.items()
-        for texts in [{profile, *snapshots.get(user, set())}]
-        if any(
-            not mention.items.isdisjoint(history[user])
-            for text in texts
-            for mention in titles.mentions(text)
-        )
-    )
-
-
-def _titles_in_memories(used: Seen) -> list[str]:
-    titles = Titles.of(used.split.movies)
-    history = used.split.train.groupby("user_id")["item_id"].agg(frozenset)
-    columns = (used.memories.interactions[name].tolist() for name in (*_ROW, "text"))
-    return _pairs(
-        (user, item)
-        for user, item, text in zip(*columns, strict=True)
-        if any(
-            item not in mention.items and not mention.items.isdisjoint(history[user])
-            for mention in titles.mentions(text)
-        )
-    )
 
 
 def _movies(items: Any) -> list[str]:

@@ -2,7 +2,8 @@
 
 Each predictor stands in two versions: `cohort`, fitted on the training rows of the selected users
 (what a run's adapters saw), and `all`, fitted on every rating but the selected users' test shares.
-`prompt` holds the item's mean that the prompt itself shows. Pure, but for `save` and `load`.
+`prompt` holds the item's mean that the prompt itself shows, and the same with how far the user's
+training ratings lie from it, as profiles tell. Pure, but for `save` and `load`.
 """
 
 import json
@@ -46,7 +47,7 @@ class Baselines:
     """
 
     STAGE: ClassVar[str] = "baselines"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     frame: pd.DataFrame
     metrics: dict[str, dict[str, dict[str, Any]]]
@@ -90,9 +91,9 @@ def baselines(split: Split, ratings: pd.DataFrame, *, shown_mean: bool = True) -
     }
     test = split.test[columns].reset_index(drop=True)
     predictors = {version: _predict(fit, test) for version, fit in fits.items()}
-    means = test["item_id"].map(split.movies.set_index("item_id")["mean"]).astype(float)
-    if shown_mean and means.notna().any():
-        predictors["prompt"] = {"prompt_mean": _filled(means, fits["cohort"]["rating"].mean())}
+    means = split.movies.set_index("item_id")["mean"].astype(float)
+    if shown_mean and test["item_id"].map(means).notna().any():
+        predictors["prompt"] = _shown(fits["cohort"], test, means)
     frame = test.assign(
         **{
             f"{version}/{name}": prediction
@@ -124,6 +125,24 @@ def _predict(fit: pd.DataFrame, test: pd.DataFrame) -> dict[str, tuple[pd.Series
         "user_item_bias": (level, fallback),
         "item_knn": (level + residuals.by_neighbours(test), fallback),
         "biased_mf": (level + residuals.by_factors(test), fallback),
+    }
+
+
+def _shown(
+    train: pd.DataFrame, test: pd.DataFrame, means: pd.Series
+) -> dict[str, tuple[pd.Series, int]]:
+    """As `_predict`, from the items' means that the prompt shows, and the users' offsets from them.
+
+    b_u = sum(r - shown mean) / (n_u + damping) over the user's training rows, 0 for an unseen user.
+    """
+    mean = float(train["rating"].mean())
+    shown, fallback = _filled(test["item_id"].map(means), mean)
+    residual = train["rating"] - _filled(train["item_id"].map(means), mean)[0]
+    offset = test["user_id"].map(_damped(residual, train["user_id"]))
+    unseen = int((test["item_id"].map(means).isna() | offset.isna()).sum())
+    return {
+        "prompt_mean": (shown, fallback),
+        "prompt_mean_user_offset": (shown + offset.fillna(0.0), unseen),
     }
 
 

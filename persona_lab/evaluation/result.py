@@ -141,7 +141,8 @@ class Result:
     def objective(self) -> float:
         """What a search over choices makes small: RMSE over all rows, in stars.
 
-        A response without a rating counts as the user's mean: leaving it out would reward silence.
+        A response without a rating counts as the rating farthest from the truth. Left out, or as
+        the user's mean, which few models beat, it would reward silence.
 
         Raises:
             UserError: These are test rows of reported users, on which nothing may be chosen.
@@ -151,7 +152,7 @@ class Result:
                 "a search would choose on test rows of reported users (decision 28)",
                 "search on others: data.cohort=dev, or data.validation_fraction=0.1",
             )
-        return self.metrics["rmse_user_mean"]
+        return self.metrics["rmse_worst"]
 
     def save(self, folder: Path) -> None:
         """Write result.json into a folder: all of it or, when interrupted, nothing."""
@@ -168,9 +169,12 @@ class Result:
         nested = ("intervals", "baselines", "timing", "cost", "cuts", "skipped", "distillation")
         single = ("cohort", "n_test", "n_unrelated", "truncated", "reused")
         beyond = {name: value for name, value in self.beyond.items() if not isinstance(value, list)}
-        leaks = sum(each["found"] for each in self.audit)
+        audited = {
+            "audit_found": sum(each["found"] for each in self.audit),
+            "audit_unchecked": sum(bool(each.get("note")) for each in self.audit),
+        }
         named = {name: getattr(self, name) for name in (*single, *nested)}
-        return {**self.metrics, **named, "beyond": beyond, "audit_found": leaks}
+        return {**self.metrics, **named, "beyond": beyond, **audited}
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -197,4 +201,5 @@ class Result:
         if missing:
             raise UserError(f"{path} lacks {', '.join(sorted(missing))}", mend)
         known = {f.name: found[f.name] for f in fields(cls) if f.name in found}
+        known.setdefault("development", known["cohort"] == "dev")
         return cls(row=row, **known)

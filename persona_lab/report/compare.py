@@ -22,6 +22,7 @@ VERSIONS = ("prompt", "all", "cohort")
 SINGLE = ("single_max", "single_min", "single_full")
 NAMES = {
     "prompt_mean": "item mean that the prompt shows",
+    "prompt_mean_user_offset": "item mean that the prompt shows + user's offset",
     "constant": "training mean",
     "always_4": "always 4",
     "user_mean": "user mean",
@@ -36,7 +37,7 @@ FITTED = {
     "cohort": "the users' training rows",
 }
 """What each version of a baseline was fitted on."""
-UNVARIED = ("prompt_mean", "always_4", "user_mean")
+UNVARIED = ("prompt_mean", "prompt_mean_user_offset", "always_4", "user_mean")
 """Baselines that predict the same in every version."""
 
 Interval = dict[str, Any]
@@ -237,7 +238,8 @@ def claims(group: Group) -> tuple[Judged, ...]:
     """Judge the paper's claims by a group's rows of Table 1, the seeds of a row together.
 
     Where the group holds several settings (another K, another protocol), by the one with the most
-    rows, which `judged_setting` names.
+    rows, which `judged_setting` names. None is judged on rows that choices are made on
+    (decision 28).
     """
     settings = _settings(group)
     if not settings:
@@ -277,7 +279,7 @@ def _settings(group: Group) -> dict[str, dict[str, TableRow]]:
         if row.adapter == "random_persona" and row.role == "slm":
             name = f"random_{row.memory}"
         frames = tuple(run.predictions for run in line.runs if run.predictions is not None)
-        if name is not None and frames:
+        if name is not None and frames and not line.first.result.development:
             rows = settings.setdefault(_setting(line.first), {})
             sizes = tuple(run.trained_on for run in line.runs)
             rows.setdefault(name, TableRow(frames, line.first.stands_in, sizes))

@@ -1,5 +1,6 @@
 """Report -> what it shows in sentences, and what it cannot show. Pure."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -45,6 +46,7 @@ READING = (
 
 FEW_USERS = 30
 LITTLE_MASS = 0.5
+_MOVIELENS = re.compile(r"ml[_-]|movielens", re.IGNORECASE)
 
 
 def headlines(report: Report) -> tuple[str, ...]:
@@ -92,7 +94,7 @@ def _notes(report: Report) -> Iterator[str]:
         return
     yield (
         f"Protocol: {_all(run.result.row.protocol for run in runs)}. "
-        f"Users: {_all(run.result.cohort for run in runs)}, of "
+        f"Users: {_all(_users(run) for run in runs)}, of "
         f"{_all(run.result.row.data for run in runs)}. "
         f"Decode: {_all(run.result.row.decode for run in runs)}."
     )
@@ -150,22 +152,45 @@ def _cautions(runs: Sequence[Run]) -> Iterator[str]:
     cut = [f"{run.label}: {run.result.truncated:,}" for run in runs if run.result.truncated]
     if cut:
         yield f"Test prompts cut to fit the model's context: {'; '.join(cut)}."
-    if any(run.result.cohort == "dev" for run in runs):
-        yield "Development users are for choosing settings; their numbers are not results."
+    if any(run.result.development for run in runs):
+        yield (
+            "Rows of development users, or held back from training, are for choosing settings: "
+            "their numbers are not results, and no claim of the paper is judged on them."
+        )
+    if any(_MOVIELENS.match(run.result.row.data) for run in runs):
+        yield (
+            "MovieLens is public: models may know its ratings, or what is thought of its movies, "
+            "from their pretraining; no audit of prompts can show that."
+        )
+
+
+def _users(run: Run) -> str:
+    held_back = run.result.development and run.result.cohort != "dev"
+    return run.result.cohort + " (rows held back from training)" * held_back
 
 
 def _audits(runs: Sequence[Run]) -> Iterator[str]:
     """Say what the audits found: runs of one finding together."""
     found: dict[str, list[str]] = {}
     for run in runs:
-        leaks = [each for each in run.result.audit if each["found"]]
-        said = [f"{each['place']} {each['what']} ({each['found']:,} of {each['checked']:,})"
-                for each in leaks]  # fmt: skip
-        clean = "nothing" if run.result.audit else "not made"
-        found.setdefault("; ".join(said) or clean, []).append(run.label)
+        found.setdefault(_audited(run.result.audit), []).append(run.label)
     for said, labels in found.items():
         where = f" ({'; '.join(labels)})" if len(found) > 1 else ""
         yield f"Audit, for test ratings in what prompts are made of{where}: {said}."
+
+
+def _audited(findings: Sequence[dict[str, Any]]) -> str:
+    """What one audit found, and what it could not check."""
+    if not findings:
+        return "not made"
+    leaks = [f"{each['place']} {each['what']} ({each['found']:,} of {each['checked']:,})"
+             for each in findings if each["found"]]  # fmt: skip
+    unchecked = [each for each in findings if each.get("note")]
+    if not unchecked:
+        return "; ".join(leaks) or "nothing"
+    places = ", ".join(f"{each['place']} {each['what']}" for each in unchecked)
+    why = "; ".join(dict.fromkeys(each["note"] for each in unchecked))
+    return f"{'; '.join(leaks) or 'nothing in what was checked'}. Not checked: {places} ({why})"
 
 
 # What may be given test ratings, the field that says so, and its value under protocol=paper.

@@ -587,14 +587,15 @@ def audit_table(report: Report) -> Table:
 
     def found_in(run: Run) -> Iterator[tuple[str, ...]]:
         for each in run.result.audit:
-            examples = "; ".join(each["examples"]) or NONE
-            counts = (f"{each['checked']:,}", f"{each['found']:,}")
+            note = each.get("note", "")  # an audit of before has none
+            examples = note or "; ".join(each["examples"]) or NONE
+            counts = (f"{each['checked']:,}", NONE if note else f"{each['found']:,}")
             yield each["place"], each["what"], *counts, examples
 
     numbers = (Column("checked", True), Column("found", True))
     columns = (Column("place"), Column("looked for: what"), *numbers, Column("for instance"))
     found = _by_runs(report, "Audit: test ratings in what prompts are made of", columns, found_in)
-    strong = frozenset(i for i, row in enumerate(found.rows) if row[3] != "0")
+    strong = frozenset(i for i, row in enumerate(found.rows) if row[3] not in ("0", NONE))
     return replace(found, strong=strong)
 
 

@@ -62,6 +62,29 @@ def test_bias_is_the_hand_worked_damped_means():
     )
 
 
+def test_the_users_offset_from_what_the_prompt_shows_is_hand_worked():
+    split, ratings = toy()
+    found = baselines(split, ratings)
+    user_1 = ((5 - 3) + (3 - 2)) / (2 + 5)
+    user_2 = (4 - 3) / (1 + 5)
+    assert found.frame["prompt/prompt_mean_user_offset"].tolist() == pytest.approx(
+        [4 + user_1, 4 + user_2, 3.5 + user_2]
+    )
+    assert found.metrics["prompt"]["prompt_mean_user_offset"]["fallback"] == 0
+    # A movie without a mean counts as the cohort's mean rating, 4, in training rows too.
+    split, ratings = toy(mean=(3.0, np.nan, 4.0, np.nan))
+    found = baselines(split, ratings)
+    user_1 = ((5 - 3) + (3 - 4)) / (2 + 5)
+    assert found.frame["prompt/prompt_mean_user_offset"].tolist() == pytest.approx(
+        [4 + user_1, 4 + user_2, 4 + user_2]
+    )
+    assert found.metrics["prompt"]["prompt_mean_user_offset"]["fallback"] == 1
+    split.test.loc[0, "user_id"] = 9
+    found = baselines(split, ratings)
+    assert found.frame["prompt/prompt_mean_user_offset"].iloc[0] == 4
+    assert found.metrics["prompt"]["prompt_mean_user_offset"]["fallback"] == 2
+
+
 def predicted(train, test):
     """The predictions of a split without other users, by name."""
     train, test = pd.DataFrame(train, columns=COLUMNS), pd.DataFrame(test, columns=COLUMNS)
@@ -119,7 +142,7 @@ def test_no_prompt_mean_where_the_prompt_shows_none(shown):
     split, ratings = toy(mean=[np.nan] * 4 if shown else (3.0, 2.0, 4.0, 3.5))
     found = baselines(split, ratings, shown_mean=shown)
     assert set(found.metrics) == {"cohort", "all"}
-    assert "prompt/prompt_mean" not in found.frame
+    assert not any(name.startswith("prompt/") for name in found.frame)
 
 
 def test_a_movie_without_shown_mean_falls_back_and_is_counted():

@@ -1,10 +1,12 @@
 import json
 from dataclasses import asdict, replace
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from persona_lab.errors import UserError
-from persona_lab.evaluation import Result, Row, row_id
+from persona_lab.evaluation import Result, Row, row_id, score
 from persona_lab.evaluation.result import TABLE_1
 
 ROW = Row(
@@ -66,16 +68,44 @@ def test_a_folder_without_result_is_the_users_error(tmp_path):
         Result.load(tmp_path)
 
 
-def test_only_what_development_rows_give_is_an_objective(tmp_path):
-    metrics = {"rmse": 1.0, "rmse_user_mean": 1.2}
+def test_only_what_development_rows_give_is_an_objective():
+    metrics = {"rmse": 1.0, "rmse_worst": 1.2}
     for_choosing = replace(RESULT, metrics=metrics, development=True)
     assert for_choosing.objective() == 1.2
     with pytest.raises(UserError, match="test rows of reported users"):
         replace(for_choosing, development=False).objective()
-    # A result that was written before the field came says nothing of it.
-    for_choosing.save(tmp_path)
+
+
+@pytest.mark.parametrize(("cohort", "development"), [("reported", False), ("dev", True)])
+def test_a_result_of_before_the_field_goes_by_its_cohort(tmp_path, cohort, development):
+    replace(RESULT, cohort=cohort).save(tmp_path)
     file = tmp_path / "result.json"
     found = json.loads(file.read_text())
     del found["development"]
     file.write_text(json.dumps(found))
-    assert not Result.load(tmp_path).development
+    assert Result.load(tmp_path).development == development
+
+
+@pytest.mark.parametrize("decode", ["paper", "greedy"])
+def test_no_search_is_won_by_silence(decode):
+    """Not even against answers that err more than the user's mean."""
+    rng = np.random.default_rng(0)
+    truth, answers = rng.integers(1, 6, (2, 200))
+
+    def objective(answered: np.ndarray) -> float:
+        rows = pd.DataFrame(
+            {
+                "user_id": 1,
+                "rating": truth,
+                "prediction": pd.array(answers, dtype="Float64"),
+                "expected_rating": 3.0,
+                "digit_mass": 1.0,
+            }
+        )
+        rows.loc[~answered, "prediction"] = pd.NA
+        metrics = score(rows, decode, {1: float(truth.mean())})
+        return replace(RESULT, metrics=metrics, development=True).objective()
+
+    shares = [objective(np.arange(200) < n) for n in (0, 50, 100, 150, 200)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] > truth.std()

@@ -139,7 +139,8 @@ class Sweep:
             cost={"tokens": 123456, "money": 0.0}, versions={"torch": "2.13.0"},
             keys={"split": f"split{split_seed}", "personas": "p", "predictions": name},
             **vars(assessment),
-            **{"beyond": beyond(predictions, split.train, dict.fromkeys(range(40), 1))}
+            **{"beyond": beyond(predictions, split.train, dict.fromkeys(range(40), 1)),
+               "development": cohort == "dev"}
             | (facts or {}),
         )  # fmt: skip
         self.write(name, {"state": "completed", "error": None}, result, predictions)

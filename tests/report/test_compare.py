@@ -68,10 +68,10 @@ def test_runs_of_the_same_test_rows_are_paired_also_where_another_mean_is_shown(
     (group,) = groups(build(sweep.folder))
     assert [run.name for run in group.runs] == ["strict", "paper"]
     assert against_run(*group.runs) is not None
-    first, second, *_ = group.baselines
-    assert first == ("prompt", "prompt_mean")
-    assert second[1].startswith("item mean that the prompt shows, in r10 · ")
-    assert group.baselines[second]["rmse"] == 0.5
+    first, second, third, *_ = group.baselines
+    assert (first, second) == (("prompt", "prompt_mean"), ("prompt", "prompt_mean_user_offset"))
+    assert third[1].startswith("item mean that the prompt shows, in r10 · ")
+    assert group.baselines[third]["rmse"] == 0.5
     assert len(group.baselines) == 1 + sum(map(len, other.baselines.values()))
 
 
@@ -168,6 +168,14 @@ def test_claims_are_of_the_rows_of_the_table(sweep):
     assert found.contrast.n_seeds == (2, 1)
 
 
+@pytest.mark.parametrize("given", [{"cohort": "dev"}, {"facts": {"development": True}}])
+def test_no_claim_is_judged_on_rows_that_choices_are_made_on(sweep, given):
+    sweep.add("a", id="r9", adapter="persona", **given)
+    sweep.add("b", id="r5", adapter="single_max", **given)
+    (group,) = groups(build(sweep.folder))
+    assert claims(group) == ()
+
+
 def test_runs_are_not_compared_without_the_same_rows(sweep):
     sweep.add("all")
     sweep.add("some", n_users=30)
@@ -180,7 +188,7 @@ def test_findings_name_every_baseline_once(sweep):
     sweep.add("run", noise=0.5)
     (group,) = groups(build(sweep.folder))
     said = " ".join(findings(group.best, list(group.baselines)))
-    for name in ("always 4", "user mean", ", item mean", "bias"):
+    for name in ("always 4", "user mean", ", item mean,", "user's offset", "bias"):
         assert said.count(name) == 1
     assert "lower, beyond noise" in said
 

@@ -61,7 +61,11 @@ def test_what_all_runs_changed_is_a_note(sweep):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"cohort": "dev"}, "Development users"),
+        ({"cohort": "dev"}, "Users: dev, of ml_100k."),
+        ({"cohort": "dev"}, "Rows of development users"),
+        ({"facts": {"development": True}}, "Users: reported (rows held back from training), of"),
+        ({"facts": {"development": True}}, "or held back from training, are for choosing settings"),
+        ({"data": "ml_1m"}, "MovieLens is public: models may know its ratings"),
         ({"protocol": "paper"}, "seen: the item mean in the prompt is over all ratings"),
         ({"changed": {"distiller.scope": "all"}}, "seen: profiles and memories are distilled"),
         ({"changed": {"protocol.traits": "all"}}, "seen: traits are measured on all ratings"),
@@ -82,8 +86,13 @@ def test_notes_of_a_plain_run_claim_nothing_more(sweep):
     sweep.add("run", setup="paper", model="phi3", distiller="openai", embedder="ada002")
     found = " ".join(notes(build(sweep.folder)))
     assert "Protocol: strict. Users: reported, of ml_100k. Decode: paper." in found
-    for said in ("Development", "stand-in", "Only", "sets of rows", "flattered", "cut", "told"):
+    for said in ("development", "stand-in", "Only", "sets of rows", "flattered", "cut", "told"):
         assert said not in found
+
+
+def test_made_up_ratings_are_in_no_pretraining(sweep):
+    sweep.add("run", data="synthetic")
+    assert not any("pretraining" in note for note in notes(build(sweep.folder)))
 
 
 def test_cut_prompts_and_several_sets_of_rows_are_said(sweep):
@@ -95,6 +104,35 @@ def test_cut_prompts_and_several_sets_of_rows_are_said(sweep):
     assert any("cut to fit" in note and "1,200" in note for note in found)
     assert any("2 sets of rows" in note for note in found)
     assert cells(main_table(report), "test rows") == ["A", "B"]
+
+
+def finding(place, checked=9, found=0, note=""):
+    what = "changes with the test ratings"
+    return {"place": place, "what": what, "checked": checked, "found": found, "note": note}
+
+
+@pytest.mark.parametrize(
+    ("findings", "said"),
+    [
+        ([], "not made."),
+        ([finding("trait"), finding("retrieval", checked=0)], "nothing."),
+        ([finding("trait", found=2)], "trait changes with the test ratings (2 of 9)."),
+        (
+            [finding("trait"), finding("profile", 0, note="why"), finding("memory", 0, note="why")],
+            "nothing in what was checked. Not checked: profile changes with the test ratings, "
+            "memory changes with the test ratings (why).",
+        ),
+        (
+            [finding("trait", found=2), finding("memory", 0, note="why")],
+            "trait changes with the test ratings (2 of 9). Not checked: memory changes with the "
+            "test ratings (why).",
+        ),
+    ],
+)
+def test_the_audit_says_nothing_only_of_what_it_checked(sweep, findings, said):
+    sweep.add("a", facts={"audit": findings})
+    (note,) = [each for each in notes(build(sweep.folder)) if each.startswith("Audit")]
+    assert note == f"Audit, for test ratings in what prompts are made of: {said}"
 
 
 def test_notes_go_by_the_fields_and_not_by_the_protocols_name(sweep):

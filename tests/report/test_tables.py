@@ -113,9 +113,10 @@ def test_the_prompts_mean_stands_first_and_set_off(table_1):
     (group,) = groups(build(table_1.folder))
     table = baseline_table(group)
     assert table.rows[0][:2] == ("item mean that the prompt shows", NONE)
-    assert table.strong == {0}
+    assert table.rows[1][:2] == ("item mean that the prompt shows + user's offset", NONE)
+    assert table.strong == {0, 1}
     once, fitted = cells(table, "fitted on"), ["all but the test rows", "the users' training rows"]
-    assert once == [NONE, fitted[0], NONE, NONE, *[fitted[0]] * 4, *[fitted[1]] * 5]
+    assert once == [NONE, NONE, fitted[0], NONE, NONE, *[fitted[0]] * 4, *[fitted[1]] * 5]
     assert all(cell.split()[-1] == "lower" for cell in cells(table, table.columns[3].head))
 
 
@@ -269,6 +270,14 @@ def test_the_audit_shows_what_was_looked_for_and_sets_off_what_was_found(sweep):
         ("profile", what, "1,200", "0", NONE, "every run"),
     )
     assert table.strong == {1}
+
+
+def test_the_audit_does_not_call_clean_what_was_not_checked(sweep):
+    finding = {"place": "profile", "what": "changes", "checked": 0, "found": 0, "examples": []}
+    sweep.add("a", facts={"audit": [finding | {"note": "not made again"}]})
+    table = audit_table(build(sweep.folder))
+    assert table.rows == (("profile", "changes", "0", NONE, "not made again", "every run"),)
+    assert not table.strong
 
 
 def test_failures_alone_make_a_report(sweep):
