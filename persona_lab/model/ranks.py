@@ -38,7 +38,7 @@ def spread(
     threads = max(1, torch.get_num_threads() // n)
     try:
         mp.spawn(_work, args=(n, accelerator, folder, threads, work), nprocs=n)  # pyright: ignore[reportPrivateImportUsage]
-    except mp.ProcessRaisedException as failed:
+    except mp.ProcessRaisedException as failed:  # pyright: ignore[reportPrivateImportUsage]
         kind, _, text = _raised(str(failed)).partition(": ")
         if kind == f"{UserError.__module__}.{UserError.__name__}":
             # As UserError writes itself.
