@@ -38,13 +38,14 @@ def spread(
     threads = max(1, torch.get_num_threads() // n)
     try:
         mp.spawn(_work, args=(n, accelerator, folder, threads, work), nprocs=n)  # pyright: ignore[reportPrivateImportUsage]
-    except mp.ProcessRaisedException as failed:
-        kind, _, text = _raised(str(failed)).partition(": ")
+    except mp.ProcessRaisedException as failed:  # pyright: ignore[reportPrivateImportUsage]
+        said = _raised(str(failed))
+        kind, _, text = said.partition(": ")
         if kind == f"{UserError.__module__}.{UserError.__name__}":
             # As UserError writes itself.
             what, _, mend = text.removesuffix(")").rpartition(" (")
             raise UserError(what, mend) from failed
-        raise RuntimeError(f"{kind}: {text}") from failed
+        raise RuntimeError(said) from failed
 
 
 def _raised(traceback: str) -> str:
