@@ -182,9 +182,15 @@ class Experiment:
         result = self._result(
             assets, store, prepared, plan, predictions, crossed, found, seen.value
         )
-        # The user's mean goes along: a report that compares runs has nothing but their folders.
+        # What simple predictors say goes along: a report that compares runs has nothing but their
+        # folders.
         frame = predictions.value.frame
-        frame = frame.assign(user_mean=frame["user_id"].map(found.value.user_means))
+        frame = frame.assign(user_mean=frame["user_id"].map(found.value.user_means)).merge(
+            found.value.frame.drop(columns="rating"),
+            on=["user_id", "item_id"],
+            how="left",
+            validate="one_to_one",
+        )
         frame.to_parquet(folder / "predictions.parquet", index=False)
         self._illustrate(assets, prepared, folder)
         result.save(folder)
@@ -645,6 +651,7 @@ class Experiment:
                 predictions.value.frame,
                 prepared.split.value.train,
                 memories.profiles.set_index("user_id")["activity"].to_dict(),
+                found.value.frame,
             ),
             audit=seen.findings,
             matrix=matrix(crossed, plan.route, self.decode.name, found.value.user_means),

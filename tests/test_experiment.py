@@ -16,6 +16,7 @@ from persona_lab.assets import Assets
 from persona_lab.configure import CONF, build
 from persona_lab.errors import UserError
 from persona_lab.evaluation import Audit, Result
+from persona_lab.evaluation.beyond import RANKING
 from persona_lab.experiment import Experiment, Predictions
 from persona_lab.model import TrainedAdapter
 from persona_lab.model.engine import Tree, group, run
@@ -55,6 +56,13 @@ def test_a_run_writes_its_result_and_predictions(first: tuple[Path, Result]) -> 
     assert frame["expected_rating"].to_numpy() == pytest.approx(expected)
     assert frame["digit_mass"].between(0, 1).all()
     assert frame["user_mean"].between(1, 5).all()
+    for version, names in result.baselines.items():
+        for name, errors in names.items():
+            error = frame[f"{version}/{name}"] - frame["rating"]
+            assert (error**2).mean() ** 0.5 == pytest.approx(errors["rmse"])
+    references = result.beyond["references"]
+    assert references["spearman"].keys() == {*RANKING}
+    assert 0 < references["rps"]["value"] < 1
     examples = json.loads((folder / "examples.json").read_text())
     assert len(examples) == 3
     assert all(each["title"] in each["prompt"] for each in examples)

@@ -1,37 +1,50 @@
 """Predictions of a run -> what one error hides: calibration, ranks, histograms, slices. Pure.
 
 The digits' probabilities p1..p5 are a forecast of the rating; the expected rating is its mean.
+Beside what a reader has no scale for stands what a simple predictor reaches on the same rows.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.stats import spearmanr, wasserstein_distance
 
 from persona_lab.evaluation.metrics import errors
+from persona_lab.evaluation.uncertainty import interval
 
 DIGITS = np.arange(1, 6)
 BINS = 10
 RESPONSES = 10
+RANKING = ("prompt/prompt_mean", "all/user_item_bias", "cohort/user_item_bias")
+"""Simple predictors that rank a user's movies, as in `Baselines.frame`."""
 _THIRDS = ("low", "middle", "high")
 
 
 def beyond(
-    predictions: pd.DataFrame, train: pd.DataFrame, activity: Mapping[Any, Any]
+    predictions: pd.DataFrame,
+    train: pd.DataFrame,
+    activity: Mapping[Any, Any],
+    simple: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Look at a run's predictions from other sides.
 
     Args:
         predictions: user_id, item_id, rating, response, prediction (nullable), expected_rating,
             p1..p5 and persona of every test row.
-        train: user_id and item_id of the selected users' training rows.
+        train: user_id, item_id and rating of the selected users' training rows.
         activity: user -> tier of the activity trait.
+        simple: What simple predictors say of the same rows, as `Baselines.frame`.
 
     Returns:
-        `ece` and `reliability` (see `reliability`), `rps`, `spearman` (its mean `value` over the
-        `n_users` in whom both ratings vary, None without any), `wasserstein` (distance in stars
+        `ece` and `reliability` (see `reliability`), `rps` with its `rps_interval` {value, low,
+        high}, `spearman` (its mean `value` over the `n_users` in whom both ratings vary, with
+        `low` and `high`, None without any), `references` (`rps` {value, low, high} of the training
+        rows' histogram as the forecast of every row, and `spearman` of each simple predictor that
+        ranks, by `<version>/<name>`), `wasserstein` (distance in stars
         between the histograms of predicted and true ratings, `decoded` on answered rows and
         `expected` on all), `macro` (`rmse` and `mae` of each user's expected ratings, averaged
         over users), `slices` and `responses` (the most frequent ones without a rating).
@@ -53,7 +66,9 @@ def beyond(
         "ece": sum(n * gap for n, gap in gaps) / len(rating),
         "reliability": bins,
         "rps": ranked_probability_score(p, rating),
-        "spearman": _spearman(predictions),
+        "rps_interval": _mean(predictions["user_id"], _rps(p, rating)),
+        "spearman": _spearman(predictions, predictions["expected_rating"]),
+        "references": _references(predictions, train, simple),
         "wasserstein": {
             "decoded": decoded,
             "expected": float(wasserstein_distance(DIGITS, DIGITS, p.mean(axis=0), counts)),
@@ -103,17 +118,54 @@ def ranked_probability_score(p: np.ndarray, rating: np.ndarray) -> float:
         p: Probabilities of 1 to 5, of shape (n_rows, 5).
         rating: The true ratings, of shape (n_rows,).
     """
+    return float(_rps(p, rating).mean())
+
+
+def _rps(p: np.ndarray, rating: np.ndarray) -> np.ndarray:
     happened = rating[:, None] <= DIGITS[:-1]
-    return float(((p.cumsum(axis=1)[:, :-1] - happened) ** 2).mean())
+    return ((p.cumsum(axis=1)[:, :-1] - happened) ** 2).mean(axis=1)
 
 
-def _spearman(predictions: pd.DataFrame) -> dict[str, Any]:
-    ranks = [
-        float(spearmanr(user["rating"], user["expected_rating"])[0])  # pyright: ignore
-        for _, user in predictions.groupby("user_id")
-        if np.ptp(user["rating"]) > 0 and np.ptp(user["expected_rating"]) > 0
-    ]
-    return {"value": float(np.mean(ranks)) if ranks else None, "n_users": len(ranks)}
+def _spearman(predictions: pd.DataFrame, predicted: pd.Series) -> dict[str, Any]:
+    rows = predictions[["user_id", "rating"]].assign(predicted=predicted)
+    ranks = {
+        user: float(spearmanr(own["rating"], own["predicted"])[0])  # pyright: ignore
+        for user, own in rows.groupby("user_id")
+        if np.ptp(own["rating"]) > 0 and np.ptp(own["predicted"]) > 0
+    }
+    if not ranks:
+        return {"value": None, "low": None, "high": None, "n_users": 0}
+    return _mean([*ranks], [*ranks.values()]) | {"n_users": len(ranks)}
+
+
+def _mean(users: ArrayLike, values: ArrayLike) -> dict[str, Any]:
+    """Mean of values from -1 to 1 with its 95% interval over users: {value, low, high}."""
+    # From -1, which none is below, the mean distance is the mean and 1.
+    given = np.asarray(values, dtype=float)
+    ends = asdict(interval(users, np.full(given.shape, -1.0), given)["mae"])
+    return {name: None if end is None else end - 1 for name, end in ends.items()}
+
+
+def _references(
+    predictions: pd.DataFrame, train: pd.DataFrame, simple: pd.DataFrame | None
+) -> dict[str, Any]:
+    shares = np.bincount(train["rating"], minlength=6)[1:] / len(train)
+    forecast = np.tile(shares, (len(predictions), 1))
+    found: dict[str, Any] = {
+        "rps": _mean(
+            predictions["user_id"], _rps(forecast, predictions["rating"].to_numpy(dtype=int))
+        ),
+        "spearman": {},
+    }
+    if simple is not None:
+        keys = ["user_id", "item_id"]
+        rows = predictions[[*keys, "rating"]].merge(
+            simple.drop(columns="rating"), on=keys, validate="one_to_one"
+        )
+        for name in RANKING:
+            if name in rows:
+                found["spearman"][name] = _spearman(rows, rows[name])
+    return found
 
 
 def _slices(

@@ -1,20 +1,24 @@
 """Runs -> which of their differences are more than noise.
 
 Runs are compared wherever they were tested on the same ratings. Every statement rests on paired
-95% intervals, clustered by user: of the ratings as decoded, on the rows that both answered and
-again with each user's mean training rating for what was not (decision 13), and of the expected
-ratings, which every row has. Pure.
+95% intervals and tests, clustered by user: of the ratings as decoded, on the rows that both
+answered and again with each user's mean training rating for what was not (decision 13), and of the
+expected ratings, which every row has. The p of what is read together is corrected by Holm. Pure.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
-from persona_lab.evaluation import Judged, TableRow, contrast, judge, rows_key
+import pandas as pd
+
+from persona_lab import evaluation
+from persona_lab.evaluation import Contrast, Judged, TableRow, adjust, contrast, judge, rows_key
 from persona_lab.evaluation.metrics import decoded
-from persona_lab.report.lines import Line, alone, lines
+from persona_lab.evaluation.predictors import ALWAYS
+from persona_lab.report.lines import Line, lines
 from persona_lab.report.runs import Report, Run
 
 MAX_URR = 0.05
@@ -39,8 +43,14 @@ FITTED = {
 """What each version of a baseline was fitted on."""
 UNVARIED = ("prompt_mean", "prompt_mean_user_offset", "always_4", "user_mean")
 """Baselines that predict the same in every version."""
-
-Interval = dict[str, Any]
+MAIN = (
+    ("prompt", "prompt_mean"),
+    ("all", "always_4"),
+    ("all", "user_mean"),
+    ("cohort", "user_item_bias"),
+    ("all", "user_item_bias"),
+)
+"""The simple predictors that every line is compared with: (version, name)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,45 +70,41 @@ class Group:
     baselines: dict[tuple[str, str], dict[str, Any]]
 
     @property
-    def best(self) -> Run | None:
-        """The run with the lowest RMSE among those that answered nearly all rows, if any did.
+    def best(self) -> Line | None:
+        """The line with the lowest RMSE among those that answered nearly all rows, if any did.
 
-        A run whose responses mostly hold no rating has an RMSE of a few rows that it chose itself.
+        A line whose responses mostly hold no rating has an RMSE of a few rows that it chose itself.
         """
-        answering = [run for run in self.runs if answers(run)]
-        return min(answering, key=lambda run: run.result.metrics["rmse"], default=None)
+        rated = {line: rmse for line in self.lines if (rmse := line.metrics["rmse"]) is not None}
+        return min(filter(answers, rated), key=lambda line: rated[line], default=None)
+
+    @property
+    def predictors(self) -> tuple[tuple[str, str], ...]:
+        """(version, name) of every baseline, those that all versions have alike once."""
+        return tuple(key for key in self.baselines if key[1] not in UNVARIED or key[0] != "cohort")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A line's RMSE minus another's, paired on the rows: {value, low, high, detectable} each.
+    """A line's error minus another's or a simple predictor's, paired on the test rows.
 
     Attributes:
-        decoded: On the `n` rows that all seeds answered; None where there is none.
-        check: On all rows, unrelated responses as the user's mean; None where it is the same.
-        expected: Of the expected ratings, on all rows.
-        n: Rows that all seeds of both answered.
+        decoded: Of what counts as predicted, on the rows that all seeds of both answered; None
+            where there is none.
+        expected: Of the expected ratings, on all rows; None where it is not known.
     """
 
-    decoded: Interval | None
-    check: Interval | None
-    expected: Interval
-    n: int
-
-    @property
-    def verdict(self) -> str:
-        """What the decoded ratings show."""
-        return verdict(self.decoded, self.check) if self.decoded else verdict()
-
-    @property
-    def detectable(self) -> float | None:
-        """The smallest true difference that the decoded ratings would show, see `Difference`."""
-        return self.decoded["detectable"] if self.decoded else None
+    decoded: Contrast | None
+    expected: Contrast | None
 
 
-def answers(run: Run) -> bool:
-    """Whether a run's responses hold a rating in all but a few rows."""
-    return (run.result.metrics["urr"] or 0) <= MAX_URR and run.result.metrics["rmse"] is not None
+Pair = tuple[Line, Line]
+Predictor = tuple[str, str]
+
+
+def answers(line: Line) -> bool:
+    """Whether a line's responses hold a rating in all but a few rows."""
+    return (line.metrics["urr"] or 0) <= MAX_URR and line.metrics["rmse"] is not None
 
 
 # Each form of a report asks for the same: what draws users again is kept while one is written.
@@ -142,58 +148,114 @@ def _baselines(runs: list[Run]) -> dict[tuple[str, str], dict[str, Any]]:
     )
 
 
-def against_baseline(run: Run, version: str, name: str, prediction: str) -> dict[str, Any] | None:
-    """Return a run's stored comparison with a baseline, None where it has none.
+@lru_cache(maxsize=64)
+def against(line: Line, other: Line) -> Difference | None:
+    """Return a line's errors minus another's, None unless both predict the same rows.
 
-    Args:
-        run: The run.
-        version: The baseline's version.
-        name: The baseline's name.
-        prediction: `expected` or `decoded`.
+    No p is corrected: that is of the table in which a pair stands.
     """
-    for record in run.result.comparisons:
-        if (record["version"], record["baseline"], record["prediction"]) == (
-            version,
-            name,
-            prediction,
-        ):
-            return record
+    sides = [_frames(each) for each in (line, other)]
+    return _difference(*sides) if all(sides) else None
+
+
+def _frames(line: Line) -> list[pd.DataFrame]:
+    """Predictions of a line's runs, `prediction` as its decoding has it; none if one has none."""
+    frames = [run.predictions for run in line.runs if run.predictions is not None]
+    decode = line.first.result.row.decode
+    return [frame.assign(prediction=decoded(frame, decode)) for frame in frames]
+
+
+def _difference(first: Sequence[pd.DataFrame], other: Sequence[pd.DataFrame]) -> Difference | None:
+    expected = contrast(first, other, prediction="expected")
+    return expected and Difference(contrast(first, other, prediction="decoded"), expected)
+
+
+def _against_predictor(line: Line, version: str, name: str) -> Difference | None:
+    """Return a line's errors minus a simple predictor's, None where its runs cannot tell.
+
+    A run alone has them in its result. The seeds of a line are compared together, for which a run
+    keeps what the predictors said; what always 4 and the user's mean say needs no keeping.
+    """
+    if len(line.runs) == 1:
+        return _stored(line.first, version, name)
+    frames = _frames(line)
+    for frame in frames:
+        known = {"always_4": ALWAYS, "user_mean": frame["user_mean"]}
+        said = known.get(name, frame.get(f"{version}/{name}"))
+        if said is not None:
+            return _difference(frames, [frame.assign(prediction=said, expected_rating=said)])
     return None
 
 
-def both_readings(record: dict[str, Any] | None) -> tuple[Interval | None, Interval | None]:
-    """Return a stored comparison's difference in RMSE and its check's."""
-    if record is None:
-        return None, None
-    return record["rmse"], record["check"] and record["check"]["rmse"]
+def _stored(run: Run, version: str, name: str) -> Difference | None:
+    """Return what a run's result says of it and a simple predictor."""
+    found = {
+        record["prediction"]: record
+        for record in run.result.comparisons
+        if (record["version"], record["baseline"]) == (version, name)
+    }
+    if "expected" not in found:
+        return None
+    n_users = sum(each["n_users"] for each in run.result.per_persona)
+    expected = read("expected", found["expected"], n_users)
+    if run.result.row.decode == "expected":
+        return Difference(expected, expected)
+    given = found.get("decoded")
+    return Difference(read("decoded", given, n_users) if given else None, expected)
 
 
-@lru_cache(maxsize=64)
-def against(line: Line, other: Line) -> Difference | None:
-    """Return a line's errors minus another's, None unless both predict the same rows."""
-    sides = [
-        [
-            frame.assign(prediction=decoded(frame, run.result.row.decode))
-            for run in each.runs
-            if (frame := run.predictions) is not None
-        ]
-        for each in (line, other)
+def read(
+    prediction: Literal["decoded", "expected"], record: Mapping[str, Any], n_users: int
+) -> Contrast:
+    """Return a contrast of one run that its result.json holds.
+
+    Args:
+        prediction: What was scored.
+        record: `rmse` and `mae`, each {value, low, high, p, detectable}, `n` and, where some rows
+            were not answered, `check`.
+        n_users: Users compared.
+    """
+
+    def both(ends: Mapping[str, Any]) -> dict[str, evaluation.Difference]:
+        untested = dict.fromkeys(("p", "detectable"))  # as in results of earlier versions
+        return {name: evaluation.Difference(**untested | ends[name]) for name in ("rmse", "mae")}
+
+    check = record.get("check")
+    return Contrast(prediction, record["n"], n_users, (1, 1), both(record), check and both(check))
+
+
+def _corrected(found: Sequence[Difference | None]) -> list[Difference | None]:
+    """Correct the p of differences that are read together, each kind of rating for itself."""
+
+    def adjusted(contrasts: Iterable[Contrast | None]) -> dict[str, Contrast]:
+        return adjust({f"{i}": each for i, each in enumerate(contrasts) if each is not None})
+
+    decoded = adjusted(each and each.decoded for each in found)
+    expected = adjusted(each and each.expected for each in found)
+    return [
+        each and Difference(decoded.get(f"{i}"), expected.get(f"{i}"))
+        for i, each in enumerate(found)
     ]
-    if not all(sides):
-        return None
-    expected = contrast(*sides, prediction="expected")
-    if expected is None:
-        return None
-    answered = contrast(*sides, prediction="decoded")
-    return Difference(
-        answered and asdict(answered.differences["rmse"]),
-        answered and answered.check and asdict(answered.check["rmse"]),
-        asdict(expected.differences["rmse"]),
-        answered.n if answered else 0,
-    )
 
 
-def contrasts(group: Group) -> Iterator[tuple[Line, Line]]:
+@lru_cache(maxsize=8)
+def against_predictors(group: Group) -> dict[tuple[Line, Predictor], Difference | None]:
+    """Compare every line with the main simple predictors, and the best one with all of them.
+
+    Their p are corrected together: a pair says the same in every table.
+    """
+    best = group.best
+    pairs = [
+        (line, key)
+        for line in group.lines
+        for key in group.predictors
+        if key in MAIN or line is best
+    ]
+    found = _corrected([_against_predictor(line, *key) for line, key in pairs])
+    return dict(zip(pairs, found, strict=True))
+
+
+def contrasts(group: Group) -> Iterator[Pair]:
     """Yield each line of an adapter per persona with each that differs in the adapter alone.
 
     The question of the paper first: against one adapter for all users.
@@ -209,28 +271,52 @@ def contrasts(group: Group) -> Iterator[tuple[Line, Line]]:
     yield from ((line, other) for _, _, line, other in sorted(found, key=lambda each: each[:2]))
 
 
-def against_single(group: Group) -> Iterator[tuple[Line, Line]]:
-    """Yield those contrasts that are the paper's question."""
-    yield from ((line, other) for line, other in contrasts(group) if other.adapter in SINGLE)
+@lru_cache(maxsize=8)
+def compared(group: Group) -> dict[Pair, Difference | None]:
+    """Compare these, their p corrected together."""
+    return _together(contrasts(group))
 
 
-def against_best(group: Group) -> Iterator[tuple[Line, Line]]:
-    """Yield each run with the group's best one."""
+def against_single(group: Group) -> dict[Pair, Difference | None]:
+    """Return those contrasts that are the paper's question, corrected with all of them."""
+    return {pair: each for pair, each in compared(group).items() if pair[1].adapter in SINGLE}
+
+
+@lru_cache(maxsize=8)
+def against_best(group: Group) -> dict[Pair, Difference | None]:
+    """Compare each line with the group's best one, their p corrected together."""
     best = group.best
-    if best is not None:
-        yield from ((alone(run), alone(best)) for run in group.runs if run is not best)
+    if best is None:
+        return {}
+    return _together((line, best) for line in group.lines if line is not best)
+
+
+def crossed(run: Run) -> list[Contrast | None]:
+    """Compare a run's adapters on each other's users with their own one, corrected together."""
+    cells = [cell for cell in run.result.matrix if cell["difference"]]
+    found = [
+        Difference(
+            None, read("expected", cell["difference"] | {"n": cell["n_test"]}, cell["n_users"])
+        )
+        for cell in cells
+    ]
+    return [each and each.expected for each in _corrected(found)]
+
+
+def _together(pairs: Iterable[Pair]) -> dict[Pair, Difference | None]:
+    given = list(pairs)
+    return dict(zip(given, _corrected([against(*pair) for pair in given]), strict=True))
 
 
 @lru_cache(maxsize=8)
 def detectable(group: Group) -> tuple[float, ...]:
     """Return the smallest true differences in RMSE, in stars, that a group's test rows would show.
 
-    One for each pair that is the paper's question; where there is none, for each run against the
+    One for each pair that is the paper's question; where there is none, for each line against the
     best one.
     """
-    pairs = [*against_single(group)] or [*against_best(group)]
-    found = [against(*pair) for pair in pairs]
-    return tuple(each.detectable for each in found if each and each.detectable)
+    found = against_single(group) or against_best(group)
+    return tuple(filter(None, (least(each.decoded) for each in found.values() if each)))
 
 
 @lru_cache(maxsize=8)
@@ -301,22 +387,33 @@ def _but_adapter(run: Run) -> str:
     return json.dumps(choices | blank | {"changed": changed}, sort_keys=True)
 
 
-def verdict(*differences: Interval | None) -> str:
-    """Say what intervals of a difference show: `lower`, `higher` or `within noise`.
+def verdict(found: Contrast | None) -> str:
+    """Say what a difference in RMSE shows: `lower`, `higher`, `undecided` or `within noise`.
 
-    With several intervals (a check) a claim holds only if all agree. `no interval` where there are
-    no ends, or no width between them though the predictions differ, as with a handful of users or
-    rows; `equal` where nothing differs.
+    For the first two the interval, the p after Holm's correction and the check must agree, see
+    `Contrast.verdict`. `undecided` where the intervals do but the p does not. `no interval` where
+    there are no ends, or no width between them though the predictions differ, as with a handful of
+    users or rows; `equal` where nothing differs.
     """
-    given = [difference for difference in differences if difference is not None]
-    if not given:
+    if found is None:
         return "not compared"
-    if all(each["low"] == each["high"] == 0 for each in given):
+    given = [each["rmse"] for each in (found.differences, found.check) if each]
+    if all(each.low == each.high == 0 for each in given):
         return "equal"
-    if any(each["low"] is None or each["low"] == each["high"] for each in given):
-        return "no interval"
-    signs = {(each["low"] > 0) - (each["high"] < 0) for each in given}
-    return {1: "higher", -1: "lower", 0: "within noise"}[signs.pop() if len(signs) == 1 else 0]
+    signs = set[int]()
+    for each in given:
+        if each.low is None or each.high is None or each.low == each.high:
+            return "no interval"
+        signs.add((each.low > 0) - (each.high < 0))
+    if found.p("rmse") is None:
+        return "not tested"
+    said = found.verdict()
+    return "within noise" if said == "undecided" and signs not in ({1}, {-1}) else said
+
+
+def least(found: Contrast | None) -> float | None:
+    """Return the smallest true difference in RMSE that would show, None where it is not known."""
+    return found.differences["rmse"].detectable if found else None
 
 
 def baseline_label(version: str, name: str) -> str:
@@ -326,11 +423,16 @@ def baseline_label(version: str, name: str) -> str:
     return spoken if once else f"{spoken} ({FITTED.get(version, version)})"
 
 
-def findings(run: Run, baselines: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Say how a run's decoded ratings stand to baselines on the same rows."""
-    prediction = "expected" if run.result.row.decode == "expected" else "decoded"
+def findings(group: Group) -> Iterator[str]:
+    """Say how the best line's ratings stand to simple predictors on the same rows."""
+    best = group.best
+    if best is None:
+        return
+    # An average that another row's prompt shows is no predictor of this one's.
     verdicts = {
-        key: verdict(*both_readings(against_baseline(run, *key, prediction))) for key in baselines
+        key: _leaning(each and each.decoded)
+        for (line, key), each in against_predictors(group).items()
+        if line is best and key[1] in best.first.result.baselines.get(key[0], ())
     }
     by_verdict: dict[str, dict[str, None]] = {}
     for (version, name), said in verdicts.items():
@@ -339,11 +441,28 @@ def findings(run: Run, baselines: Sequence[tuple[str, str]]) -> Iterator[str]:
         by_verdict.setdefault(said, {})[label] = None
     for said, text in (
         ("lower", "Its error is lower, beyond noise, than that of"),
+        (
+            "undecided, lower",
+            "Lower by the interval, undecided by the corrected test, than that of",
+        ),
         ("within noise", "Within noise of"),
         ("equal", "Exactly the error of"),
+        (
+            "undecided, higher",
+            "Higher by the interval, undecided by the corrected test, than that of",
+        ),
         ("higher", "Its error is higher, beyond noise, than that of"),
         ("no interval", "Too few users or rows for an interval against"),
+        ("not tested", "Not tested against"),
         ("not compared", "Not compared with"),
     ):
         if said in by_verdict:
             yield f"{text}: {', '.join(by_verdict[said])}."
+
+
+def _leaning(found: Contrast | None) -> str:
+    """A verdict, with the side to which an undecided difference leans."""
+    said = verdict(found)
+    if found is None or said != "undecided":
+        return said
+    return f"{said}, {'lower' if found.differences['rmse'].value < 0 else 'higher'}"

@@ -5,9 +5,10 @@ for `save`.
 """
 
 import io
+import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,21 @@ from matplotlib.typing import RcKeyType
 from persona_lab.report import paper
 from persona_lab.report.compare import Group, baseline_label, groups
 from persona_lab.report.lines import Line
-from persona_lab.report.runs import Report, Run
+from persona_lab.report.runs import MEMORIES, Report, Run, told_apart
 from persona_lab.report.tables import plain
 from persona_lab.report.words import Tagger, distinct_words
 
 INK, MUTED, OURS, PAPERS = "#1f2328", "#6a737d", "#2f6fb3", "#b35c1e"
 VARIABLES = {INK: "--ink", MUTED: "--muted", OURS: "--ours", PAPERS: "--papers"}
 MARKERS = "osD^vP*X"
+COLOURS = (OURS, PAPERS, INK, MUTED)
 LONGEST_LABEL = 48
+ROWS = ("adapter.rows_per_user", "adapter.max_rows")
+"""Settings that change how many rows an adapter trains on, and nothing else."""
+OTHER_USERS = (
+    "Different personas are different test users, some harder to predict than others: only a "
+    "persona's own points can be compared, not the heights of two personas."
+)
 
 STYLE: dict[RcKeyType, Any] = {
     "svg.fonttype": "none",  # text stays text: readable, and in the page's own font
@@ -121,12 +129,20 @@ def _drawings(report: Report, tagger: Tagger | None) -> Iterator[Drawing]:
             "on the line, probabilities are right. The mean gap is the calibration error (ECE).",
             _reliability(forecasting),
         )
-    if any(run.result.adapters for run in report.runs):
+    curves, others = _curves(report)
+    if others:
         yield Drawing(
             "training_size",
             "Error against the number of training rows (the paper's Figure 3): of each adapter, on "
-            "the test rows of the users that it rates.",
-            _training_size([run for run in report.runs if run.result.adapters]),
+            f"the test rows of the users that it rates. {OTHER_USERS}",
+            _training_size(others),
+        )
+    for number, (title, runs) in enumerate(curves.items(), 1):
+        yield Drawing(
+            "learning_curve" if number == 1 else f"learning_curve_{number}",
+            "Error against the number of training rows: a line per adapter, from runs that differ "
+            f"in nothing else ({title}). {OTHER_USERS}",
+            _learning_curve(runs),
         )
     for number, run in enumerate(_partitions(report), 1):
         assert run.personas is not None
@@ -187,7 +203,8 @@ def _training_size(runs: Sequence[Run]) -> Figure:
     panels = drawn.subplots(1, 2)
     for axes, metric in zip(panels, ("rmse", "mae"), strict=True):
         for number, run in enumerate(runs):
-            points = [(n, found[metric]) for n, found in _sizes(run) if found[metric] is not None]
+            found = [(n, scores[metric]) for _, n, scores in _sizes(run)]
+            points = [(n, error) for n, error in found if error is not None]
             if points:
                 marker, filled = MARKERS[number % len(MARKERS)], number < len(MARKERS)
                 sizes, errors = zip(*sorted(points), strict=True)
@@ -201,17 +218,75 @@ def _training_size(runs: Sequence[Run]) -> Figure:
     return drawn
 
 
-def _sizes(run: Run) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Training rows and the errors of those whom the adapter rates, for each adapter that has both.
+def _curves(report: Report) -> tuple[dict[str, list[Run]], list[Run]]:
+    """Runs with adapters: title -> those that differ in their training rows alone; and the rest.
+
+    Seeds stay apart: each clusters the users anew, so that their personas are others.
+    """
+    alike: dict[str, list[Run]] = {}
+    for group in groups(report):
+        for run in group.runs:
+            if any(_sizes(run)):
+                row = run.result.row
+                changed = {name: row.changed[name] for name in row.changed.keys() - {*ROWS}}
+                same = [asdict(row) | {"changed": changed}, run.result.keys.get("personas")]
+                key = json.dumps([group.name, run.result.cohort, *same], sort_keys=True)
+                alike.setdefault(key, []).append(run)
+    several = [runs for runs in alike.values() if len({*map(_trained, runs)}) > 1]
+    named = told_apart([(_curve_title(runs[0]), runs[0].name) for runs in several])
+    drawn = {run.name for runs in several for run in runs}
+    others = [run for run in report.runs if any(_sizes(run)) and run.name not in drawn]
+    return dict(zip(named, several, strict=True)), others
+
+
+def _curve_title(run: Run) -> str:
+    row = run.result.row
+    adapter, memory = row.adapter, MEMORIES.get(row.memory, row.memory)
+    return " · ".join(filter(None, [row.id, adapter, memory, f"seed {row.seed}"]))
+
+
+def _trained(run: Run) -> tuple[int, ...]:
+    return tuple(each["n_rows"] for each in run.result.adapters.values())
+
+
+def _learning_curve(runs: Sequence[Run]) -> Figure:
+    """A row of panels in which the points of an adapter are connected, over its runs."""
+    points: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for run in runs:
+        for name, size, scores in _sizes(run):
+            points.setdefault(name, []).append((size, scores))
+    drawn = Figure(figsize=(8, 3.4), layout="constrained")
+    panels = drawn.subplots(1, 2)
+    for axes, metric in zip(panels, ("rmse", "mae"), strict=True):
+        for i, name in enumerate(points):
+            found = [
+                (n, scores[metric]) for n, scores in points[name] if scores[metric] is not None
+            ]
+            axes.plot(
+                *zip(*sorted(found), strict=True), marker=MARKERS[i % len(MARKERS)], markersize=5,
+                color=COLOURS[i % len(COLOURS)], linewidth=1.2, label=_spoken(name),
+            )  # fmt: skip
+        axes.set(xlabel="training rows", ylabel=f"{metric.upper()} in stars")
+    handles, labels = panels[0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    return drawn
+
+
+def _spoken(adapter: str) -> str:
+    return _short(adapter.replace("_", " "), 24)
+
+
+def _sizes(run: Run) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Name, training rows and errors of those whom it rates, of each adapter that has all three.
 
     A persona's adapter rates that persona, a single one everybody.
     """
     for name, trained in run.result.adapters.items():
         if len(run.result.adapters) == 1:
-            yield trained["n_rows"], run.result.metrics
+            yield name, trained["n_rows"], run.result.metrics
         for scores in run.result.per_persona:
             if name == f"persona_{scores['persona']}" and len(run.result.adapters) > 1:
-                yield trained["n_rows"], scores
+                yield name, trained["n_rows"], scores
 
 
 def _elbow(personas: dict[str, Any]) -> Figure:
@@ -234,7 +309,7 @@ def _map(personas: dict[str, Any]) -> Figure:
         users = [user for user in personas["users"] if user["persona"] == persona]
         axes.plot(
             [user["x"] for user in users], [user["y"] for user in users],
-            MARKERS[persona % len(MARKERS)], color=(OURS, PAPERS, INK, MUTED)[persona % 4],
+            MARKERS[persona % len(MARKERS)], color=COLOURS[persona % len(COLOURS)],
             markersize=5, alpha=0.8, linestyle="none", label=f"persona {persona} ({len(users)})",
         )  # fmt: skip
     shares = [f"component {i} ({share:.0%})" for i, share in enumerate(personas["explained"], 1)]

@@ -9,17 +9,19 @@ from persona_lab.report import paper
 from persona_lab.report.compare import (
     MAX_URR,
     Group,
-    against,
     against_single,
     answers,
     claims,
+    compared,
     detectable,
     findings,
     groups,
+    verdict,
 )
 from persona_lab.report.runs import Report, Run
 from persona_lab.report.tables import (
     changed_alike,
+    difference,
     model,
     percent,
     plain,
@@ -36,11 +38,14 @@ READING = (
     "response are left out of RMSE and MAE and counted in URR; n counts what is left. RMSE "
     "expected scores the mean of the model's probabilities of 1 to 5, scaled to add up to 1; digit "
     "mass is their sum before.",
-    "A difference is called lower or higher where its interval excludes 0, on the rows that both "
-    "answered and on all rows with the user's mean training rating for the others; no correction "
-    "for the number of comparisons is made, but for the paper's claims (Holm's). Detectable is the "
-    "smallest true difference that a test at 5%, not corrected, would show with 80% power on users "
-    "like these.",
+    "A difference is called lower or higher where its interval excludes 0 and a test over users "
+    "finds it at 5%, both on the rows that both answered and on all rows with the user's mean "
+    "training rating for the others. The test's p, not the interval, is corrected (Holm) for the "
+    "differences of the same table; those from simple predictors are one family in all tables of "
+    "the same test rows. Where the intervals alone exclude 0 it is undecided, else within noise. "
+    "The paper's claims are judged alike, but are another family: a difference may be lower among "
+    "one and undecided among the other. Detectable is the smallest true difference that a test at "
+    "5%, not corrected, would show with 80% power on users like these.",
 )
 """How to read the numbers of any report."""
 
@@ -56,27 +61,27 @@ def headlines(report: Report) -> tuple[str, ...]:
 
 
 def _headlines(group: Group) -> Iterator[str]:
-    for line, other in against_single(group):
-        found = against(line, other)
+    n = sum(bool(each and each.decoded) for each in compared(group).values())
+    corrected = f" (Holm's correction for {n} differences)" if n > 1 else ""
+    for (line, other), found in against_single(group).items():
         if found:
             yield (
                 f"RMSE of {line.label} minus that of {other.label}{where(group)}: "
-                f"{with_interval(found.decoded, '+')}, {found.verdict}."
+                f"{difference(found.decoded)}, {verdict(found.decoded)}{corrected}."
             )
     best = group.best
     if best is not None:
-        which = "Lowest RMSE" if len(group.runs) > 1 else "RMSE"
-        rmse = with_interval(best.result.intervals["rmse"])
-        yield f"{which}{where(group)}: {rmse}, {best.label} on {model(best)}."
-        own = [key for key in group.baselines if key[1] in best.result.baselines.get(key[0], ())]
-        yield from findings(best, own)
+        which = "Lowest RMSE" if len(group.lines) > 1 else "RMSE"
+        rmse = with_interval(best.intervals["rmse"])
+        yield f"{which}{where(group)}: {rmse}, {best.label} on {model(best.first)}."
+        yield from findings(group)
     judged = Counter(each.judgement for each in claims(group))
     if judged.total() > judged["not testable"]:
         counts = ", ".join(f"{n} {judgement}" for judgement, n in judged.most_common())
         yield f"Of {judged.total()} claims about Table 1{where(group)}: {counts}."
-    silent = [run for run in group.runs if not answers(run)]
+    silent = [line for line in group.lines if not answers(line)]
     if silent:
-        named = "; ".join(f"{run.label}: {percent(run.result.metrics['urr'])}" for run in silent)
+        named = "; ".join(f"{line.label}: {percent(line.metrics['urr'])}" for line in silent)
         yield (
             f"Not ranked{where(group)}, as more than {MAX_URR:.0%} of the responses hold no "
             f"rating: {named}."
@@ -93,6 +98,7 @@ def _notes(report: Report) -> Iterator[str]:
     if not runs:
         return
     yield (
+        f"Setup: {_all(run.result.row.setup for run in runs)}. "
         f"Protocol: {_all(run.result.row.protocol for run in runs)}. "
         f"Users: {_all(_users(run) for run in runs)}, of "
         f"{_all(run.result.row.data for run in runs)}. "
@@ -110,9 +116,9 @@ def _notes(report: Report) -> Iterator[str]:
     users = max(sum(p["n_users"] for p in run.result.per_persona) for run in runs)
     if 0 < users < FEW_USERS:
         yield f"Only {users} users were tested: the intervals are rough."
-    if any(len(group.runs) > 1 for group in groups(report)):
+    if any(len(group.lines) > 1 for group in groups(report)):
         yield (
-            "The best of several runs is chosen on the same test rows, so its numbers are "
+            "The row with the lowest RMSE is chosen on the same test ratings, so its numbers are "
             "flattered."
         )
     for group in groups(report):

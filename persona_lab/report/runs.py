@@ -51,8 +51,7 @@ class Run:
     def stands_in(self) -> bool:
         """Whether its model is another than the one that the paper used in this role."""
         row = self.result.row
-        papers = row.model.lower().startswith(paper.MODELS.get(row.role, "\0"))
-        return row.setup != "paper" or not papers
+        return not row.model.lower().startswith(paper.MODELS.get(row.role, "\0"))
 
     @property
     def papers(self) -> paper.Numbers | None:

@@ -6,24 +6,28 @@ All text from run folders passes through `plain`, so that no later step meets a 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from persona_lab.evaluation import Judged
+from persona_lab.evaluation import Contrast, Judged
 from persona_lab.report import paper
 from persona_lab.report.compare import (
     FITTED,
+    MAIN,
     NAMES,
     UNVARIED,
     Difference,
     Group,
-    against,
-    against_baseline,
+    Pair,
+    Predictor,
     against_best,
-    both_readings,
+    against_predictors,
+    baseline_label,
     claims,
-    contrasts,
+    compared,
+    crossed,
     groups,
     judged_setting,
+    least,
     verdict,
 )
 from persona_lab.report.lines import Line, alone
@@ -35,6 +39,16 @@ SHOWN_RESPONSES = 5
 POOLED = (
     "A row of several seeds counts its test rows under each of them, with intervals over users and "
     "seeds; mean ± SD is of the seeds' own RMSE."
+)
+OF_PROBABILITIES = (
+    "Errors, scores and distances are better where lower, rank correlations where higher. "
+    "Probabilities say more than how often each rating is given only where their score is below "
+    "that of the training ratings' histogram; a rank correlation that does not exceed the average "
+    "in the prompt may be read off it. Intervals are over users."
+)
+NOT_KEPT = (
+    "– stands where runs of several seeds did not keep what the predictor said, as those of earlier "
+    "versions: the same command writes them again, from the store."
 )
 
 T = TypeVar("T")
@@ -67,7 +81,8 @@ class Table:
 
 
 Cells = dict[Column, Callable[[T], str]]
-_Compared = tuple[Line, Line, Difference | None]
+_Beyond = tuple[str, Mapping[str, Any]]
+"""A label and what `beyond` says under it, or a part of that."""
 
 
 def _table(
@@ -97,14 +112,23 @@ def number(value: float | None, sign: str = "") -> str:
     return NONE if value is None else f"{value:{sign}.3f}".replace("-", "−")
 
 
-def with_interval(interval: Mapping[str, Any] | None, sign: str = "") -> str:
+def with_interval(
+    interval: Mapping[str, Any] | None,
+    sign: str = "",
+    spoken: Callable[[float | None, str], str] = number,
+) -> str:
     """Return `value [low, high]`, the value alone where there are no ends or nothing between."""
     if interval is None:
         return NONE
+    value, low, high = (spoken(interval[name], sign) for name in ("value", "low", "high"))
     if interval["low"] is None or interval["low"] == interval["high"]:
-        return number(interval["value"], sign)
-    ends = f"[{number(interval['low'], sign)}, {number(interval['high'], sign)}]"
-    return f"{number(interval['value'], sign)} {ends}"
+        return value
+    return f"{value} [{low}, {high}]"
+
+
+def difference(found: Contrast | None, metric: str = "rmse") -> str:
+    """Return a difference with its interval."""
+    return with_interval(found and vars(found.differences[metric]), "+")
 
 
 def too_small(detectable: Iterable[float | None], rows: str = "these test rows") -> str:
@@ -170,8 +194,10 @@ def _table_1(title: str, report: Report, shown: Sequence[Line]) -> Table:
     if pooled:
         cells[Column("RMSE by seed: mean ± SD", True)] = _by_seed
     cells |= {
-        Column("MAE", True): lambda line: number(line.metrics["mae"]),
-        Column("URR", True): lambda line: percent(line.metrics["urr"]),
+        Column("MAE [95%]", True): lambda line: with_interval(line.intervals.get("mae")),
+        Column("URR [95%]", True): lambda line: with_interval(
+            line.intervals.get("urr"), spoken=percent
+        ),
         Column("n", True): _answered,
         Column("RMSE expected [95%]", True): lambda line: with_interval(
             line.intervals.get("rmse_expected")
@@ -190,9 +216,9 @@ def _by_seed(line: Line) -> str:
     return NONE if line.rmse_by_seed is None else " ± ".join(map(number, line.rmse_by_seed))
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | None, sign: str = "") -> str:
     """Return a share in percent, a dash for None."""
-    return NONE if share is None else f"{100 * share:.2f}%"
+    return NONE if share is None else f"{100 * share:{sign}.2f}%"
 
 
 def _answered(line: Line) -> str:
@@ -234,52 +260,105 @@ def _value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def baseline_table(group: Group) -> Table:
-    """Return the simple predictors on a group's test rows, and its best run minus each."""
-    best = group.best
+def predictors_table(group: Group, kind: Literal["decoded", "expected"]) -> Table:
+    """Return every row of Table 1 minus the main simple predictors; no rows without these.
 
-    def compared(best: Run, prediction: str) -> Callable[[tuple[str, str]], str]:
-        def cell(key: tuple[str, str]) -> str:
-            record = against_baseline(best, *key, prediction)
-            if record is None:
-                return NONE
-            said = verdict(*both_readings(record))
-            return f"{with_interval(record['rmse'], '+')} {said}"
+    Args:
+        group: The runs.
+        kind: The ratings to compare. Where every row's decoding is of expected ratings there is
+            but that one table.
+    """
+    keys = [key for key in group.predictors if key in MAIN]
+    found = against_predictors(group)
+    decoded = [line for line in group.lines if line.first.result.row.decode != "expected"]
+    lines = group.lines if keys and (decoded or kind == "expected") else ()
+
+    def cell(line: Line, key: Predictor) -> str:
+        each = found[line, key]
+        return _with_verdict(each and getattr(each, kind))
+
+    cells: Cells[Line] = {Column("row"): lambda line: line.label}
+    for key in keys:
+        cells[Column(f"minus {baseline_label(*key)} [95%]", True)] = lambda line, key=key: cell(
+            line, key
+        )
+    suffix = ", expected ratings" if kind == "expected" else ""
+    title = f"Every row against simple predictors{suffix}{where(group)}"
+    return _table(title, cells, lines, note=_predictors_note(group, kind))
+
+
+def _with_verdict(found: Contrast | None) -> str:
+    return f"{difference(found)} {verdict(found)}" if found else NONE
+
+
+def _predictors_note(group: Group, kind: Literal["decoded", "expected"]) -> str:
+    """Say what the p of comparisons with simple predictors are corrected for, and what is unknown.
+
+    Tables of these, of all rows and of the best one, are one family.
+    """
+    found = against_predictors(group)
+    contrasts = [each and getattr(each, kind) for each in found.values()]
+    lost = any(
+        each is None and len(line.runs) > 1 and name in line.first.result.baselines.get(version, ())
+        for (line, (version, name)), each in found.items()
+    )
+    what = "differences from simple predictors on these test rows"
+    return " ".join(
+        filter(None, [correction(contrasts, what), NOT_KEPT if lost else "", smallest(contrasts)])
+    )
+
+
+def correction(found: Iterable[Contrast | None], what: str) -> str:
+    """Say for how many differences p was corrected, nothing where there is but one."""
+    n = sum(each is not None for each in found)
+    return f"Lower and higher are said after Holm's correction for {n:,} {what}." if n > 1 else ""
+
+
+def smallest(found: Iterable[Contrast | None]) -> str:
+    """Say which differences in RMSE are easily missed."""
+    return too_small(map(least, found))
+
+
+def baseline_table(group: Group) -> Table:
+    """Return the simple predictors on a group's test rows, and its best row minus each."""
+    best, found = group.best, against_predictors(group)
+
+    def minus(kind: str) -> Callable[[Predictor], str]:
+        def cell(key: Predictor) -> str:
+            each = found[best, key] if best else None
+            return _with_verdict(each and getattr(each, kind))
 
         return cell
 
-    def errors(*metrics: str) -> Callable[[tuple[str, str]], str]:
+    def errors(*metrics: str) -> Callable[[Predictor], str]:
         return lambda key: " / ".join(number(group.baselines[key].get(m)) for m in metrics)
 
-    cells: Cells[tuple[str, str]] = {
+    cells: Cells[Predictor] = {
         Column("predictor"): lambda key: NAMES.get(key[1], key[1]),
         Column("fitted on"): lambda key: NONE if key[1] in UNVARIED else FITTED.get(key[0], key[0]),
         Column("RMSE / MAE", True): errors("rmse", "mae"),
     }
     if best is not None:
-        best_id = best.result.row.id or best.name
-        if any(best in line.runs and len(line.runs) > 1 for line in group.lines):
-            best_id += f", seed {best.result.row.seed}"
-        if best.result.row.decode != "expected":
-            cells[Column(f"{best_id} minus this [95%]", True)] = compared(best, "decoded")
-        cells[Column(f"{best_id} expected minus this [95%]", True)] = compared(best, "expected")
+        named = _told(best, group)
+        if best.first.result.row.decode != "expected":
+            cells[Column(f"{named} minus this [95%]", True)] = minus("decoded")
+        cells[Column(f"{named} expected minus this [95%]", True)] = minus("expected")
     cells |= {
         Column("rounded: RMSE / MAE", True): errors("rmse_rounded", "mae_rounded"),
         Column("unseen rows", True): lambda key: f"{group.baselines[key].get('fallback', 0):,}",
     }
-    shown = [key for key in group.baselines if key[1] not in UNVARIED or key[0] != "cohort"]
+    shown = group.predictors
     strong = [i for i, (version, _) in enumerate(shown) if version == "prompt"]
     title = f"Simple predictors on the same test rows{where(group)}"
-    return _table(title, cells, shown, strong, too_small(_told_from_best(group)))
+    note = _predictors_note(group, "decoded") if best else ""
+    return _table(title, cells, shown, strong, note)
 
 
-def _told_from_best(group: Group) -> Iterator[float | None]:
-    """Smallest difference that would show between the best run and each simple predictor."""
-    if (best := group.best) is not None:
-        prediction = "expected" if best.result.row.decode == "expected" else "decoded"
-        for record in best.result.comparisons:
-            if record["prediction"] == prediction:
-                yield record["rmse"].get("detectable")
+def _told(line: Line, group: Group) -> str:
+    """A line's row of Table 1 where no other line of the group has it, else its label."""
+    row = line.first.result.row.id
+    alike = sum(each.first.result.row.id == row for each in group.lines)
+    return row if row and alike == 1 else line.label
 
 
 def where(group: Group) -> str:
@@ -289,7 +368,7 @@ def where(group: Group) -> str:
 
 def contrast_table(group: Group) -> Table:
     """Return the lines of an adapter per persona minus those that differ in the adapter alone."""
-    return _differences(f"One adapter per persona against others{where(group)}", contrasts(group))
+    return _differences(f"One adapter per persona against others{where(group)}", compared(group))
 
 
 def claims_table(group: Group, testable: bool = True) -> Table:
@@ -360,31 +439,39 @@ def _detectable(judged: Judged) -> float | None:
 
 
 def between_rows(group: Group) -> Table:
-    """Return each run of a group minus its best run."""
-    title = f"Runs against the one with the lowest RMSE{where(group)}"
+    """Return each row of a group minus its best one."""
+    title = f"Rows against the one with the lowest RMSE{where(group)}"
     return _differences(title, against_best(group))
 
 
-def _differences(title: str, pairs: Iterable[tuple[Line, Line]]) -> Table:
-    found = [(line, other, against(line, other)) for line, other in pairs]
+def _differences(title: str, found: Mapping[Pair, Difference | None]) -> Table:
+    decoded = {pair: each and each.decoded for pair, each in found.items()}
+    expected = {pair: each and each.expected for pair, each in found.items()}
 
-    def shown(cell: Callable[[Difference], str]) -> Callable[[_Compared], str]:
-        return lambda item: NONE if item[2] is None else cell(item[2])
+    def of(kind: Mapping[Pair, Contrast | None], metric: str = "rmse") -> Callable[[Pair], str]:
+        return lambda pair: difference(kind[pair], metric)
 
-    cells: Cells[_Compared] = {
-        Column("run"): lambda item: item[0].label,
-        Column("minus"): lambda item: item[1].label,
-        Column("RMSE [95%]", True): shown(lambda each: with_interval(each.decoded, "+")),
-        Column("on n", True): shown(lambda each: f"{each.n:,}"),
-        Column("all rows, unrelated as the user's mean", True): shown(
-            lambda each: with_interval(each.check, "+")
-        ),
-        Column("difference"): lambda item: item[2].verdict if item[2] else verdict(),
-        Column("detectable from", True): shown(lambda each: number(each.detectable)),
-        Column("RMSE expected [95%]", True): shown(lambda each: with_interval(each.expected, "+")),
-        Column("difference expected"): lambda item: verdict(item[2] and item[2].expected),
+    def checked(pair: Pair) -> str:
+        each = decoded[pair]
+        return with_interval(each and each.check and vars(each.check["rmse"]), "+")
+
+    cells: Cells[Pair] = {
+        Column("row"): lambda pair: pair[0].label,
+        Column("minus"): lambda pair: pair[1].label,
+        Column("RMSE [95%]", True): of(decoded),
+        Column("difference"): lambda pair: verdict(decoded[pair]),
+        Column("MAE [95%]", True): of(decoded, "mae"),
+        Column("on n", True): lambda pair: f"{each.n:,}" if (each := decoded[pair]) else NONE,
     }
-    note = too_small(each.detectable for _, _, each in found if each)
+    if any(each and each.check for each in decoded.values()):
+        cells[Column("RMSE on all rows, unrelated as the user's mean", True)] = checked
+    cells |= {
+        Column("detectable from", True): lambda pair: number(least(decoded[pair])),
+        Column("RMSE expected [95%]", True): of(expected),
+        Column("difference expected"): lambda pair: verdict(expected[pair]),
+    }
+    shown = [*decoded.values()]
+    note = f"{correction(shown, 'differences of this table')} {smallest(shown)}"
     return _table(title, cells, found, note=note)
 
 
@@ -412,11 +499,11 @@ def _crossed(cell: dict[str, Any]) -> str:
 
 
 def _diagonal(run: Run) -> str:
-    said = [verdict(each["difference"]["rmse"]) for each in run.result.matrix if each["difference"]]
+    said = [verdict(each) for each in crossed(run)]
     return (
         "A column is of the same users: on the diagonal their own adapter rates them, off it "
         "another one, with its error minus their own one's [95%]; adapters fit their users where "
-        "the diagonal is lowest. Beyond noise, "
+        "the diagonal is lowest. Beyond noise, after Holm's correction, "
         f"{said.count('higher')} of {len(said)} cells off the diagonal are higher than the "
         f"diagonal's, {said.count('lower')} lower."
     )
@@ -448,30 +535,67 @@ def _part(part: dict[str, Any]) -> str:
 
 
 def beyond_table(report: Report) -> Table:
-    """Return what an error does not show: of the probabilities, the ranks and the histograms."""
+    """Return what an error does not show: of the probabilities, the ranks and the histograms.
 
-    def value(*path: str) -> Callable[[Run], str]:
-        def cell(run: Run) -> str:
-            found: Any = run.result.beyond
+    Below the runs stands what simple predictors reach on the same rows.
+    """
+
+    def plainly(*path: str) -> Callable[[_Beyond], str]:
+        def cell(item: _Beyond) -> str:
+            found: Any = item[1]
             for name in path:
-                found = found[name]
+                found = None if found is None else found.get(name)
             return number(found)
 
         return cell
 
-    cells: Cells[Run] = {
-        Column("run"): lambda run: run.label,
-        Column("calibration error (ECE)", True): value("ece"),
-        Column("ranked probability score", True): value("rps"),
-        Column("rank correlation within users", True): value("spearman", "value"),
-        Column("of users", True): lambda run: f"{run.result.beyond['spearman']['n_users']:,}",
-        Column("histograms' distance in stars", True): value("wasserstein", "decoded"),
-        Column("histograms' distance expected", True): value("wasserstein", "expected"),
-        Column("users' mean RMSE expected", True): value("macro", "rmse"),
-        Column("users' mean MAE expected", True): value("macro", "mae"),
+    def score(item: _Beyond) -> str:
+        return with_interval(item[1].get("rps_interval", {"value": item[1].get("rps")} | bare))
+
+    def ranks(item: _Beyond) -> str:
+        return with_interval(bare | item[1].get("spearman", {"value": None}))
+
+    def users(item: _Beyond) -> str:
+        return f"{item[1]['spearman']['n_users']:,}" if "spearman" in item[1] else NONE
+
+    bare = {"low": None, "high": None}  # results of earlier versions have no ends
+    cells: Cells[_Beyond] = {
+        Column("run"): lambda item: item[0],
+        Column("calibration error (ECE)", True): plainly("ece"),
+        Column("ranked probability score [95%]", True): score,
+        Column("rank correlation within users [95%]", True): ranks,
+        Column("of users", True): users,
+        Column("histograms' distance in stars", True): plainly("wasserstein", "decoded"),
+        Column("histograms' distance expected", True): plainly("wasserstein", "expected"),
+        Column("users' mean RMSE expected", True): plainly("macro", "rmse"),
+        Column("users' mean MAE expected", True): plainly("macro", "mae"),
     }
-    runs = [run for run in report.runs if run.result.beyond]
-    return _table("Calibration, ranks and histograms", cells, runs)
+    runs = [(run.label, run.result.beyond) for run in report.runs if run.result.beyond]
+    references = _references(report)
+    strong = range(len(runs), len(runs) + len(references))
+    note = OF_PROBABILITIES if references else ""
+    return _table("Calibration, ranks and histograms", cells, [*runs, *references], strong, note)
+
+
+def _references(report: Report) -> list[_Beyond]:
+    """What simple predictors reach, each once; one that is another in a later run with that run."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for group in groups(report):
+        for run in group.runs:
+            for name, reached in _reached(run):
+                label = f"reference: {name}{where(group)}"
+                if found.setdefault(label, reached) != reached and reached not in found.values():
+                    found[f"{label}, in {run.label}"] = reached
+    return [*found.items()]
+
+
+def _reached(run: Run) -> Iterator[_Beyond]:
+    given = run.result.beyond.get("references")
+    if given:
+        yield "histogram of the training ratings, for every row", {"rps_interval": given["rps"]}
+        for name, ranks in given["spearman"].items():
+            version, _, predictor = name.partition("/")
+            yield baseline_label(version, predictor), {"spearman": ranks}
 
 
 def responses_table(report: Report) -> Table:
@@ -638,7 +762,9 @@ def leading(report: Report) -> tuple[Table, ...]:
     """Return the tables that answer the question, the main one first, without the empty ones."""
     tables = [main_table(report)]
     for group in groups(report):
-        tables += [contrast_table(group), claims_table(group), baseline_table(group)]
+        tables += [contrast_table(group), claims_table(group)]
+        tables += [predictors_table(group, "decoded"), predictors_table(group, "expected")]
+        tables.append(baseline_table(group))
     tables += map(matrix_table, report.runs)
     return tuple(table for table in tables if table.rows)
 

@@ -29,8 +29,8 @@ from persona_lab.report.tables import (
 )
 
 ERRORS = ("rmse", "mae", "rmse_expected", "mae_expected")
-PIPED_WIDTH = 180  # a log has no width: rather long lines than cells broken up
-NARROW = 130  # columns of a terminal that has no room for intervals; the files have them
+PIPED_WIDTH = 240  # a log has no width: rather long lines than cells broken up
+NARROW = 170  # columns of a terminal that has no room for intervals; the files have them
 LONGEST_WORD = 15  # longer ones may be broken where a terminal is narrow
 
 
@@ -169,8 +169,9 @@ def _table_line(line: Line, group: str) -> dict[str, Any]:
         found |= {metric: line.metrics[metric]}
         found |= {f"{metric}_{end}": interval.get(end) for end in ("low", "high")}
     found |= {"digit_mass": line.metrics.get("digit_mass")}
-    found |= {"urr": line.metrics["urr"], "n_test": len(line.runs) * n_test}
-    found |= {"n_unrelated": line.n_unrelated}
+    found |= {"urr": line.metrics["urr"]}
+    found |= {f"urr_{end}": line.intervals.get("urr", {}).get(end) for end in ("low", "high")}
+    found |= {"n_test": len(line.runs) * n_test, "n_unrelated": line.n_unrelated}
     if run.papers:
         found |= {f"paper_{key}": value for key, value in run.papers._asdict().items()}
     return found | {"folder": run.name}
@@ -222,7 +223,7 @@ def _drawn(table: Table, width: int) -> RichTable:
 
 
 def _widths(lines: list[list[Text]], room: int) -> list[int | None]:
-    """Give each column its longest word, then the spare room from left to right.
+    """Give each column its longest word, then the spare room from left to right, heads last.
 
     Left to itself, rich breaks words in narrow columns while wide ones have room; where words do
     not fit anyway, it decides (None).
@@ -233,7 +234,9 @@ def _widths(lines: list[list[Text]], room: int) -> list[int | None]:
     spare = room - sum(widths)
     if spare < 0:
         return [None] * len(columns)
-    for i, column in enumerate(columns):
-        more = min(max(len(cell.plain) for cell in column) - widths[i], spare)
-        widths[i], spare = widths[i] + more, spare - more
+    for first in (1, 0):
+        for i, column in enumerate(columns):
+            longest = max((len(cell.plain) for cell in column[first:]), default=0)
+            more = min(max(longest - widths[i], 0), spare)
+            widths[i], spare = widths[i] + more, spare - more
     return [*widths]

@@ -6,6 +6,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from persona_lab.evaluation.beyond import beyond, ranked_probability_score, reliability
 
+TRAIN = pd.DataFrame({"user_id": [1, 2, 2, 2], "item_id": [1, 1, 1, 2], "rating": [4, 4, 5, 1]})
+
 
 def toy():
     """Two users of three rows each; the last row's response has no rating."""
@@ -25,8 +27,7 @@ def toy():
 
 
 def found():
-    train = pd.DataFrame({"user_id": [1, 2, 2, 2], "item_id": [1, 1, 1, 2]})
-    return beyond(toy(), train, {1: 0, 2: 2})
+    return beyond(toy(), TRAIN, {1: 0, 2: 2})
 
 
 def test_ranked_probability_score_by_hand():
@@ -59,10 +60,63 @@ def test_a_forecast_as_sure_as_it_is_right_is_calibrated():
 
 def test_ranks_are_compared_within_a_user():
     # User 1's ratings rise with the expected ones 5, 4.5, 3; user 2's fall.
-    assert found()["spearman"] == {"value": pytest.approx(0.0), "n_users": 2}
+    ranks = found()["spearman"]
+    assert (ranks["value"], ranks["n_users"]) == (pytest.approx(0.0), 2)
+    # Users at 1 and -1, and both of them drawn or one twice.
+    assert (ranks["low"], ranks["high"]) == (pytest.approx(-1.0), pytest.approx(1.0))
     flat = toy().assign(expected_rating=3.0)
-    ranks = beyond(flat, toy()[["user_id", "item_id"]], {1: 0, 2: 0})["spearman"]
-    assert ranks == {"value": None, "n_users": 0}
+    ranks = beyond(flat, TRAIN, {1: 0, 2: 0})["spearman"]
+    assert ranks == {"value": None, "low": None, "high": None, "n_users": 0}
+
+
+def test_intervals_of_score_and_ranks_are_over_users():
+    rng = np.random.default_rng(0)
+    users, n = np.repeat(np.arange(60), 20), 1200
+    rating = rng.integers(1, 6, n)
+    p = rng.dirichlet(np.ones(5), n)
+    rows = pd.DataFrame({"user_id": users, "item_id": np.arange(n), "rating": rating})
+    rows = rows.assign(response="4", prediction=4.0, persona=0)
+    rows = rows.assign(
+        expected_rating=p @ np.arange(1, 6), **{f"p{d}": p[:, d - 1] for d in range(1, 6)}
+    )
+    seen = beyond(rows, rows, dict.fromkeys(range(60), 0))
+    score = seen["rps_interval"]
+    assert score["value"] == pytest.approx(seen["rps"])
+    # With users of one size, the interval is that of the mean over users.
+    happened = rating[:, None] <= np.arange(1, 5)
+    own = ((p.cumsum(axis=1)[:, :-1] - happened) ** 2).mean(axis=1).reshape(60, 20).mean(axis=1)
+    half = 2.0 * own.std(ddof=1) / np.sqrt(60)
+    assert score["high"] - score["value"] == pytest.approx(half, rel=0.15)
+    assert score["value"] - score["low"] == pytest.approx(half, rel=0.15)
+    ranks = seen["spearman"]
+    assert ranks["low"] < 0 < ranks["high"]  # nothing is known of these ratings
+    assert -1 < ranks["low"] < ranks["value"] < ranks["high"] < 1
+
+
+def test_the_reference_forecast_is_the_training_ratings_histogram():
+    # 1, 4, 4 and 5: cumulated 1/4, 1/4, 1/4 and 3/4 over the cuts.
+    forecast = np.array([[0.25, 0, 0, 0.5, 0.25]] * 6)
+    expected = ranked_probability_score(forecast, toy()["rating"].to_numpy())
+    reference = found()["references"]["rps"]
+    assert reference["value"] == pytest.approx(expected)
+    assert reference["low"] < reference["value"] < reference["high"]
+    assert found()["references"]["spearman"] == {}
+
+
+def test_simple_predictors_are_ranked_on_the_same_rows_in_any_order():
+    simple = toy()[["user_id", "item_id", "rating"]].assign(
+        **{"prompt/prompt_mean": [5, 4, 3, 1, 2, 3], "all/always_4": 4.0}
+    )
+    seen = beyond(toy(), TRAIN, {1: 0, 2: 2}, simple.iloc[::-1])["references"]["spearman"]
+    assert seen.keys() == {"prompt/prompt_mean"}
+    assert seen["prompt/prompt_mean"]["value"] == pytest.approx(1.0)
+
+
+def test_one_user_has_no_interval():
+    one = toy().query("user_id == 1")
+    seen = beyond(one, TRAIN, {1: 0})
+    for ends in (seen["rps_interval"], seen["spearman"], seen["references"]["rps"]):
+        assert (ends["low"], ends["high"]) == (None, None)
 
 
 def test_distance_of_histograms_by_hand():

@@ -53,8 +53,9 @@ BEYOND = {
 
 
 def crossed(adapter, users, rmse, difference=None):
-    """A cell of the matrix of adapters and users; the difference is (value, low, high)."""
-    ends = difference and dict(zip(("value", "low", "high"), difference, strict=True))
+    """A cell of the matrix of adapters and users; the difference is (value, low, high, p)."""
+    ends = difference and dict(zip(("value", "low", "high", "p"), difference, strict=True))
+    ends = ends and ends | {"detectable": 0.25}
     return {
         "adapter": adapter, "users": users, "n_users": 20, "rmse": rmse + 1, "mae": 0.5,
         "urr": 0.25, "n_test": 320, "n_unrelated": 80, "digit_mass": 0.9, "rmse_expected": rmse,
@@ -64,8 +65,8 @@ def crossed(adapter, users, rmse, difference=None):
 
 MATRIX = [
     crossed("persona_0", "persona_0", 1.0),
-    crossed("persona_0", "persona_1", 1.5, (0.25, 0.125, 0.375)),
-    crossed("persona_1", "persona_0", 1.125, (0.125, -0.5, 0.75)),
+    crossed("persona_0", "persona_1", 1.5, (0.25, 0.125, 0.375, 0.001)),
+    crossed("persona_1", "persona_0", 1.125, (0.125, -0.5, 0.75, 0.5)),
     crossed("persona_1", "persona_1", 1.25),
 ]
 HOSTILE = (
@@ -115,8 +116,9 @@ class Sweep:
 
     def add(
         self, name: str, *, split_seed=0, noise=0.9, unrelated=0, cohort="reported", n_users=40,
-        digit_mass=0.9, facts=None, response="4", title="Fargo", **fields,
+        digit_mass=0.9, facts=None, response="4", title="Fargo", kept=True, **fields,
     ) -> Result:  # fmt: skip
+        """Write a run; `kept` is whether it keeps what simple predictors said, as runs now do."""
         split, found = split_of(split_seed, n_users)
         row = replace(ROW, **fields)
         rng = np.random.default_rng(sum(map(ord, name)))
@@ -139,10 +141,13 @@ class Sweep:
             cost={"tokens": 123456, "money": 0.0}, versions={"torch": "2.13.0"},
             keys={"split": f"split{split_seed}", "personas": "p", "predictions": name},
             **vars(assessment),
-            **{"beyond": beyond(predictions, split.train, dict.fromkeys(range(40), 1)),
+            **{"beyond": beyond(predictions, split.train, dict.fromkeys(range(40), 1), found.frame),
                "development": cohort == "dev"}
             | (facts or {}),
         )  # fmt: skip
+        if kept:
+            keys = ["user_id", "item_id"]
+            predictions = predictions.merge(found.frame.drop(columns="rating"), on=keys)
         self.write(name, {"state": "completed", "error": None}, result, predictions)
         row = {name: int(predictions[name].iloc[0]) for name in ("user_id", "item_id")}
         prompt = f"MOVIE: {title}"

@@ -2,11 +2,18 @@ from dataclasses import replace
 
 import pytest
 
+from persona_lab.evaluation import Contrast, Difference, adjust
 from persona_lab.report import build
 from persona_lab.report.compare import (
+    MAIN,
     against,
+    against_best,
+    against_predictors,
+    against_single,
     claims,
+    compared,
     contrasts,
+    crossed,
     detectable,
     findings,
     groups,
@@ -14,13 +21,41 @@ from persona_lab.report.compare import (
 )
 from persona_lab.report.lines import alone
 
+from .conftest import MATRIX
+from .conftest import crossed as cell
+
 
 def against_run(run, other):
     return against(alone(run), alone(other))
 
 
-def difference(low, high):
-    return {"value": 0.0, "low": low, "high": high}
+def difference(low, high, p=0.001):
+    return Difference((low or 0) / 2 + (high or 0) / 2, low, high, p, None)
+
+
+def compare(*differences):
+    """A contrast of the first difference with the second as its check; None of none."""
+    both = [each and {"rmse": each, "mae": each} for each in differences]
+    if not both:
+        return None
+    return Contrast("decoded", 9, 3, (1, 1), both[0], both[1] if len(both) > 1 else None)
+
+
+def record_of(result, *names):
+    """A result's comparison of this version, baseline and kind of prediction."""
+    (found,) = [
+        each for each in result.comparisons
+        if (each["version"], each["baseline"], each["prediction"]) == names
+    ]  # fmt: skip
+    return found
+
+
+def detectable_between(run, other):
+    return against_run(run, other).decoded.differences["rmse"].detectable
+
+
+def value(contrast):
+    return contrast.differences["rmse"].value
 
 
 @pytest.mark.parametrize(
@@ -33,17 +68,26 @@ def difference(low, high):
         ([difference(-0.2, -0.1), difference(-0.3, -0.1)], "lower"),
         ([difference(-0.2, -0.1), difference(-0.2, 0.1)], "within noise"),
         ([difference(-0.2, -0.1), difference(0.1, 0.2)], "within noise"),
-        ([difference(None, None)], "no interval"),
+        ([difference(-0.2, -0.1, p=0.051)], "undecided"),
+        ([difference(0.1, 0.2), difference(0.1, 0.3, p=0.051)], "undecided"),
+        ([difference(-0.1, 0.1, p=0.9)], "within noise"),
+        ([difference(-0.2, -0.1, p=None)], "not tested"),
+        ([difference(None, None, p=None)], "no interval"),
         ([difference(2.0, 2.0)], "no interval"),
         ([difference(-0.2, -0.1), difference(0.3, 0.3)], "no interval"),
-        ([difference(0.0, 0.0)], "equal"),
+        ([difference(0.0, 0.0, p=1.0)], "equal"),
         ([difference(0.0, 0.0), difference(-0.1, 0.1)], "no interval"),
         ([], "not compared"),
-        ([None], "not compared"),
     ],
 )
-def test_a_claim_holds_only_if_all_intervals_agree(differences, said):
-    assert verdict(*differences) == said
+def test_a_claim_holds_only_if_all_intervals_and_the_test_agree(differences, said):
+    assert verdict(compare(*differences)) == said
+
+
+def test_a_claim_holds_only_after_correction():
+    one = compare(difference(-0.2, -0.1, p=0.02))
+    first, *_ = adjust({f"{i}": one for i in range(3)}).values()
+    assert (verdict(one), verdict(first)) == ("lower", "undecided")
 
 
 def test_runs_of_other_test_rows_are_kept_apart_with_their_own_baselines(sweep):
@@ -54,7 +98,7 @@ def test_runs_of_other_test_rows_are_kept_apart_with_their_own_baselines(sweep):
     assert [run.name for run in first.runs] == ["a", "c"]
     assert [run.name for run in second.runs] == ["b"]
     assert (first.name, second.name) == ("A", "B")
-    assert first.best.name == "c"
+    assert first.best.first.name == "c"
     assert first.baselines != second.baselines
     assert next(iter(first.baselines)) == ("prompt", "prompt_mean")
 
@@ -79,10 +123,13 @@ def test_the_difference_to_the_best_run_is_paired_on_the_rows(sweep):
     good, bad = sweep.add("good", noise=0.2), sweep.add("bad", noise=1.2)
     runs = {run.name: run for run in build(sweep.folder).runs}
     found = against_run(runs["bad"], runs["good"])
-    for name, interval in (("rmse", found.decoded), ("rmse_expected", found.expected)):
-        assert interval["value"] == pytest.approx(bad.metrics[name] - good.metrics[name])
-        assert 0 < interval["low"] < interval["high"]
-    assert (found.verdict, found.check, found.n) == ("higher", None, 640)
+    for suffix, contrast in (("", found.decoded), ("_expected", found.expected)):
+        for metric, ends in contrast.differences.items():
+            name = f"{metric}{suffix}"
+            assert ends.value == pytest.approx(bad.metrics[name] - good.metrics[name])
+            assert 0 < ends.low < ends.high
+    decoded = found.decoded
+    assert (verdict(decoded), decoded.check, decoded.n) == ("higher", None, 640)
 
 
 def test_decoded_ratings_are_compared_where_both_answered_and_again_everywhere(sweep):
@@ -91,26 +138,136 @@ def test_decoded_ratings_are_compared_where_both_answered_and_again_everywhere(s
     sweep.add("none", unrelated=640)
     runs = {run.name: run for run in build(sweep.folder).runs}
     found = against_run(runs["some"], runs["all"])
-    assert found.n == 40
+    assert found.decoded.n == 40
     filled = runs["some"].predictions
     filled = filled["prediction"].fillna(filled["user_mean"]).astype(float)
     errors = [filled - runs["some"].predictions["rating"]]
     errors += [runs["all"].predictions["prediction"].astype(float)]
     errors[1] = errors[1] - runs["all"].predictions["rating"]
     first, second = [float((each**2).mean() ** 0.5) for each in errors]
-    assert found.check["value"] == pytest.approx(first - second)
+    assert found.decoded.check["rmse"].value == pytest.approx(first - second)
     silent = against_run(runs["none"], runs["all"])
-    assert (silent.decoded, silent.verdict, silent.n) == (None, "not compared", 0)
+    assert (silent.decoded, verdict(silent.decoded)) == (None, "not compared")
 
 
-def test_a_run_that_hardly_answers_is_never_the_best(sweep):
+def test_a_line_that_hardly_answers_is_never_the_best(sweep):
     """Its few answers, or its expected ratings, may err least."""
     sweep.add("silent", noise=0.1, unrelated=630)
     sweep.add("talking", noise=1.0, unrelated=10)
     (group,) = groups(build(sweep.folder))
-    assert group.best.name == "talking"
-    silent = replace(group, runs=tuple(run for run in group.runs if run.name == "silent"))
+    assert group.best.first.name == "talking"
+    lines = tuple(line for line in group.lines if line.first.name == "silent")
+    silent = replace(group, lines=lines)
     assert silent.best is None
+    assert (against_best(silent), [*findings(silent)]) == ({}, [])
+
+
+def test_the_best_is_a_line_of_all_its_seeds_and_no_lucky_one(sweep):
+    lucky = sweep.add("a", id="r9", seed=0, noise=0.1)
+    sweep.add("b", id="r9", seed=1, noise=1.5)
+    steady = [sweep.add(name, id="r10", seed=i, noise=0.5) for i, name in enumerate("cd")]
+    assert lucky.metrics["rmse"] < min(each.metrics["rmse"] for each in steady)
+    (group,) = groups(build(sweep.folder))
+    assert [run.name for run in group.best.runs] == ["c", "d"]
+    assert [pair[0].first.name for pair in against_best(group)] == ["a"]
+
+
+def test_seeds_that_together_hardly_answer_are_not_ranked(sweep):
+    sweep.add("a", id="r9", seed=0, noise=0.1)
+    sweep.add("b", id="r9", seed=1, noise=0.1, unrelated=630)
+    sweep.add("c", id="r10", noise=1.0)
+    (group,) = groups(build(sweep.folder))
+    assert group.best.first.name == "c"
+
+
+def test_every_line_is_compared_with_the_main_predictors_and_the_best_with_all(sweep):
+    good = sweep.add("a", id="r9", noise=0.4, unrelated=3)
+    bad = sweep.add("b", id="r5", noise=1.2)
+    (group,) = groups(build(sweep.folder))
+    found = against_predictors(group)
+    best, other = sorted(group.lines, key=lambda line: line.metrics["rmse"])
+    assert {key for line, key in found if line is other} == {*MAIN}
+    assert {key for line, key in found if line is best} == {*group.predictors}
+    for line, result in ((best, good), (other, bad)):
+        for version, name in MAIN:
+            each = found[line, (version, name)]
+            theirs = result.baselines[version][name]["rmse"]
+            ours = result.metrics["rmse_expected"]
+            assert value(each.expected) == pytest.approx(ours - theirs)
+            if line is other:  # on all rows; the best one leaves some out
+                assert value(each.decoded) == pytest.approx(result.metrics["rmse"] - theirs)
+    stored = record_of(good, "all", "always_4", "decoded")
+    kept = found[best, ("all", "always_4")].decoded
+    assert (kept.n, kept.p("rmse")) == (637, max(stored["rmse"]["p"], stored["check"]["rmse"]["p"]))
+
+
+def test_seeds_are_compared_with_predictors_together(sweep):
+    results = [sweep.add(name, id="r9", seed=i, noise=0.4 + i) for i, name in enumerate("ab")]
+    (group,) = groups(build(sweep.folder))
+    (line,) = group.lines
+    for key in group.predictors:
+        each = against_predictors(group)[line, key]
+        theirs = results[0].baselines[key[0]][key[1]]
+        for metric in ("rmse", "mae"):
+            for contrast, suffix in ((each.decoded, ""), (each.expected, "_expected")):
+                ours = line.metrics[f"{metric}{suffix}"]
+                assert contrast.differences[metric].value == pytest.approx(ours - theirs[metric])
+        assert each.decoded.n_seeds == (2, 1)
+    # Two seeds that differ so much widen the interval beyond that of one of them.
+    pooled = against_predictors(group)[line, ("all", "always_4")].expected.differences["rmse"]
+    one = record_of(results[0], "all", "always_4", "expected")["rmse"]
+    assert pooled.high - pooled.low > 1.5 * (one["high"] - one["low"])
+
+
+def test_seeds_that_kept_no_predictor_are_compared_with_those_that_need_no_keeping(sweep):
+    for i, name in enumerate("ab"):
+        sweep.add(name, id="r9", seed=i, kept=False)
+    (group,) = groups(build(sweep.folder))
+    known = {key[1] for (_, key), each in against_predictors(group).items() if each}
+    assert known == {"always_4", "user_mean"}
+
+
+def test_what_is_expected_is_what_counts_under_the_expected_decode(sweep):
+    sweep.add("a", decode="expected")
+    (group,) = groups(build(sweep.folder))
+    found = against_predictors(group)[group.lines[0], ("all", "always_4")]
+    assert found.decoded == found.expected is not None
+
+
+def test_p_is_corrected_for_what_is_read_together_and_for_nothing_else(sweep):
+    for name, adapter in (
+        ("a", "persona"),
+        ("b", "single_max"),
+        ("c", "single_min"),
+        ("d", "none"),
+    ):
+        sweep.add(name, adapter=adapter, noise=0.85 if name == "a" else 0.9)
+    (group,) = groups(build(sweep.folder))
+    found = compared(group)
+    for kind in ("decoded", "expected"):
+        bare = {f"{i}": getattr(against(*pair), kind) for i, pair in enumerate(found)}
+        corrected = [getattr(each, kind).adjusted for each in found.values()]
+        assert corrected == [each.adjusted for each in adjust(bare).values()]
+    assert [pair[1].adapter for pair in against_single(group)] == ["single_max", "single_min"]
+    assert all(found[pair] is each for pair, each in against_single(group).items())
+
+
+def test_comparisons_with_predictors_are_one_family(sweep):
+    for i, name in enumerate("ab"):
+        sweep.add(name, id=f"r{i}", noise=0.9)
+    (group,) = groups(build(sweep.folder))
+    found = [each.decoded for each in against_predictors(group).values()]
+    assert len(found) == len(MAIN) + len(group.predictors)
+    bare = {f"{i}": replace(each, adjusted={}) for i, each in enumerate(found)}
+    assert [each.adjusted for each in adjust(bare).values()] == [each.adjusted for each in found]
+
+
+def test_the_cells_of_a_matrix_are_corrected_together(sweep):
+    cells = [*MATRIX, *[cell("persona_2", "persona_0", 1.0, (0.1, 0.01, 0.2, 0.03))] * 3]
+    sweep.add("a", facts={"matrix": cells})
+    (run,) = build(sweep.folder).runs
+    said = ["higher", "within noise", *["undecided"] * 3]
+    assert [verdict(each) for each in crossed(run)] == said
 
 
 def test_personas_are_compared_with_what_differs_in_the_adapter_alone(sweep):
@@ -139,23 +296,23 @@ def test_the_seeds_of_a_line_are_compared_together(sweep):
     (group,) = groups(build(sweep.folder))
     ((line, other),) = contrasts(group)
     found = against(line, other)
-    value = line.metrics["rmse_expected"] - other.metrics["rmse_expected"]
-    assert found.expected["value"] == pytest.approx(value)
-    assert found.decoded["value"] == pytest.approx(line.metrics["rmse"] - other.metrics["rmse"])
+    expected = line.metrics["rmse_expected"] - other.metrics["rmse_expected"]
+    assert value(found.expected) == pytest.approx(expected)
+    assert value(found.decoded) == pytest.approx(line.metrics["rmse"] - other.metrics["rmse"])
 
 
 def test_what_would_show_is_of_persona_against_single_else_of_all_against_the_best(sweep):
     sweep.add("a", adapter="persona")
     sweep.add("b", adapter="none", noise=0.2)
     (group,) = groups(build(sweep.folder))
-    assert detectable(group) == (against_run(group.runs[0], group.runs[1]).detectable,)
+    assert detectable(group) == (detectable_between(group.runs[0], group.runs[1]),)
     sweep.add("c", adapter="single_max")
     (group,) = groups(build(sweep.folder))
-    assert detectable(group) == (against_run(group.runs[0], group.runs[2]).detectable,)
+    assert detectable(group) == (detectable_between(group.runs[0], group.runs[2]),)
     # Some 40 users: t(0.975) + t(0.8) = 2.87 standard errors; the interval is 2.02 of them wide.
-    found = against_run(group.runs[0], group.runs[2]).decoded
-    half = (found["high"] - found["low"]) / 2
-    assert found["detectable"] == pytest.approx(half * 2.87 / 2.02, rel=0.1)
+    found = against_run(group.runs[0], group.runs[2]).decoded.differences["rmse"]
+    half = (found.high - found.low) / 2
+    assert found.detectable == pytest.approx(half * 2.87 / 2.02, rel=0.1)
 
 
 def test_claims_are_of_the_rows_of_the_table(sweep):
@@ -187,18 +344,35 @@ def test_runs_are_not_compared_without_the_same_rows(sweep):
 def test_findings_name_every_baseline_once(sweep):
     sweep.add("run", noise=0.5)
     (group,) = groups(build(sweep.folder))
-    said = " ".join(findings(group.best, list(group.baselines)))
-    for name in ("always 4", "user mean", ", item mean,", "user's offset", "bias"):
+    said = " ".join(findings(group))
+    for name in ("always 4", "user mean", ", item mean", "user's offset", "bias"):
         assert said.count(name) == 1
     assert "lower, beyond noise" in said
 
 
-def test_findings_name_the_version_of_a_baseline_where_it_matters(sweep):
+@pytest.mark.parametrize(
+    ("p", "said"),
+    [
+        (0.001, "Its error is higher, beyond noise, than that of"),
+        (0.06, "Higher by the interval, undecided by the corrected test, than that of"),
+    ],
+)
+def test_findings_name_the_version_of_a_baseline_where_it_matters(sweep, p, said):
     sweep.add("run", noise=0.5)
     (group,) = groups(build(sweep.folder))
-    for record in group.best.result.comparisons:
+    for record in group.best.first.result.comparisons:
         if (record["version"], record["baseline"]) == ("cohort", "user_item_bias"):
-            record["rmse"] = difference(0.1, 0.2)
-    lower, higher = findings(group.best, list(group.baselines))
+            record["rmse"] = vars(difference(0.1, 0.2, p))
+    lower, higher = findings(group)
     assert "bias (all but the test rows)" in lower
-    assert higher.endswith("than that of: user + item bias (the users' training rows).")
+    assert higher == f"{said}: user + item bias (the users' training rows)."
+
+
+def test_findings_leave_out_an_average_that_another_rows_prompt_shows(sweep):
+    sweep.add("a", id="r9", noise=0.4)
+    other = sweep.add("b", id="r10")
+    shown = {"prompt": {"prompt_mean": other.baselines["prompt"]["prompt_mean"] | {"rmse": 0.5}}}
+    replace(other, baselines=other.baselines | shown).save(sweep.folder / "b")
+    (group,) = groups(build(sweep.folder))
+    assert len([key for key in group.predictors if key[0] == "prompt"]) == 2
+    assert not any("in r10" in said or "Not compared" in said for said in findings(group))

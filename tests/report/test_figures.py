@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from persona_lab.report import build
@@ -89,3 +91,71 @@ def test_pictures_and_prints_are_written(sweep, tmp_path):
     assert {path.suffix for path in paths} == {".png", ".pdf"}
     for path in paths:
         assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"%PDF")
+
+
+def curve_runs(sweep, *sizes, prefix="", **fields):
+    for n in sizes:
+        changed = {"adapter.rows_per_user": n} if n else {}
+        adapters = {f"persona_{i}": {"n_rows": (n or 80) * (10 + i)} for i in range(4)}
+        name = f"{prefix}rows={n}"
+        sweep.add(name, id="r9", adapter="persona", changed=changed,
+                  facts={"adapters": adapters}, **fields)  # fmt: skip
+
+
+def curves_of(report):
+    return {each.name: each for each in draw(report, None) if each.name.startswith("learning")}
+
+
+def test_the_points_of_a_persona_are_connected_over_runs_that_differ_in_rows_alone(sweep):
+    curve_runs(sweep, 20, 5, 10)
+    report = build(sweep.folder)
+    found = curves_of(report)["learning_curve"]
+    lines = found.figure.axes[0].lines
+    assert [line.get_label() for line in lines] == [f"persona {n}" for n in range(4)]
+    assert [list(line.get_xdata()) for line in lines[:2]] == [[50, 100, 200], [55, 110, 220]]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 4
+    assert {line.get_linestyle() for line in lines} == {"-"}
+    by_size = {run.result.row.changed["adapter.rows_per_user"]: run for run in report.runs}
+    expected = [by_size[n].result.per_persona[0]["mae"] for n in (5, 10, 20)]
+    assert list(found.figure.axes[1].lines[0].get_ydata()) == expected
+    assert "r9 · persona · M_s · seed 0" in found.caption
+    assert "not the heights of two personas" in found.caption
+    assert "training_size" not in {each.name for each in draw(report, None)}
+
+
+def test_runs_that_differ_in_more_than_rows_are_on_no_common_curve(sweep):
+    """Another seed clusters anew; one run alone is drawn as points."""
+    curve_runs(sweep, 5, 10, seed=0)
+    curve_runs(sweep, 5, None, prefix="b", seed=1)
+    curve_runs(sweep, 5, prefix="c", memory="ms_ml")
+    curve_runs(sweep, 10, prefix="d", split_seed=1, memory="ms_ml")
+    drawings = {each.name: each for each in draw(build(sweep.folder), None)}
+    assert [name for name in drawings if name.startswith("learning")] == [
+        "learning_curve", "learning_curve_2",
+    ]  # fmt: skip
+    assert "seed 1" in drawings["learning_curve_2"].caption
+    points = drawings["training_size"].figure.axes[0].lines
+    assert len(points) == 2
+    assert {line.get_linestyle() for line in points} == {"None"}
+    assert "not the heights of two personas" in drawings["training_size"].caption
+
+
+def test_a_single_adapter_has_a_curve_of_everybodys_error(sweep):
+    results = {
+        n: sweep.add(f"{n}", adapter="single_full", changed={"adapter.max_rows": n},
+                     facts={"adapters": {"single": {"n_rows": n}}})
+        for n in (100, 50)
+    }  # fmt: skip
+    (line,) = curves_of(build(sweep.folder))["learning_curve"].figure.axes[0].lines
+    assert list(line.get_xdata()) == [50, 100]
+    assert list(line.get_ydata()) == [results[n].metrics["rmse"] for n in (50, 100)]
+
+
+def test_a_persona_without_an_error_has_no_point(sweep):
+    curve_runs(sweep, 5, 10)
+    for run in build(sweep.folder).runs:
+        scores = [each | {"rmse": None} if each["persona"] == 0 else each
+                  for each in run.result.per_persona]  # fmt: skip
+        replace(run.result, per_persona=scores).save(sweep.folder / run.name)
+    lines = curves_of(build(sweep.folder))["learning_curve"].figure.axes[0].lines
+    assert [line.get_label() for line in lines] == ["persona 1", "persona 2", "persona 3"]

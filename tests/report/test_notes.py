@@ -4,8 +4,8 @@ import pytest
 
 from persona_lab.report import build
 from persona_lab.report.compare import detectable, groups
-from persona_lab.report.notes import headlines, notes
-from persona_lab.report.tables import main_table
+from persona_lab.report.notes import READING, headlines, notes
+from persona_lab.report.tables import contrast_table, main_table
 
 from .conftest import cells
 
@@ -25,6 +25,41 @@ def test_the_seeds_of_a_row_have_one_headline(sweep):
     assert len(said) == 1
     named = "RMSE of r9 · persona · M_s · 2 seeds minus that of r5 · single_max · M_s · 2 seeds: "
     assert said[0].startswith(named)
+
+
+def test_the_lowest_rmse_is_of_a_row_and_its_verdicts_are_those_of_the_tables(sweep):
+    sweep.add("a", id="r9", adapter="persona", seed=0, noise=0.2)
+    sweep.add("b", id="r9", adapter="persona", seed=1, noise=1.6)
+    sweep.add("c", id="r5", adapter="single_max", noise=0.85)
+    sweep.add("d", id="r6", adapter="single_min", noise=0.9)
+    report = build(sweep.folder)
+    said = headlines(report)
+    (group,) = groups(report)
+    assert any(each.startswith("Lowest RMSE: ") and "r5 · single_max" in each for each in said)
+    table = contrast_table(group)
+    for row, found, verdict in zip(table.rows, said, cells(table, "difference"), strict=False):
+        assert found.startswith(f"RMSE of {row[0]} minus that of {row[1]}: {row[2]}, {verdict}")
+        assert found.endswith(" (Holm's correction for 2 differences).")
+    assert any("The row with the lowest RMSE is chosen" in each for each in notes(report))
+
+
+def test_the_seeds_of_one_row_are_no_choice_of_the_best(sweep):
+    for seed in (0, 1):
+        sweep.add(f"{seed}", id="r9", seed=seed)
+    report = build(sweep.folder)
+    assert not any("flattered" in each for each in notes(report))
+    assert headlines(report)[0].startswith("RMSE: ")
+
+
+def test_reading_names_both_families_of_comparisons():
+    said = " ".join(READING)
+    for each in (
+        "Holm",
+        "simple predictors are one family",
+        "claims are judged alike",
+        "undecided",
+    ):
+        assert each in said
 
 
 def test_what_is_too_small_to_show_is_said_for_each_set_of_test_rows(sweep):
@@ -70,6 +105,7 @@ def test_what_all_runs_changed_is_a_note(sweep):
         ({"changed": {"distiller.scope": "all"}}, "seen: profiles and memories are distilled"),
         ({"changed": {"protocol.traits": "all"}}, "seen: traits are measured on all ratings"),
         ({"n_users": 5}, "Only 5 users"),
+        ({"setup": "embedded", "model": "phi3"}, "Setup: embedded. Protocol: strict."),
         ({"model": "smollm2"}, "no conclusion about LLaMA-3 or Phi-3"),
         ({"setup": "paper", "model": "phi3"}, "by statistical, a stand-in for the paper's GPT-4o"),
         ({"setup": "paper", "model": "phi3"}, "by minilm, a stand-in for the paper's text-embed"),

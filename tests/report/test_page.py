@@ -81,7 +81,7 @@ def test_the_page_shows_every_row_the_baselines_and_the_failure(table_1):
         "1 of 12 runs failed",
     ):
         assert said in page.text
-    assert page.tags.count("table") == 16
+    assert page.tags.count("table") == 18
     assert page.tags.count("details") == 11 + 1 + 11
 
 
@@ -96,7 +96,18 @@ def test_the_page_shows_seeds_together_the_matrix_and_what_is_too_small_to_show(
         assert said in page.text, said
     assert text.count("on the diagonal their own adapter") == 1
     notes = re.findall(r'<p class="notes">Differences in RMSE below', text)
-    assert len(notes) == 4  # persona against single, claims, simple predictors, against the best
+    assert len(notes) == 3  # persona against single, claims, against the best
+    # Every row and the best one against simple predictors, decoded and expected.
+    family = "for 18 differences from simple predictors on these test rows. Differences in RMSE"
+    assert page.text.count(family) == 3
+
+
+def test_the_page_sets_a_verdict_off_from_its_interval(sweep):
+    sweep.add("a", id="r9", noise=0.2)
+    text = html(build(sweep.folder))
+    cell = '</span><span class="verdict"> lower</span></td>'
+    assert text.count(cell) > 5
+    assert " lower" in Page(text).text
 
 
 @pytest.fixture

@@ -73,10 +73,11 @@ def test_a_folder_without_runs_is_the_users_error(tmp_path, name):
         ("paper", "llm", "phi3", True),
         ("paper", "slm", "tiny_phi3", True),
         ("paper", "slm", "smollm2", True),
-        ("embedded", "slm", "phi3", True),
+        ("embedded", "slm", "phi3", False),
+        ("embedded", "llm", "gemma3", True),
     ],
 )
-def test_a_model_stands_in_unless_it_is_the_papers_at_the_papers_setup(
+def test_a_model_stands_in_unless_it_is_the_papers_whatever_the_setup(
     sweep, setup, role, model, stands_in
 ):
     sweep.add("run")

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
 from persona_lab.report import build
-from persona_lab.report.compare import groups
+from persona_lab.report.compare import MAIN, against_predictors, compared, groups, verdict
 from persona_lab.report.notes import headlines, notes
 from persona_lab.report.tables import (
     NONE,
@@ -22,6 +24,7 @@ from persona_lab.report.tables import (
     matrix_table,
     number,
     plain,
+    predictors_table,
     responses_table,
     slices_table,
     unrelated_table,
@@ -45,7 +48,11 @@ def test_table_1_has_eleven_rows_with_ours_beside_the_papers(table_1):
     rmse = report.runs[3].result.metrics["rmse"]
     assert cells(table, "RMSE [95%]")[3].startswith(f"{rmse:.3f} [")
     assert cells(table, "n")[3] == "628 of 640"
-    assert cells(table, "URR")[3] == "1.88%"
+    mae, urr = (report.runs[3].result.intervals[name] for name in ("mae", "urr"))
+    assert cells(table, "MAE [95%]")[3] == with_interval(mae)
+    ends = f"{100 * urr['low']:.2f}%, {100 * urr['high']:.2f}%"
+    assert cells(table, "URR [95%]")[3] == f"1.88% [{ends}]"
+    assert cells(table, "URR [95%]")[4] == "0.00%"
     assert not {"seed", "decode", "test rows", "changed"} & {c.head for c in table.columns}
 
 
@@ -68,7 +75,8 @@ def test_a_row_holds_all_seeds_of_its_configuration_and_each_is_shown_below(swee
     assert cells(table, "seeds") == ["3", "1"]
     assert "seed" not in {column.head for column in table.columns}
     assert cells(table, "n") == ["1,905 of 3 × 640", "640"]
-    assert cells(table, "URR") == [f"{100 * 15 / 1920:.2f}%", "0.00%"]
+    pooled, none = cells(table, "URR [95%]")
+    assert (pooled.split(" [")[0], none) == (f"{100 * 15 / 1920:.2f}%", "0.00%")
     own = [result.metrics["rmse"] for result in results]
     mean, deviation = sum(own) / 3, float(np.std(own, ddof=1))
     assert cells(table, "RMSE by seed: mean ± SD") == [f"{mean:.3f} ± {deviation:.3f}", NONE]
@@ -79,10 +87,16 @@ def test_a_row_holds_all_seeds_of_its_configuration_and_each_is_shown_below(swee
     shown = [with_interval(each.intervals["rmse"]) for each in (*results, alone)]
     assert cells(seeds, "RMSE [95%]") == shown
     (group,) = groups(report)
-    best = group.best.result.row
-    named = {"r9": f"r9, seed {best.seed}", "r10": "r10"}[best.id]
+    named = group.best.first.result.row.id
     assert baseline_table(group).columns[3].head == f"{named} minus this [95%]"
     assert details(report)[0] == seeds
+
+
+def test_the_best_row_is_named_by_more_than_its_number_where_that_does_not_tell(sweep):
+    for k in (2, 4):
+        sweep.add(f"k{k}", id="r9", changed={"personas.n_personas": k})
+    (group,) = groups(build(sweep.folder))
+    assert baseline_table(group).columns[3].head == f"{group.best.label} minus this [95%]"
 
 
 def test_seeds_on_other_test_rows_are_not_put_together(sweep):
@@ -101,7 +115,7 @@ def test_rows_that_look_the_same_show_what_they_changed(sweep):
 
 def test_expected_decode_shows_no_urr(sweep):
     sweep.add("a", decode="expected")
-    assert cells(main_table(build(sweep.folder)), "URR") == [NONE]
+    assert cells(main_table(build(sweep.folder)), "URR [95%]") == [NONE]
 
 
 def test_a_row_outside_table_1_has_no_numbers_of_the_paper(sweep):
@@ -120,7 +134,96 @@ def test_the_prompts_mean_stands_first_and_set_off(table_1):
     assert all(cell.split()[-1] == "lower" for cell in cells(table, table.columns[3].head))
 
 
-def test_other_runs_are_compared_with_the_best(table_1):
+def test_every_row_is_compared_with_the_main_simple_predictors(table_1):
+    report = build(table_1.folder)
+    (group,) = groups(report)
+    shown = [each.title for each in leading(report)]
+    for kind, suffix in (("decoded", ""), ("expected", ", expected ratings")):
+        table = predictors_table(group, kind)
+        assert table.title == f"Every row against simple predictors{suffix}"
+        assert table.title in shown
+        assert [column.head for column in table.columns] == [
+            "row",
+            *(
+                f"minus {name} [95%]"
+                for name in (
+                    "item mean that the prompt shows",
+                    "always 4",
+                    "user mean",
+                    "user + item bias (all but the test rows)",
+                    "user + item bias (the users' training rows)",
+                )
+            ),
+        ]
+        assert cells(table, "row") == [line.label for line in group.lines]
+        found = against_predictors(group)[group.lines[3], ("all", "always_4")]
+        contrast = getattr(found, kind)
+        ends = with_interval(vars(contrast.differences["rmse"]), "+")
+        assert cells(table, "minus always 4 [95%]")[3] == f"{ends} {verdict(contrast)}"
+        n = 11 * 5 + len(group.predictors) - 5
+        assert f"after Holm's correction for {n} differences from simple" in table.note
+        # A pair says the same in the table of the best row.
+        best = group.lines.index(group.best)
+        column = next(c.head for c in baseline_table(group).columns if "minus this" in c.head
+                      and ("expected" in c.head) == (kind == "expected"))  # fmt: skip
+        again = dict(zip(group.predictors, cells(baseline_table(group), column), strict=True))
+        main = [key for key in group.predictors if key in MAIN]
+        assert [again[key] for key in main] == [*table.rows[best][1:]]
+
+
+def test_where_ratings_are_expected_rows_are_compared_once(sweep):
+    sweep.add("a", decode="expected")
+    (group,) = groups(build(sweep.folder))
+    assert predictors_table(group, "decoded").rows == ()
+    assert len(predictors_table(group, "expected").rows) == 1
+    sweep.add("b")
+    (group,) = groups(build(sweep.folder))
+    one, other = predictors_table(group, "decoded"), predictors_table(group, "expected")
+    assert [len(each.rows) for each in (one, other)] == [2, 2]
+
+
+def test_seeds_that_kept_no_predictor_are_said_to_be_unknown(sweep):
+    for seed in (0, 1):
+        sweep.add(f"{seed}", id="r9", seed=seed, kept=False)
+    sweep.add("alone", id="r10", kept=False)
+    (group,) = groups(build(sweep.folder))
+    table = predictors_table(group, "decoded")
+    pooled, alone = table.rows
+    assert [cell == NONE for cell in pooled[1:]] == [True, False, False, True, True]
+    assert NONE not in alone
+    assert "did not keep what the predictor said" in table.note
+    sweep.add("new", id="r3")
+    (group,) = groups(build(sweep.folder))
+    assert cells(predictors_table(group, "decoded"), table.columns[1].head)[0] != NONE
+
+
+def test_a_report_without_baselines_has_no_table_of_them(sweep):
+    result = sweep.add("a")
+    replace(result, baselines={}, comparisons=[]).save(sweep.folder / "a")
+    report = build(sweep.folder)
+    assert not [each for each in leading(report) if "simple" in each.title.lower()]
+
+
+def test_differences_are_of_mae_too_and_of_all_rows_only_where_some_were_not_answered(sweep):
+    sweep.add("a", id="r9", adapter="persona")
+    sweep.add("b", id="r5", adapter="single_max")
+    (group,) = groups(build(sweep.folder))
+    table = contrast_table(group)
+    (found,) = compared(group).values()
+    mae = with_interval(vars(found.decoded.differences["mae"]), "+")
+    assert cells(table, "MAE [95%]") == [mae]
+    assert not any("user's mean" in column.head for column in table.columns)
+    assert "Holm" not in table.note
+    sweep.add("c", id="r6", adapter="single_min", unrelated=5)
+    (group,) = groups(build(sweep.folder))
+    table = contrast_table(group)
+    without, with_some = cells(table, "RMSE on all rows, unrelated as the user's mean")
+    assert without == NONE
+    assert with_some.endswith("]")
+    assert "Lower and higher are said after Holm's correction for 2 differences" in table.note
+
+
+def test_other_rows_are_compared_with_the_best(table_1):
     (group,) = groups(build(table_1.folder))
     table = between_rows(group)
     assert len(table.rows) == 10
@@ -179,9 +282,13 @@ def test_tables_of_differences_say_what_is_too_small_to_show(table_1):
         sizes = sorted(cell for cell in cells(table, "detectable from") if cell != NONE)
         said = f"below {sizes[0]} ({sizes[-1]} for some pairs) cannot reliably be told apart on"
         assert said in table.note
-    stored = [each["rmse"]["detectable"] for each in group.best.result.comparisons
-              if each["prediction"] == "decoded"]  # fmt: skip
-    assert f"below {min(stored):.3f} (" in baseline_table(group).note
+    for kind in ("decoded", "expected"):
+        stored = [
+            getattr(each, kind).differences["rmse"].detectable
+            for each in against_predictors(group).values()
+        ]
+        assert f"below {min(stored):.3f} (" in predictors_table(group, kind).note
+    assert baseline_table(group).note == predictors_table(group, "decoded").note
 
 
 def test_a_matrix_shows_each_adapter_on_the_users_of_each(sweep):
@@ -252,6 +359,45 @@ def test_what_one_error_hides_is_shown(sweep):
     said = responses_table(report)
     assert len(said.rows) == 2 * 5
     assert said.rows[0][1:] == (r'"\"\n"', "1,200", "user 7, movie 9")
+
+
+def test_what_has_no_scale_stands_beside_what_simple_predictors_reach(sweep):
+    results = [sweep.add("a", id="r9"), sweep.add("b", id="r10"), sweep.add("c", split_seed=1)]
+    table = beyond_table(build(sweep.folder))
+    score, ranks = (
+        f"{name} [95%]" for name in ("ranked probability score", "rank correlation within users")
+    )
+    found = [each.beyond for each in results]
+    assert cells(table, score)[:3] == [with_interval(each["rps_interval"]) for each in found]
+    assert cells(table, ranks)[:3] == [with_interval(each["spearman"]) for each in found]
+    names = ("histogram of the training ratings, for every row", "item mean that the prompt shows",
+             "user + item bias (all but the test rows)",
+             "user + item bias (the users' training rows)")  # fmt: skip
+    assert cells(table, "run")[3:] == [
+        f"reference: {name}, test rows {letter}" for letter in "AB" for name in names
+    ]
+    assert table.strong == {*range(3, 11)}
+    first, second, *_ = table.rows[3:]
+    reached = found[0]["references"]
+    assert first[2:4] == (with_interval(reached["rps"]), NONE)
+    ranked = reached["spearman"]["prompt/prompt_mean"]
+    assert second[1:5] == (NONE, NONE, with_interval(ranked), str(ranked["n_users"]))
+    assert "histogram" in table.note
+
+
+def test_another_average_in_a_later_runs_prompt_is_another_reference(sweep):
+    sweep.add("a", id="r9")
+    other = sweep.add("b", id="r10")
+    reached = other.beyond["references"]
+    ranks = reached["spearman"] | {"prompt/prompt_mean": reached["spearman"]["all/user_item_bias"]
+                                   | {"value": 0.125}}  # fmt: skip
+    changed = other.beyond | {"references": reached | {"spearman": ranks}}
+    replace(other, beyond=changed).save(sweep.folder / "b")
+    labels = cells(beyond_table(build(sweep.folder)), "run")
+    named = "reference: item mean that the prompt shows"
+    assert [each for each in labels if each.startswith(named)] == [
+        named, f"{named}, in r10 · no adapter · M_s",
+    ]  # fmt: skip
 
 
 def test_the_audit_shows_what_was_looked_for_and_sets_off_what_was_found(sweep):

@@ -34,12 +34,16 @@ def test_markdown_tables_keep_their_shape_whatever_the_text(sweep):
 
 
 def test_csv_has_full_precision_and_no_formula(sweep):
-    result = sweep.add("run", id="r10", adapter=MIXED, changed={"data.n_users": 9})
+    changed = {"data.n_users": 9}
+    result = sweep.add("run", id="r10", adapter=MIXED, changed=changed, unrelated=60)
     sweep.fail("broken", error="-1+1")
     rows = list(csv.DictReader(io.StringIO(csv_text(build(sweep.folder)))))
     run = rows[0]
     assert float(run["rmse"]) == result.metrics["rmse"]
     assert float(run["rmse_expected_low"]) == result.intervals["rmse_expected"]["low"]
+    ends = [float(run[f"urr_{end}"]) for end in ("low", "high")]
+    assert ends == [result.intervals["urr"][end] for end in ("low", "high")]
+    assert ends[0] < float(run["urr"]) < ends[1]
     assert (run["paper_rmse"], run["stand_in"]) == ("1.171", "True")
     assert run["adapter"] == f"'{MIXED}"
     assert (run["changed"], run["distiller"]) == ('{"data.n_users": 9}', "statistical")
