@@ -128,7 +128,7 @@ def _rps(p: np.ndarray, rating: np.ndarray) -> np.ndarray:
 
 def _spearman(predictions: pd.DataFrame, predicted: pd.Series) -> dict[str, Any]:
     rows = predictions[["user_id", "rating"]].assign(predicted=predicted)
-    ranks = {
+    ranks: dict[Any, float] = {
         user: float(spearmanr(own["rating"], own["predicted"])[0])  # pyright: ignore
         for user, own in rows.groupby("user_id")
         if np.ptp(own["rating"]) > 0 and np.ptp(own["predicted"]) > 0

@@ -137,6 +137,8 @@ CLAIMS = (
 The paper concludes the first and its table shows the second, which speaks against it.
 """
 
+THESIS = CLAIMS[0].name
+
 OURS = (
     _claim(
         "r10",
@@ -307,10 +309,9 @@ def _size_trends(row: TableRow, prediction: Prediction) -> list[Difference]:
     )
     personas = np.stack([run["persona"].to_numpy() for run in runs])
     scored = predicted(runs, prediction)
-    trained = np.all(
-        [np.isin(each, [*sizes]) for each, sizes in zip(personas, row.sizes, strict=True)], axis=0
-    )
-    answered = ~np.isnan(scored).any(axis=0)
+    known = [np.isin(each, [*sizes]) for each, sizes in zip(personas, row.sizes, strict=True)]
+    trained = np.asarray(np.stack(known).all(axis=0))
+    answered = np.asarray(~np.isnan(scored).any(axis=0))
     given = [(answered & trained, scored)] if (answered & trained).any() else []
     if trained.any() and not answered[trained].all():
         given.append((trained, np.where(np.isnan(scored), means, scored)))

@@ -45,6 +45,7 @@ UNVARIED = ("prompt_mean", "prompt_mean_user_offset", "always_4", "user_mean")
 """Baselines that predict the same in every version."""
 MAIN = (
     ("prompt", "prompt_mean"),
+    ("prompt", "prompt_mean_user_offset"),
     ("all", "always_4"),
     ("all", "user_mean"),
     ("cohort", "user_item_bias"),

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from persona_lab.evaluation.claims import THESIS
 from persona_lab.report import paper
 from persona_lab.report.compare import (
     MAX_URR,
@@ -33,19 +34,20 @@ from persona_lab.report.tables import (
 
 QUESTION = "Do persona adapters make a small language model rate as its users do?"
 READING = (
-    "Brackets are 95% intervals over users (users drawn again 2,000 times), and over seeds where "
-    "several stand together; those of one seed do not cover another. Rows without a rating in the "
-    "response are left out of RMSE and MAE and counted in URR; n counts what is left. RMSE "
-    "expected scores the mean of the model's probabilities of 1 to 5, scaled to add up to 1; digit "
-    "mass is their sum before.",
+    "Brackets are 95% intervals over users (users drawn again 2,000 times), with the variance "
+    "between seeds where several stand together; those of one seed do not cover another. Rows "
+    "without a rating in the response are left out of RMSE and MAE and counted in URR; n counts "
+    "what is left. RMSE expected scores the mean of the model's probabilities of 1 to 5, scaled to "
+    "add up to 1; digit mass is their sum before.",
     "A difference is called lower or higher where its interval excludes 0 and a test over users "
     "finds it at 5%, both on the rows that both answered and on all rows with the user's mean "
     "training rating for the others. The test's p, not the interval, is corrected (Holm) for the "
     "differences of the same table; those from simple predictors are one family in all tables of "
     "the same test rows. Where the intervals alone exclude 0 it is undecided, else within noise. "
-    "The paper's claims are judged alike, but are another family: a difference may be lower among "
-    "one and undecided among the other. Detectable is the smallest true difference that a test at "
-    "5%, not corrected, would show with 80% power on users like these.",
+    "The paper's claims are judged alike, but are another family, and ask for two seeds of what "
+    "was trained: a difference may be lower among one and undecided among the other. Detectable is "
+    "the smallest true difference that a test at 5%, not corrected, would show with 80% power on "
+    "users like these.",
 )
 """How to read the numbers of any report."""
 
@@ -75,10 +77,17 @@ def _headlines(group: Group) -> Iterator[str]:
         rmse = with_interval(best.intervals["rmse"])
         yield f"{which}{where(group)}: {rmse}, {best.label} on {model(best.first)}."
         yield from findings(group)
+    for each in claims(group):
+        if each.name == THESIS and each.judgement != "not testable":
+            why = f" ({each.why})" if each.why else ""
+            yield f"The paper's thesis, {THESIS}{where(group)}: {each.judgement}{why}."
     judged = Counter(each.judgement for each in claims(group))
     if judged.total() > judged["not testable"]:
         counts = ", ".join(f"{n} {judgement}" for judgement, n in judged.most_common())
-        yield f"Of {judged.total()} claims about Table 1{where(group)}: {counts}."
+        yield (
+            f"Of {judged.total()} claims about Table 1{where(group)}, for and against the thesis: "
+            f"{counts}."
+        )
     silent = [line for line in group.lines if not answers(line)]
     if silent:
         named = "; ".join(f"{line.label}: {percent(line.metrics['urr'])}" for line in silent)

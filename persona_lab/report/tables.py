@@ -47,8 +47,8 @@ OF_PROBABILITIES = (
     "in the prompt may be read off it. Intervals are over users."
 )
 NOT_KEPT = (
-    "– stands where runs of several seeds did not keep what the predictor said, as those of earlier "
-    "versions: the same command writes them again, from the store."
+    "– stands where runs of several seeds did not keep what the predictor said, as those of "
+    "earlier versions: the same command writes them again, from the store."
 )
 
 T = TypeVar("T")
@@ -397,9 +397,9 @@ def claims_table(group: Group, testable: bool = True) -> Table:
         ),
         Column("RMSE [95%]", True): _rests_on,
         Column("p after Holm", True): _p_after_holm,
-        Column("MAE [95%]", True): lambda each: with_interval(_difference(each, "mae"), "+"),
+        Column("MAE [95%]", True): lambda each: difference(each.contrast, "mae"),
         Column("seeds", True): lambda each: NONE if each.seeds is None else str(each.seeds),
-        Column("detectable from", True): lambda each: number(_detectable(each)),
+        Column("detectable from", True): lambda each: number(least(each.contrast)),
     }
     played = dict.fromkeys(model(line.first) for line in group.lines)
     note = f"Asked of {', '.join(played)}, not of the paper's own runs."
@@ -413,29 +413,17 @@ def _rests_on(judged: Judged) -> str:
     if judged.trend:
         return f"{with_interval(vars(judged.trend), '+')} per doubling of training rows"
     if judged.shares:
-        return "; ".join(f"{row} {_share(vars(share))}" for row, share in judged.shares.items())
-    return with_interval(_difference(judged, "rmse"), "+")
-
-
-def _share(share: Mapping[str, Any]) -> str:
-    """A share of unrelated responses in per cent, with its interval where there is one."""
-    if share["low"] is None or share["low"] == share["high"]:
-        return percent(share["value"])
-    return f"{percent(share['value'])} [{percent(share['low'])}, {percent(share['high'])}]"
-
-
-def _difference(judged: Judged, metric: str) -> Mapping[str, Any] | None:
-    return vars(judged.contrast.differences[metric]) if judged.contrast else None
+        return "; ".join(
+            f"{row} {with_interval(vars(share), spoken=percent)}"
+            for row, share in judged.shares.items()
+        )
+    return difference(judged.contrast)
 
 
 def _p_after_holm(judged: Judged) -> str:
     if judged.trend:
         return f"{number(judged.trend.p)}, not corrected"
     return number(judged.contrast.adjusted.get("rmse")) if judged.contrast else NONE
-
-
-def _detectable(judged: Judged) -> float | None:
-    return judged.contrast.differences["rmse"].detectable if judged.contrast else None
 
 
 def between_rows(group: Group) -> Table:
