@@ -261,7 +261,7 @@ def _per_user(users: ArrayLike, errors: np.ndarray) -> np.ndarray:
 def _rmse_mae(totals: np.ndarray) -> np.ndarray:
     """Totals (m, 3) of rows, squared and absolute error -> RMSE and MAE (m, 2); NaN of no rows."""
     n, squared, absolute = totals[:, 0], totals[:, 1], totals[:, 2]
-    with np.errstate(invalid="ignore"):  # seeds may be drawn that rated none of the users drawn
+    with np.errstate(invalid="ignore"):  # a seed may have rated none of the users drawn, or none
         return np.stack([np.sqrt(squared / n), absolute / n], axis=1)
 
 
@@ -317,14 +317,14 @@ def _spreads(
     of_users = np.nanvar(drawn, axis=0, ddof=1) * n_users / (n_users - 1)
     parts, freedoms = [of_users], [n_users - 1]
     for place, side in enumerate(sides):
-        k = side.shape[1]
-        if k > 1:
-            by_seed = [
-                statistic([*totals[:place], side[:, n].sum(axis=0)[None], *totals[place + 1 :]])[0]
-                for n in range(k)
-            ]
-            parts.append(np.nan_to_num(np.nanvar(by_seed, axis=0, ddof=1)) / k)
-            freedoms.append(k - 1)
+        by_seed = [
+            statistic([*totals[:place], side[:, n].sum(axis=0)[None], *totals[place + 1 :]])[0]
+            for n in range(side.shape[1])
+        ]
+        rated = [each for each in by_seed if np.isfinite(each).all()]
+        if len(rated) > 1:
+            parts.append(np.var(rated, axis=0, ddof=1) / len(rated))
+            freedoms.append(len(rated) - 1)
     variance = np.sum(parts, axis=0)
     spreads = []
     for i, value in enumerate(values.tolist()):

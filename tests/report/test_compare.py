@@ -345,7 +345,7 @@ def test_findings_name_every_baseline_once(sweep):
     sweep.add("run", noise=0.5)
     (group,) = groups(build(sweep.folder))
     said = " ".join(findings(group))
-    for name in ("always 4", "user mean", ", item mean", "user's offset", "bias"):
+    for name in ("always 4", "user mean", ", item mean,", "user's offset", "bias"):
         assert said.count(name) == 1
     assert "lower, beyond noise" in said
 
@@ -374,5 +374,5 @@ def test_findings_leave_out_an_average_that_another_rows_prompt_shows(sweep):
     shown = {"prompt": {"prompt_mean": other.baselines["prompt"]["prompt_mean"] | {"rmse": 0.5}}}
     replace(other, baselines=other.baselines | shown).save(sweep.folder / "b")
     (group,) = groups(build(sweep.folder))
-    assert len([key for key in group.predictors if key[0] == "prompt"]) == 2
+    assert len([key for key in group.predictors if key[0] == "prompt"]) == 3
     assert not any("in r10" in said or "Not compared" in said for said in findings(group))

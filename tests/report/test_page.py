@@ -96,9 +96,9 @@ def test_the_page_shows_seeds_together_the_matrix_and_what_is_too_small_to_show(
         assert said in page.text, said
     assert text.count("on the diagonal their own adapter") == 1
     notes = re.findall(r'<p class="notes">Differences in RMSE below', text)
-    assert len(notes) == 3  # persona against single, claims, against the best
+    assert len(notes) == 2  # persona against single, against the best
     # Every row and the best one against simple predictors, decoded and expected.
-    family = "for 18 differences from simple predictors on these test rows. Differences in RMSE"
+    family = "for 20 differences from simple predictors on these test rows. Differences in RMSE"
     assert page.text.count(family) == 3
 
 

@@ -148,6 +148,7 @@ def test_every_row_is_compared_with_the_main_simple_predictors(table_1):
                 f"minus {name} [95%]"
                 for name in (
                     "item mean that the prompt shows",
+                    "item mean that the prompt shows + user's offset",
                     "always 4",
                     "user mean",
                     "user + item bias (all but the test rows)",
@@ -160,7 +161,7 @@ def test_every_row_is_compared_with_the_main_simple_predictors(table_1):
         contrast = getattr(found, kind)
         ends = with_interval(vars(contrast.differences["rmse"]), "+")
         assert cells(table, "minus always 4 [95%]")[3] == f"{ends} {verdict(contrast)}"
-        n = 11 * 5 + len(group.predictors) - 5
+        n = 11 * 6 + len(group.predictors) - 6
         assert f"after Holm's correction for {n} differences from simple" in table.note
         # A pair says the same in the table of the best row.
         best = group.lines.index(group.best)
@@ -189,7 +190,7 @@ def test_seeds_that_kept_no_predictor_are_said_to_be_unknown(sweep):
     (group,) = groups(build(sweep.folder))
     table = predictors_table(group, "decoded")
     pooled, alone = table.rows
-    assert [cell == NONE for cell in pooled[1:]] == [True, False, False, True, True]
+    assert [cell == NONE for cell in pooled[1:]] == [True, True, False, False, True, True]
     assert NONE not in alone
     assert "did not keep what the predictor said" in table.note
     sweep.add("new", id="r3")

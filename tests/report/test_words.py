@@ -37,5 +37,5 @@ def test_the_tagger_finds_nouns_and_adjectives(monkeypatch, tmp_path):
 
 def test_without_spacy_the_user_is_told_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "spacy", None)
-    with pytest.raises(UserError, match="persona-lab\\[figures\\]"):
+    with pytest.raises(UserError, match="\\.\\[figures\\]"):
         tagger(Assets(tmp_path))
