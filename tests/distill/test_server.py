@@ -191,11 +191,16 @@ def test_what_is_in_flight_at_the_end_is_in_the_ledger(loopback: Server, tmp_pat
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
+    # A shell starts what it runs in the background with this signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        chat(loopback).converse([once(text) for text in "abc"], Assets(tmp_path))
-    thread.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            chat(loopback).converse([once(text) for text in "abc"], Assets(tmp_path))
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     (row,) = ledger.totals(Assets(tmp_path).ledger)
     assert (row["outcome"], row["attempts"]) == ("cancelled", 3)
     assert row["money"] > 3 * 0.4

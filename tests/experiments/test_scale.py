@@ -36,7 +36,7 @@ def test_a_size_is_measured_once(tmp_path: Path) -> None:
     assert (results[["seconds", "cpu_seconds", "peak_mb"]] > 0).all(axis=None)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["growth.png", "results.csv"]
     again = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert again.stdout == ""
+    assert "30 users: measured already" in again.stdout
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "results.csv"), results)
 
 

@@ -99,7 +99,7 @@ def test_without_bitsandbytes_it_says_what_to_install(
     tiny: BaseModel, assets: Assets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.nn", None)
-    with pytest.raises(UserError, match=r"pip install 'persona-lab\[qlora\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[qlora\]'"):
         tiny.load(assets, torch.float32, "cpu", "nf4")
 
 
