@@ -4,7 +4,7 @@ from persona_lab.evaluation.assessment import Assessment, assess, intervals
 from persona_lab.evaluation.audit import Audit, Seen, audit, other_ratings
 from persona_lab.evaluation.beyond import beyond
 from persona_lab.evaluation.claims import CLAIMS, OURS, Judged, TableRow, judge
-from persona_lab.evaluation.contrast import Contrast, adjust, contrast, rows_key
+from persona_lab.evaluation.contrast import Contrast, adjust, contrast, rows_key, varies
 from persona_lab.evaluation.matrix import matrix
 from persona_lab.evaluation.metrics import score
 from persona_lab.evaluation.predictors import Baselines, baselines
@@ -12,6 +12,7 @@ from persona_lab.evaluation.result import Result, Row, row_id
 from persona_lab.evaluation.uncertainty import (
     Difference,
     Interval,
+    SeedVariance,
     holm,
     interval,
     paired_interval,
@@ -30,6 +31,7 @@ __all__ = [
     "Judged",
     "Result",
     "Row",
+    "SeedVariance",
     "Seen",
     "TableRow",
     "adjust",
@@ -49,4 +51,5 @@ __all__ = [
     "rows_key",
     "score",
     "share_interval",
+    "varies",
 ]

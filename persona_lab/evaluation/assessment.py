@@ -4,17 +4,22 @@ Pure. What is claimed of a run rests on the paired comparisons: the two predicti
 the same rows, and the interval is clustered by user.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from persona_lab.evaluation.contrast import predicted
+from persona_lab.evaluation.contrast import Prediction, predicted
 from persona_lab.evaluation.metrics import decoded, score
 from persona_lab.evaluation.predictors import Baselines
-from persona_lab.evaluation.uncertainty import interval, paired_interval, share_interval
+from persona_lab.evaluation.uncertainty import (
+    SeedVariance,
+    interval,
+    paired_interval,
+    share_interval,
+)
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,19 @@ def assess(predictions: pd.DataFrame, found: Baselines, decode: str) -> Assessme
     )
 
 
-def intervals(runs: Sequence[pd.DataFrame], decode: str) -> dict[str, dict[str, Any]]:
+def intervals(
+    runs: Sequence[pd.DataFrame],
+    decode: str,
+    between: Mapping[Prediction, SeedVariance | None] | None = None,
+) -> dict[str, dict[str, Any]]:
     """Score the runs of a row of a table, one per seed, over the test rows of all of them.
 
     Args:
         runs: user_id, item_id, rating, prediction (nullable) and expected_rating of the same test
             rows, in any order.
         decode: Name of the decoding: `paper`, `greedy` or `expected`.
+        between: The variance of RMSE and MAE between seeds where it is known from other rows, too;
+            by default that of these runs.
 
     Returns:
         `rmse`, `mae`, `urr`, `rmse_expected`, `mae_expected` -> {value, low, high}: 95% over users
@@ -92,12 +103,20 @@ def intervals(runs: Sequence[pd.DataFrame], decode: str) -> dict[str, dict[str, 
     """
     sides = [run.sort_values(["user_id", "item_id"]) for run in runs]
     users, ratings = (sides[0][name].to_numpy() for name in ("user_id", "rating"))
-    read = predicted(sides, "expected" if decode == "expected" else "decoded")
+    kind: Prediction = "expected" if decode == "expected" else "decoded"
+    read = predicted(sides, kind)
+    given: list[tuple[str, Prediction, np.ndarray]]
+    given = [("", kind, read), ("_expected", "expected", predicted(sides, "expected"))]
     found = {}
-    for suffix, scored in (("", read), ("_expected", predicted(sides, "expected"))):
+    for suffix, prediction, scored in given:
         answered = ~np.isnan(scored).all(axis=0)
         if answered.any():
-            both = interval(users[answered], ratings[answered], scored[:, answered])
+            both = interval(
+                users[answered],
+                ratings[answered],
+                scored[:, answered],
+                between=between.get(prediction) if between else None,
+            )
             found |= {f"{name}{suffix}": asdict(ends) for name, ends in both.items()}
     if decode != "expected":
         found["urr"] = asdict(share_interval(users, np.isnan(read)))

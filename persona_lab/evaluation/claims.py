@@ -14,6 +14,7 @@ from persona_lab.evaluation.contrast import (
     contrast,
     predicted,
     rows_key,
+    varies,
 )
 from persona_lab.evaluation.uncertainty import (
     LEVEL,
@@ -219,8 +220,13 @@ def judge(table: Mapping[str, TableRow], prediction: Prediction) -> tuple[Judged
     """
     claims = (*CLAIMS, *OURS)
     why = {claim.rows: _untestable(claim.rows, table) for claim in claims}
+    trained = varies((table[row].runs for row in TRAINED if row in table), prediction)
     found = {
-        " ".join(rows): contrast(*(table[row].runs for row in rows), prediction=prediction)
+        " ".join(rows): contrast(
+            *(table[row].runs for row in rows),
+            prediction=prediction,
+            between=[trained if row in TRAINED else None for row in rows],
+        )
         for rows, reason in why.items()
         if not reason
     }

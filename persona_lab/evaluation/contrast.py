@@ -5,14 +5,21 @@ are paired wherever they were tested on the same ratings, whatever else differs 
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from persona_lab.evaluation.uncertainty import LEVEL, Difference, holm, paired_interval
+from persona_lab.evaluation.uncertainty import (
+    LEVEL,
+    Difference,
+    SeedVariance,
+    holm,
+    paired_interval,
+    seed_variance,
+)
 
 Prediction = Literal["decoded", "expected"]
 Verdict = Literal["lower", "higher", "undecided"]
@@ -80,8 +87,22 @@ def predicted(runs: Sequence[pd.DataFrame], prediction: Prediction) -> np.ndarra
     return np.stack([each.to_numpy(dtype=float, na_value=np.nan) for each in columns])
 
 
+def varies(rows: Iterable[Sequence[pd.DataFrame]], prediction: Prediction) -> SeedVariance | None:
+    """Pool the variance between seeds over trained rows of a table; None where none has two.
+
+    Args:
+        rows: Predictions of each row's runs, as `contrast` takes them, in any order.
+        prediction: What is scored.
+    """
+    given = [[frame.sort_values(_ROW) for frame in row] for row in rows]
+    return seed_variance((row[0]["rating"], predicted(row, prediction)) for row in given)
+
+
 def contrast(
-    first: Sequence[pd.DataFrame], *others: Sequence[pd.DataFrame], prediction: Prediction
+    first: Sequence[pd.DataFrame],
+    *others: Sequence[pd.DataFrame],
+    prediction: Prediction,
+    between: Sequence[SeedVariance | None] = (),
 ) -> Contrast | None:
     """Compare a row of a table with another one, or with the mean of several others.
 
@@ -90,6 +111,7 @@ def contrast(
             (nullable), expected_rating and user_mean (the user's mean training rating).
         others: The rows to compare with, likewise.
         prediction: What to score.
+        between: The variance between seeds of each row, as `paired_interval` takes it.
 
     Returns:
         The differences; None where the test rows are not the same, or no row was answered by all.
@@ -106,14 +128,17 @@ def contrast(
     check = None
     if not answered.all():
         filled = [np.where(np.isnan(each), means, each) for each in scored]
-        check = paired_interval(users, ratings, *filled)
+        check = paired_interval(users, ratings, *filled, between=between)
     return Contrast(
         prediction=prediction,
         n=int(answered.sum()),
         n_users=len(np.unique(users[answered])),
         n_seeds=tuple(map(len, sides)),
         differences=paired_interval(
-            users[answered], ratings[answered], *(each[:, answered] for each in scored)
+            users[answered],
+            ratings[answered],
+            *(each[:, answered] for each in scored),
+            between=between,
         ),
         check=check,
     )

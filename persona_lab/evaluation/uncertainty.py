@@ -1,13 +1,14 @@
 """Predictions on the same rows -> errors and their differences, with 95% intervals over users.
 
-A user's rows share that user's habits, so whole users are drawn again, not rows. Where a row of a
-table has runs of several seeds, the variance between these is added: two or three seeds are too few
-to be drawn again. The intervals say how a number would move with other users from the same
-population; the items, and with one seed the fitted models, are held fixed. Pure.
+A user's rows share that user's habits, so whole users are drawn again, not rows. The variance
+between seeds is added: two or three seeds are too few to be drawn again. A variance of two seeds is
+hardly known, so the rows of a table may share one, pooled over all of them. The intervals say how a
+number would move with other users from the same population, and with other seeds where their
+variance is known; the items are held fixed. Pure.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
@@ -52,8 +53,55 @@ class Difference(Interval):
     detectable: float | None
 
 
+@dataclass(frozen=True)
+class SeedVariance:
+    """How much the errors of a row of a table vary with its seed alone, the same for all its rows.
+
+    Attributes:
+        rmse: Variance of RMSE, in squared stars.
+        mae: Of MAE, likewise.
+        freedom: Degrees of freedom of both: seeds less rows.
+    """
+
+    rmse: float
+    mae: float
+    freedom: int
+
+
+def seed_variance(rows: Iterable[tuple[ArrayLike, ArrayLike]]) -> SeedVariance | None:
+    """Pool the variance between seeds over the rows of a table, each with its degrees of freedom.
+
+    As the analysis of variance does: it supposes that training varies alike in all of them. Where
+    it does not, differences of the more variable rows are found a little too often.
+
+    Args:
+        rows: Of each row, the true ratings (n_rows,) and the predictions (n_seeds, n_rows); a test
+            row that a seed has no rating for (NaN) is no part of that seed's error.
+
+    Returns:
+        The variance of one seed's error; None where no row has two seeds with an error.
+    """
+    freedom, squares = 0, np.zeros(2)
+    for ratings, predictions in rows:
+        errors = _errors(ratings, predictions)
+        scores = _rmse_mae(_per_user(np.zeros(errors.shape[1]), errors)[0])
+        scores = scores[np.isfinite(scores).all(axis=1)]
+        if len(scores) > 1:
+            freedom += len(scores) - 1
+            squares += np.var(scores, axis=0) * len(scores)
+    if not freedom:
+        return None
+    rmse, mae = (squares / freedom).tolist()
+    return SeedVariance(rmse, mae, freedom)
+
+
 def interval(
-    users: ArrayLike, ratings: ArrayLike, predictions: ArrayLike, *, seed: int = 0
+    users: ArrayLike,
+    ratings: ArrayLike,
+    predictions: ArrayLike,
+    *,
+    between: SeedVariance | None = None,
+    seed: int = 0,
 ) -> dict[str, Interval]:
     """Bootstrap over users of one prediction's errors.
 
@@ -62,6 +110,7 @@ def interval(
         ratings: The true ratings, of shape (n_rows,).
         predictions: The predicted ratings, of shape (n_rows,), or (n_seeds, n_rows) where several
             seeds are pooled; a row that some seeds have no rating for (NaN) counts in the others.
+        between: The variance between seeds; where it is not given, that of the seeds given here.
         seed: Seed of the resampling.
 
     Returns:
@@ -70,7 +119,7 @@ def interval(
     errors = _errors(ratings, predictions)
     assert np.isfinite(errors).any(axis=0).all(), "a row that no seed has a rating for was scored"
     sums = _per_user(users, errors)
-    found = _spreads([sums], lambda totals: _rmse_mae(totals[0]), seed)
+    found = _spreads([sums], lambda totals: _rmse_mae(totals[0]), [between], seed)
     return {
         name: Interval(each.value, each.low, each.high)
         for name, each in zip(("rmse", "mae"), found, strict=True)
@@ -90,21 +139,28 @@ def share_interval(users: ArrayLike, counted: ArrayLike, *, seed: int = 0) -> In
 
 
 def paired_interval(
-    users: ArrayLike, ratings: ArrayLike, first: ArrayLike, *others: ArrayLike, seed: int = 0
+    users: ArrayLike,
+    ratings: ArrayLike,
+    first: ArrayLike,
+    *others: ArrayLike,
+    between: Sequence[SeedVariance | None] = (),
+    seed: int = 0,
 ) -> dict[str, Difference]:
     """Compare predictions of the same rows: error of the first minus the mean error of the others.
 
     A negative difference says that `first` errs less. All are scored on the same drawn users, so
     what makes a user hard for all cancels out; each side's seeds vary on their own. The test
     exchanges the two predictions of whole users at random: under the hypothesis that they are
-    equally good nothing changes by that. Where a side has several seeds, a t-test that counts
-    their variance must agree: the p is the larger one.
+    equally good nothing changes by that. Where seeds vary, a t-test that counts their variance must
+    agree: the p is the larger one.
 
     Args:
         users: The user of each row, of shape (n_rows,).
         ratings: The true ratings, of shape (n_rows,).
         first: Predicted ratings, of shape (n_rows,) or (n_seeds, n_rows), none missing.
         others: Predicted ratings to compare with, most often one, likewise.
+        between: The variance between seeds of each of these, where it is known from elsewhere; by
+            default that of the seeds given here.
         seed: Seed of the resampling.
 
     Returns:
@@ -117,7 +173,7 @@ def paired_interval(
         own, *theirs = map(_rmse_mae, totals)
         return own - np.mean(theirs, axis=0)
 
-    found = _spreads(sides, difference, seed)
+    found = _spreads(sides, difference, between or [None] * len(sides), seed)
     # At a fixed number of rows RMSE is monotone in the sum of squares: exchanging users for the
     # difference of RMSE is flipping signs of the users' differences of squares. The mean of several
     # RMSE is no RMSE: there each side's squares count by what they move its RMSE.
@@ -293,9 +349,10 @@ class _Spread:
 def _spreads(
     sides: Sequence[np.ndarray],
     statistic: Callable[[list[np.ndarray]], np.ndarray],
+    between: Sequence[SeedVariance | None],
     seed: int,
 ) -> list[_Spread]:
-    """Spread of a statistic over users, and over the seeds of the sides that have several.
+    """Spread of a first side's errors, less the mean of the others', over users and seeds.
 
     Percentiles over drawn users, stretched from their centre by what the variance between seeds
     adds to the standard error, with the degrees of freedom of Welch (1947): few where seeds are few
@@ -303,7 +360,8 @@ def _spreads(
 
     Args:
         sides: Sums of shape (n_users, n_seeds, 3), of the same users.
-        statistic: One array (m, 3) of totals per side -> (m, k).
+        statistic: One array (m, 3) of totals per side -> RMSE and MAE, of shape (m, 2).
+        between: The variance between seeds of each side; None for that of its own seeds.
         seed: Seed of the resampling.
     """
     n_users = len(sides[0])
@@ -316,7 +374,12 @@ def _spreads(
     # A resample of few users spreads too little, by sqrt((n - 1) / n).
     of_users = np.nanvar(drawn, axis=0, ddof=1) * n_users / (n_users - 1)
     parts, freedoms = [of_users], [n_users - 1]
-    for place, side in enumerate(sides):
+    shared: dict[SeedVariance, float] = {}
+    for place, (side, known) in enumerate(zip(sides, between, strict=True)):
+        if known is not None:
+            weight = 1 if place == 0 else 1 / (len(sides) - 1)
+            shared[known] = shared.get(known, 0) + weight**2 / side.shape[1]
+            continue
         by_seed = [
             statistic([*totals[:place], side[:, n].sum(axis=0)[None], *totals[place + 1 :]])[0]
             for n in range(side.shape[1])
@@ -325,6 +388,9 @@ def _spreads(
         if len(rated) > 1:
             parts.append(np.var(rated, axis=0, ddof=1) / len(rated))
             freedoms.append(len(rated) - 1)
+    for known, factor in shared.items():
+        parts.append(np.array([known.rmse, known.mae]) * factor)
+        freedoms.append(known.freedom)
     variance = np.sum(parts, axis=0)
     spreads = []
     for i, value in enumerate(values.tolist()):

@@ -10,15 +10,24 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from persona_lab import evaluation
-from persona_lab.evaluation import Contrast, Judged, TableRow, adjust, contrast, judge, rows_key
-from persona_lab.evaluation.metrics import decoded
+from persona_lab.evaluation import (
+    Contrast,
+    Judged,
+    SeedVariance,
+    TableRow,
+    adjust,
+    contrast,
+    judge,
+    rows_key,
+)
+from persona_lab.evaluation.contrast import Prediction
 from persona_lab.evaluation.predictors import ALWAYS
-from persona_lab.report.lines import Line, lines
+from persona_lab.report.lines import Line, frames, lines
 from persona_lab.report.runs import Report, Run
 
 MAX_URR = 0.05
@@ -155,36 +164,39 @@ def against(line: Line, other: Line) -> Difference | None:
 
     No p is corrected: that is of the table in which a pair stands.
     """
-    sides = [_frames(each) for each in (line, other)]
-    return _difference(*sides) if all(sides) else None
+    return _difference(line, frames(other.runs), other.between)
 
 
-def _frames(line: Line) -> list[pd.DataFrame]:
-    """Predictions of a line's runs, `prediction` as its decoding has it; none if one has none."""
-    frames = [run.predictions for run in line.runs if run.predictions is not None]
-    decode = line.first.result.row.decode
-    return [frame.assign(prediction=decoded(frame, decode)) for frame in frames]
+def _difference(
+    line: Line, other: Sequence[pd.DataFrame], between: Mapping[Prediction, SeedVariance]
+) -> Difference | None:
+    own = frames(line.runs)
+    if not own or not other:
+        return None
 
+    def minus(prediction: Prediction) -> Contrast | None:
+        varying = [each.get(prediction) for each in (line.between, between)]
+        return contrast(own, other, prediction=prediction, between=varying)
 
-def _difference(first: Sequence[pd.DataFrame], other: Sequence[pd.DataFrame]) -> Difference | None:
-    expected = contrast(first, other, prediction="expected")
-    return expected and Difference(contrast(first, other, prediction="decoded"), expected)
+    expected = minus("expected")
+    return expected and Difference(minus("decoded"), expected)
 
 
 def _against_predictor(line: Line, version: str, name: str) -> Difference | None:
     """Return a line's errors minus a simple predictor's, None where its runs cannot tell.
 
-    A run alone has them in its result. The seeds of a line are compared together, for which a run
-    keeps what the predictors said; what always 4 and the user's mean say needs no keeping.
+    A run alone has them in its result, over users. For several seeds, and where it is known how
+    they vary, they are computed from what the predictors said, which a run keeps; what always 4 and
+    the user's mean say needs no keeping.
     """
-    if len(line.runs) == 1:
+    if len(line.runs) == 1 and not line.between:
         return _stored(line.first, version, name)
-    frames = _frames(line)
-    for frame in frames:
+    for frame in frames(line.runs):
         known = {"always_4": ALWAYS, "user_mean": frame["user_mean"]}
         said = known.get(name, frame.get(f"{version}/{name}"))
         if said is not None:
-            return _difference(frames, [frame.assign(prediction=said, expected_rating=said)])
+            simple = frame.assign(prediction=said, expected_rating=said)
+            return _difference(line, [simple], {})
     return None
 
 
@@ -205,9 +217,7 @@ def _stored(run: Run, version: str, name: str) -> Difference | None:
     return Difference(read("decoded", given, n_users) if given else None, expected)
 
 
-def read(
-    prediction: Literal["decoded", "expected"], record: Mapping[str, Any], n_users: int
-) -> Contrast:
+def read(prediction: Prediction, record: Mapping[str, Any], n_users: int) -> Contrast:
     """Return a contrast of one run that its result.json holds.
 
     Args:
@@ -365,11 +375,11 @@ def _settings(group: Group) -> dict[str, dict[str, TableRow]]:
         name = row.id if line.first.papers else None
         if row.adapter == "random_persona" and row.role == "slm":
             name = f"random_{row.memory}"
-        frames = tuple(run.predictions for run in line.runs if run.predictions is not None)
-        if name is not None and frames and not line.first.result.development:
+        given = tuple(run.predictions for run in line.runs if run.predictions is not None)
+        if name is not None and given and not line.first.result.development:
             rows = settings.setdefault(_setting(line.first), {})
             sizes = tuple(run.trained_on for run in line.runs)
-            rows.setdefault(name, TableRow(frames, line.first.stands_in, sizes))
+            rows.setdefault(name, TableRow(given, line.first.stands_in, sizes))
     return settings
 
 

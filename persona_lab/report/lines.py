@@ -3,13 +3,16 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from persona_lab.evaluation import intervals
+from persona_lab.evaluation import SeedVariance, intervals, varies
+from persona_lab.evaluation.contrast import Prediction
+from persona_lab.evaluation.metrics import decoded
 from persona_lab.report.runs import Run, label, told_apart
 
 
@@ -22,13 +25,17 @@ class Line:
         runs: One per seed, in the report's order.
         metrics: `rmse`, `mae`, `urr`, `rmse_expected`, `mae_expected` and `digit_mass` of the test
             rows under all seeds; None where there is none.
-        intervals: metric -> {value, low, high}: 95% over users, and over several seeds.
+        intervals: metric -> {value, low, high}: 95% over users, and over seeds where `between` or
+            these runs say how they vary.
+        between: Of an adapter's line, the variance between seeds of what counts as `decoded` and of
+            the `expected` rating, pooled over lines of its model; empty where none has two seeds.
     """
 
     label: str
     runs: tuple[Run, ...]
     metrics: Mapping[str, float | None]
     intervals: Mapping[str, Mapping[str, Any]]
+    between: Mapping[Prediction, SeedVariance] = field(default_factory=dict)
 
     @property
     def first(self) -> Run:
@@ -62,7 +69,8 @@ def lines(runs: Sequence[Run]) -> tuple[Line, ...]:
     """Pool runs on the same test rows that differ in their seed alone.
 
     Two runs of one seed, as of two sweeps in one report, stand on two lines; so does a run without
-    its predictions.
+    its predictions. How much training varies with the seed is pooled over the lines of a model that
+    were decoded alike.
     """
     found: dict[tuple[str, int], list[Run]] = {}
     repeats = Counter[tuple[str, int]]()
@@ -74,7 +82,38 @@ def lines(runs: Sequence[Run]) -> tuple[Line, ...]:
         repeats[choices, row.seed] += 1
         found.setdefault((choices, repeat), []).append(run)
     labels = told_apart([_named(each) for each in found.values()])
-    return tuple(_line(each, shown) for each, shown in zip(found.values(), labels, strict=True))
+    between = _between(found.values())
+    return tuple(
+        _line(each, shown, between.get(_trained(each[0]), {}))
+        for each, shown in zip(found.values(), labels, strict=True)
+    )
+
+
+def _trained(run: Run) -> tuple[str, str] | None:
+    """What lines share a variance between seeds; None for what was not trained."""
+    row = run.result.row
+    return None if row.adapter == "none" or run.predictions is None else (row.model, row.decode)
+
+
+def _between(
+    rows: Iterable[Sequence[Run]],
+) -> dict[tuple[str, str] | None, dict[Prediction, SeedVariance]]:
+    alike: dict[tuple[str, str], list[list[pd.DataFrame]]] = {}
+    for runs in rows:
+        if key := _trained(runs[0]):
+            alike.setdefault(key, []).append(frames(runs))
+    kinds: tuple[Prediction, ...] = ("decoded", "expected")
+    return {
+        key: {kind: found for kind in kinds if (found := varies(given, kind))}
+        for key, given in alike.items()
+    }
+
+
+def frames(runs: Sequence[Run]) -> list[pd.DataFrame]:
+    """Predictions of a line's runs, `prediction` as its decoding has it."""
+    decode = runs[0].result.row.decode
+    given = (run.predictions for run in runs if run.predictions is not None)
+    return [frame.assign(prediction=decoded(frame, decode)) for frame in given]
 
 
 def _named(runs: Sequence[Run]) -> tuple[str, str]:
@@ -86,14 +125,13 @@ def _named(runs: Sequence[Run]) -> tuple[str, str]:
     return f"{label(first.result.row, name)} · {len(runs)} seeds", name
 
 
-def _line(runs: Sequence[Run], shown: str) -> Line:
+def _line(runs: Sequence[Run], shown: str, between: Mapping[Prediction, SeedVariance]) -> Line:
     first = runs[0]
-    if len(runs) == 1:
+    if len(runs) == 1 and not between:
         return alone(first)
-    frames = [run.predictions for run in runs if run.predictions is not None]
-    ends = intervals(frames, first.result.row.decode)
+    ends = intervals(frames(runs), first.result.row.decode, between)
     masses = [mass for run in runs if (mass := run.result.metrics.get("digit_mass")) is not None]
     names = ("rmse", "mae", "urr", "rmse_expected", "mae_expected")
     metrics = {name: ends[name]["value"] if name in ends else None for name in names}
     metrics["digit_mass"] = float(np.mean(masses)) if masses else None
-    return Line(shown, tuple(runs), metrics, ends)
+    return Line(shown, tuple(runs), metrics, ends, between)

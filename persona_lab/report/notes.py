@@ -1,5 +1,6 @@
 """Report -> what it shows in sentences, and what it cannot show. Pure."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from persona_lab.report.tables import (
     changed_alike,
     difference,
     model,
+    number,
     percent,
     plain,
     settings,
@@ -34,11 +36,12 @@ from persona_lab.report.tables import (
 
 QUESTION = "Do persona adapters make a small language model rate as its users do?"
 READING = (
-    "Brackets are 95% intervals over users (users drawn again 2,000 times), with the variance "
-    "between seeds where several stand together; those of one seed do not cover another. Rows "
-    "without a rating in the response are left out of RMSE and MAE and counted in URR; n counts "
-    "what is left. RMSE expected scores the mean of the model's probabilities of 1 to 5, scaled to "
-    "add up to 1; digit mass is their sum before.",
+    "Brackets are 95% intervals over users (users drawn again 2,000 times). Where an adapter's row "
+    "has several seeds, those of RMSE and MAE count the variance between seeds, pooled over all "
+    "rows of its model, as if training varied alike in all of them; else they do not cover another "
+    "seed. Rows without a rating in the response are left out of RMSE and MAE and counted in URR; "
+    "n counts what is left. RMSE expected scores the mean of the model's probabilities of 1 to 5, "
+    "scaled to add up to 1; digit mass is their sum before.",
     "A difference is called lower or higher where its interval excludes 0 and a test over users "
     "finds it at 5%, both on the rows that both answered and on all rows with the user's mean "
     "training rating for the others. The test's p, not the interval, is corrected (Holm) for the "
@@ -134,6 +137,7 @@ def _notes(report: Report) -> Iterator[str]:
         rows = f"test rows {group.name}" if group.name else "these test rows"
         if said := too_small(detectable(group), rows):
             yield said
+        yield from _seeds(group)
     yield from _stand_ins(runs)
     if len(groups(report)) > 1:
         yield (
@@ -141,6 +145,18 @@ def _notes(report: Report) -> Iterator[str]:
             "runs only within one, each with its own baselines."
         )
     yield from _cautions(runs)
+
+
+def _seeds(group: Group) -> Iterator[str]:
+    """Say how much training varies with its seed, which intervals count."""
+    found = {line.first.result.row.model: line.between for line in group.lines if line.between}
+    for name, between in found.items():
+        if decoded := between.get("decoded"):
+            yield (
+                f"With another seed alone the RMSE of an adapter of {name}{where(group)} varies by "
+                f"a standard deviation of {number(math.sqrt(decoded.rmse))}, estimated with "
+                f"{decoded.freedom} degree{'s' * (decoded.freedom > 1)} of freedom."
+            )
 
 
 def _stand_ins(runs: Sequence[Run]) -> Iterator[str]:

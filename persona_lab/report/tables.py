@@ -47,8 +47,8 @@ OF_PROBABILITIES = (
     "in the prompt may be read off it. Intervals are over users."
 )
 NOT_KEPT = (
-    "– stands where runs of several seeds did not keep what the predictor said, as those of "
-    "earlier versions: the same command writes them again, from the store."
+    "– stands where runs did not keep what the predictor said, as those of earlier versions: the "
+    "same command writes them again, from the store."
 )
 
 T = TypeVar("T")

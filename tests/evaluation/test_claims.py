@@ -54,6 +54,17 @@ def test_one_seed_of_a_trained_row_leaves_a_difference_undecided_and_says_why(ta
     assert (trained.judgement, trained.why) == ("supported", "")
 
 
+def test_trained_rows_share_what_varies_between_their_seeds(table, run):
+    def widths(given):
+        found = by_name(given)["r7 < r5"].contrast.differences["rmse"]
+        return found.high - found.low
+
+    # Neither r7 nor r5 varies much; a row beside them that does makes both less sure.
+    apart = TableRow((run(0.4, 1), run(1.4, 2), run(0.4, 3)))
+    assert widths(table | {"r6": apart}) > 2 * widths(table)
+    assert widths(table | {"r4": apart}) == widths(table)  # not trained
+
+
 def test_what_lacks_a_row_is_not_testable_and_says_which(table):
     found = by_name(table)["r7 < r4"]
     assert (found.judgement, found.why) == ("not testable", "r4 not in the table")

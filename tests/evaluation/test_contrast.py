@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from persona_lab.evaluation import adjust, contrast, rows_key
+from persona_lab.evaluation import adjust, contrast, rows_key, varies
 
 
 def test_rows_are_the_same_in_any_order_and_not_with_another_rating(run):
@@ -58,6 +58,20 @@ def test_seeds_are_pooled(run):
     theirs = np.sqrt(((run(1.0, 4)["expected_rating"] - run(1.0, 4)["rating"]) ** 2).mean())
     assert found.differences["rmse"].value == pytest.approx(np.sqrt(squares.mean()) - theirs)
     assert one.low < 0 < one.high
+
+
+def test_what_varies_between_seeds_widens_the_difference_and_its_check(run):
+    rows = [[run(noise, seed) for seed in (1, 2)] for noise in (0.7, 1.4)]
+    rows.append([run(0.3, 3), run(2.5, 4)])  # a row whose seeds differ much
+    known = varies(rows, "decoded")
+    assert (known.freedom, known.rmse > 0.05) == (3, True)
+    one, other = [run(0.7, 1, unrelated=20)], [run(1.0, 2)]
+    alone = contrast(one, other, prediction="decoded")
+    found = contrast(one, other, prediction="decoded", between=[known, known])
+    assert (alone.verdict(), found.verdict()) == ("lower", "undecided")
+    for narrow, wide in ((alone.differences, found.differences), (alone.check, found.check)):
+        assert wide["rmse"].value == narrow["rmse"].value
+        assert wide["rmse"].high - wide["rmse"].low > 3 * (narrow["rmse"].high - narrow["rmse"].low)
 
 
 def test_many_contrasts_raise_the_bar_of_each(run):

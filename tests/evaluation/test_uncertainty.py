@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from persona_lab.evaluation import holm, interval, paired_interval, share_interval, uncertainty
-from persona_lab.evaluation.uncertainty import size_trend
+from persona_lab.evaluation.uncertainty import SeedVariance, seed_variance, size_trend
 
 
 def simulated(rng, n_users, rows_per_user, spread, noise):
@@ -96,6 +96,63 @@ def test_seeds_that_differ_by_chance_alone_are_told_apart_at_the_level_only(n_se
         return found.p <= 0.05 and (found.low > 0 or found.high < 0)
 
     assert coverage(rejects, 200) <= 0.09
+
+
+def test_the_variance_between_seeds_is_pooled_by_hand():
+    zeros = np.zeros(2)
+    two = [[1.0, 1.0], [3.0, 3.0]]  # RMSE 1 and 3: squares 2, one degree of freedom
+    three = [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]  # squares 2, two degrees
+    found = seed_variance([(zeros, two), (zeros, three), (zeros, [[9.0, 9.0]])])
+    assert found == SeedVariance(pytest.approx(4 / 3), pytest.approx(4 / 3), 3)
+    assert seed_variance([(zeros, [[1.0, 2.0]])]) is None
+    # A seed that rated nothing has no error.
+    nan = float("nan")
+    assert seed_variance([(zeros, [[1.0, 1.0], [nan, nan]])]) is None
+    assert seed_variance([(zeros, [[1.0, nan], [3.0, 3.0]])]).rmse == pytest.approx(2)
+
+
+def test_a_known_variance_between_seeds_takes_the_place_of_that_of_these_seeds():
+    users = np.arange(20)
+    alike = np.ones((2, 20))  # neither users nor these seeds vary
+    zeros, known = np.zeros(20), SeedVariance(0.04, 0.09, 5)
+    found = interval(users, zeros, alike, between=known)
+    assert found["rmse"].high - 1 == pytest.approx(stats.t.ppf(0.975, 5) * np.sqrt(0.04 / 2))
+    assert 1 - found["mae"].low == pytest.approx(stats.t.ppf(0.975, 5) * np.sqrt(0.09 / 2))
+    # One seed against the mean of two rows of two seeds each: 1 + 2 / 4 / 2 of the variance.
+    sides, between = [alike[:1], alike * 2, alike * 2], [known] * 3
+    paired = paired_interval(users, zeros, *sides, between=between)["rmse"]
+    error = np.sqrt(0.04 * (1 + 0.25))
+    assert (paired.value, paired.high + 1) == pytest.approx((-1, stats.t.ppf(0.975, 5) * error))
+    assert paired.p == pytest.approx(2 * stats.t.sf(1 / error, 5))
+    # A side that was not trained adds nothing.
+    frozen = paired_interval(users, zeros, alike, alike[:1] * 2, between=[known, None])["rmse"]
+    assert frozen.high + 1 == pytest.approx(stats.t.ppf(0.975, 5) * np.sqrt(0.04 / 2))
+
+
+def seeds_of_a_table(rng, planted=0.0):
+    """Six rows of two seeds, each seed with an error of its own; the first errs less by a plant."""
+    users, _ = simulated(rng, n_users=30, rows_per_user=5, spread=0.0, noise=1.0)
+    scales = rng.uniform(0.85, 1.15, (6, 2, 1))
+    scales[0] -= planted
+    return users, scales * np.sign(rng.normal(size=(6, 2, users.size))) * np.ones(users.size)
+
+
+def found_between_two(planted, pooled):
+    def rejects(rng):
+        users, table = seeds_of_a_table(rng, planted)
+        zeros = np.zeros(users.size)
+        known = seed_variance((zeros, row) for row in table) if pooled else None
+        found = paired_interval(users, zeros, *table[:2], between=[known] * 2)["rmse"]
+        return found.p <= 0.05 and found.high < 0
+
+    return coverage(rejects, 200)
+
+
+def test_pooling_over_a_tables_rows_finds_more_at_the_same_level(monkeypatch):
+    monkeypatch.setattr(uncertainty, "RESAMPLES", 199)
+    monkeypatch.setattr(uncertainty, "FLIPS", 999)
+    assert found_between_two(0.0, pooled=True) <= 0.05  # of one side
+    assert found_between_two(0.4, pooled=True) > 0.9 > 0.6 > found_between_two(0.4, pooled=False)
 
 
 def test_a_row_that_one_seed_did_not_rate_counts_in_the_other_by_hand():

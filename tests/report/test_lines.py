@@ -31,6 +31,24 @@ def test_the_seeds_of_a_configuration_are_scored_together(sweep):
     assert ends["value"] < results[1].metrics["rmse_expected"] < ends["high"]
 
 
+def test_lines_of_adapters_share_what_varies_between_their_seeds(sweep):
+    for i, name in enumerate("ab"):
+        sweep.add(name, id="r9", adapter="persona", seed=i, noise=0.4 + i)
+    once = sweep.add("c", id="r5", adapter="single_max", noise=0.4)
+    frozen = sweep.add("d", id="r3", adapter="none", noise=0.4)
+    other = sweep.add("e", id="r5", adapter="single_max", model="phi3", noise=0.4)
+    found = {line.first.name: line for line in lines(build(sweep.folder).runs)}
+    assert found["a"].between == found["c"].between
+    deviation = found["a"].rmse_by_seed[1]
+    assert np.sqrt(found["c"].between["decoded"].rmse) == pytest.approx(deviation)
+    wide = found["c"].intervals["rmse"]
+    assert wide["value"] == pytest.approx(once.metrics["rmse"])
+    assert wide["high"] - wide["low"] > 10 * deviation  # one degree of freedom
+    assert found["c"].intervals["urr"] == once.intervals["urr"]
+    assert (found["d"].intervals, found["d"].between) == (frozen.intervals, {})
+    assert found["e"].intervals == other.intervals
+
+
 def test_a_run_alone_keeps_the_numbers_of_its_result(sweep):
     result = sweep.add("a", id="r9", unrelated=3)
     (line,) = lines(build(sweep.folder).runs)

@@ -51,6 +51,17 @@ def test_the_seeds_of_one_row_are_no_choice_of_the_best(sweep):
     assert headlines(report)[0].startswith("RMSE: ")
 
 
+def test_how_much_seeds_vary_is_said_with_its_degrees_of_freedom(sweep):
+    results = [sweep.add(f"{i}", id="r9", adapter="persona", seed=i, noise=0.4 + i) for i in (0, 1)]
+    first, second = (result.metrics["rmse"] for result in results)
+    said = (
+        f"varies by a standard deviation of {abs(first - second) / 2**0.5:.3f}, estimated with 1 "
+    )
+    assert any(said in each for each in notes(build(sweep.folder)))
+    sweep.add("2", id="r9", adapter="persona", seed=2)
+    assert any("with 2 degrees of freedom" in each for each in notes(build(sweep.folder)))
+
+
 def test_reading_names_both_families_of_comparisons():
     said = " ".join(READING)
     for each in (
