@@ -5,6 +5,7 @@ each run and nothing else.
 """
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ class Run:
     """A finished run.
 
     Attributes:
-        name: The run's folder, relative to the one asked for where that is one. Names a run.
+        name: The run's folder, relative to what holds all folders asked for. Names a run.
         result: Its numbers.
         label: What tells it from the report's other runs in one short line.
         predictions: Its test rows as in predictions.parquet; None where the folder has none.
@@ -92,12 +93,13 @@ def build(*folders: Path) -> Report:
         UserError: A folder is missing or no run is found in any of them.
     """
     found: list[Run | Failure] = []
+    above = os.path.commonpath([folder.resolve() for folder in folders])
     for root in folders:
         if not root.is_dir():
             raise UserError(f"{root} is not a folder", "give a sweep's or a run's folder")
         for folder in _run_folders(root, DEPTH):
-            inside = folder.name if folder == root else folder.relative_to(root).as_posix()
-            found.append(_read(folder, inside if len(folders) == 1 else folder.as_posix()))
+            inside = folder.resolve().relative_to(above).as_posix()
+            found.append(_read(folder, folder.resolve().name if inside == "." else inside))
     if not found:
         named = ", ".join(str(folder) for folder in folders)
         mend = "give a folder that holds runs, each with a status.json or result.json"

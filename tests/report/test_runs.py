@@ -28,7 +28,7 @@ def test_several_folders_make_one_report_with_runs_told_apart(sweep):
     sweep.add("x/run", id="r9")
     sweep.add("y/run", id="r9")
     runs = build(sweep.folder / "x", sweep.folder / "y").runs
-    assert len({run.name for run in runs}) == 2
+    assert [run.name for run in runs] == ["x/run", "y/run"]
     assert len({run.label for run in runs}) == 2
 
 
