@@ -30,6 +30,8 @@ Source = Literal["text", "table", "ours"]
 LEAST_URR = 0.0115
 """The lowest share of unrelated responses among the paper's rows of the small model."""
 
+ON_ALL = "not so on all rows, with the user's mean where a response has no rating"
+
 FEW_PERSONAS = 4
 """A two-sided test over the orders of so many sizes has no p below 1/12."""
 
@@ -271,7 +273,7 @@ def _untestable(rows: tuple[str, ...], table: Mapping[str, TableRow]) -> str:
 def _judgement(claim: Claim, found: Contrast) -> tuple[Judgement, str]:
     verdict = found.verdict()
     if verdict == "undecided":
-        return "undecided", ""
+        return "undecided", "" if found.check_agrees() else ON_ALL
     once = [
         row
         for row, n_seeds in zip(claim.rows, found.n_seeds, strict=True)
@@ -292,10 +294,8 @@ def _falls_with_size(table: Mapping[str, TableRow], prediction: Prediction) -> J
     judgement: Judgement = "undecided"
     reason = ""
     if all((trend.p or 0) <= 1 - LEVEL for trend in trends):
-        if all(trend.high is not None and trend.high < 0 for trend in trends):
-            judgement = "supported"
-        if all(trend.low is not None and trend.low > 0 for trend in trends):
-            judgement = "contradicted"
+        sides = {trend.side for trend in trends}
+        judgement = "supported" if sides == {-1} else "contradicted" if sides == {1} else judgement
     elif min(map(len, table["r10"].sizes)) <= FEW_PERSONAS:
         reason = f"no order of {FEW_PERSONAS} sizes or fewer is rare enough"
     seeds = len(table["r10"].runs)

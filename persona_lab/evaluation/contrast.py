@@ -57,17 +57,20 @@ class Contrast:
         ps = [each[metric].p for each in (self.differences, self.check) if each]
         return max((p for p in ps if p is not None), default=None)
 
+    def check_agrees(self, metric: str = "rmse") -> bool:
+        """Whether the check leaves a difference that excludes 0 on its side of it."""
+        if self.check is None:
+            return True
+        first, again = self.differences[metric].side, self.check[metric].side
+        return first == 0 or first == again
+
     def verdict(self, metric: str = "rmse") -> Verdict:
         """Whether the first errs less or more; the interval, the p and the check must agree."""
         p = self.adjusted.get(metric, self.p(metric))
         if p is None or p > 1 - LEVEL + 1e-12:
             return "undecided"
-        found = [each[metric] for each in (self.differences, self.check) if each]
-        if all(each.high is not None and each.high < 0 for each in found):
-            return "lower"
-        if all(each.low is not None and each.low > 0 for each in found):
-            return "higher"
-        return "undecided"
+        sides = {each[metric].side for each in (self.differences, self.check) if each}
+        return "lower" if sides == {-1} else "higher" if sides == {1} else "undecided"
 
 
 def rows_key(predictions: pd.DataFrame) -> str:

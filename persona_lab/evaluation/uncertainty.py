@@ -38,6 +38,13 @@ class Interval:
     low: float | None
     high: float | None
 
+    @property
+    def side(self) -> int:
+        """-1 where all of it is below 0, 1 where all is above, else 0."""
+        if self.low is None or self.high is None:
+            return 0
+        return (self.low > 0) - (self.high < 0)
+
 
 @dataclass(frozen=True)
 class Difference(Interval):

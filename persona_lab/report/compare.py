@@ -411,15 +411,13 @@ def verdict(found: Contrast | None) -> str:
     given = [each["rmse"] for each in (found.differences, found.check) if each]
     if all(each.low == each.high == 0 for each in given):
         return "equal"
-    signs = set[int]()
-    for each in given:
-        if each.low is None or each.high is None or each.low == each.high:
-            return "no interval"
-        signs.add((each.low > 0) - (each.high < 0))
+    if any(each.low is None or each.low == each.high for each in given):
+        return "no interval"
     if found.p("rmse") is None:
         return "not tested"
     said = found.verdict()
-    return "within noise" if said == "undecided" and signs not in ({1}, {-1}) else said
+    leans = {each.side for each in given} in ({1}, {-1})
+    return "within noise" if said == "undecided" and not leans else said
 
 
 def least(found: Contrast | None) -> float | None:

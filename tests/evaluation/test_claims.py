@@ -65,6 +65,15 @@ def test_trained_rows_share_what_varies_between_their_seeds(table, run):
     assert widths(table | {"r4": apart}) == widths(table)  # not trained
 
 
+def test_what_the_check_does_not_bear_out_is_undecided_and_says_so(run):
+    # r7 errs less where it answers, which is seldom; the users' means are far off.
+    silent = TableRow(tuple(run(0.3, seed, unrelated=300, mean=-2.0) for seed in (1, 2)))
+    frozen = TableRow((run(1.0, 3, mean=-2.0),))
+    found = by_name({"r7": silent, "r4": frozen}, "decoded")["r7 < r4"]
+    assert found.contrast.differences["rmse"].side == -1
+    assert (found.judgement, found.why.split(",")[0]) == ("undecided", "not so on all rows")
+
+
 def test_what_lacks_a_row_is_not_testable_and_says_which(table):
     found = by_name(table)["r7 < r4"]
     assert (found.judgement, found.why) == ("not testable", "r4 not in the table")
