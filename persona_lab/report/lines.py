@@ -122,7 +122,7 @@ def _named(runs: Sequence[Run]) -> tuple[str, str]:
     if len(runs) == 1:
         return first.label, first.name
     name = re.sub(r"[-,]seed=\d+", "", first.name)
-    return f"{label(first.result.row, name)} · {len(runs)} seeds", name
+    return f"{label(first.result.row)} · {len(runs)} seeds", name
 
 
 def _line(runs: Sequence[Run], shown: str, between: Mapping[Prediction, SeedVariance]) -> Line:

@@ -145,7 +145,7 @@ def _read(folder: Path, name: str) -> Run | Failure:
     try:
         result = Result.load(folder)
         return Run(
-            name, label(result.row, name), result, _predictions(folder),
+            name, label(result.row), result, _predictions(folder),
             _json(folder / "personas.json"), tuple(_json(folder / "examples.json") or ()),
             _json(folder / "wandb.json"),
         )  # fmt: skip
@@ -153,10 +153,10 @@ def _read(folder: Path, name: str) -> Run | Failure:
         return Failure(name, "damaged", str(error), overrides)
 
 
-def label(row: Row, name: str) -> str:
-    """Return what a run is called in one short line: its row of Table 1, or its folder's name."""
+def label(row: Row) -> str:
+    """Return what a run is called in one short line: its row of Table 1, adapter and memory."""
     adapter = "no adapter" if row.adapter == "none" else row.adapter
-    return f"{row.id or name} · {adapter} · {MEMORIES.get(row.memory, row.memory)}"
+    return " · ".join(filter(None, (row.id, adapter, MEMORIES.get(row.memory, row.memory))))
 
 
 def _status(folder: Path) -> dict[str, Any]:

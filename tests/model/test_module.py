@@ -1,7 +1,9 @@
 """Training and rating through Lightning, on toys."""
 
 import copy
+import ctypes
 import logging
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,7 @@ from persona_lab.model import (
     Trainer,
     attach,
     fit_adapter,
+    fit_on_devices,
     rate_examples,
 )
 from persona_lab.model.engine import Tree
@@ -287,3 +290,39 @@ def test_progress_is_told_in_lines(
         lines.on_train_batch_end(trainer, module, None, [0] * 6, 1)
     # 12 of 2 x 12 rows in 40 seconds.
     assert caplog.messages == ["training toy: 12 of 24 rows, 0.3 rows/s, 40 s left"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what is freed")
+def test_freed_memory_is_given_back_after_training(
+    base: PreTrainedModel,
+    codec: Codec,
+    make_examples: Callable[..., list[Example]],
+    tmp_path: Path,
+) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    size = 64 * 1024
+    blocks = [libc.malloc(size) for _ in range(4000)]
+    for block in blocks:
+        ctypes.memset(block, 1, size)
+    for block in blocks[:-1]:  # the last one holds the heap's end
+        libc.free(block)
+    held = resident()
+    fit_on_devices(
+        lambda: base,
+        codec,
+        make_examples(),
+        TRAIN,
+        Lora(r=2).config(["q_proj"]),
+        Trainer(),
+        folder=tmp_path,
+        logger=None,
+        seed=0,
+        name="toy",
+    )
+    libc.free(blocks[-1])
+    assert held - resident() > 0.5 * 4000 * size
