@@ -107,11 +107,17 @@ def build(*folders: Path) -> Report:
     runs = [run for run in found if isinstance(run, Run)]
     failures = [failure for failure in found if isinstance(failure, Failure)]
     runs = sorted(runs, key=_order)
-    labels = told_apart([(run.label, run.name) for run in runs])
+    labels = told_apart([(run.label, _mark(run, runs)) for run in runs])
     return Report(
         tuple(replace(run, label=shown) for run, shown in zip(runs, labels, strict=True)),
         tuple(sorted(failures, key=lambda failure: failure.name)),
     )
+
+
+def _mark(run: Run, runs: Sequence[Run]) -> str:
+    """What tells a run from others of its label: its seed, or its folder where that does not."""
+    seeds = [each.result.row.seed for each in runs if each.label == run.label]
+    return f"seed {run.result.row.seed}" if len({*seeds}) == len(seeds) else run.name
 
 
 def _order(run: Run) -> tuple[int, str, int]:

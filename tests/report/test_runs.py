@@ -32,6 +32,19 @@ def test_several_folders_make_one_report_with_runs_told_apart(sweep):
     assert len({run.label for run in runs}) == 2
 
 
+def test_runs_are_told_apart_by_their_seed_where_that_does(sweep):
+    for name, row, seed in (("a", "r9", 0), ("b", "r9", 1), ("c", "r5", 0), ("d", "r5", 0)):
+        sweep.add(name, id=row, seed=seed)
+    sweep.add("e")
+    assert [run.label for run in build(sweep.folder).runs] == [
+        "r5 · no adapter · M_s · c",
+        "r5 · no adapter · M_s · d",
+        "r9 · no adapter · M_s · seed 0",
+        "r9 · no adapter · M_s · seed 1",
+        "no adapter · M_s",
+    ]
+
+
 def test_runs_without_a_result_are_failures_with_their_error(sweep):
     sweep.add("fine")
     sweep.fail("broken", error="UserError: no weights", overrides=("adapter=persona", "seed=1"))
