@@ -344,7 +344,7 @@ def test_what_was_left_out_and_trained_on_is_counted(sweep):
     found = {row[1]: row[2:] for row in written_table(build(sweep.folder)).rows}
     assert found["rating out of range"] == ("3", "every run")
     assert found["profile sentences dropped"] == ("2", "every run")
-    assert found["persona 0"] == ("1,200", "no adapter · M_s")
+    assert found["persona 0"] == ("1,200", "no adapter · M_s · a")
 
 
 def test_what_one_error_hides_is_shown(sweep):
