@@ -86,7 +86,7 @@ def assess(predictions: pd.DataFrame, found: Baselines, decode: str) -> Assessme
 def intervals(
     runs: Sequence[pd.DataFrame],
     decode: str,
-    between: Mapping[Prediction, SeedVariance | None] | None = None,
+    between: Mapping[Prediction, SeedVariance] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Score the runs of a row of a table, one per seed, over the test rows of all of them.
 
