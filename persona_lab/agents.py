@@ -2,7 +2,7 @@
 
 All agents live on one loaded base model; each user's ratings come from the user's own persona's
 adapter. For a run's test rows they give the run's predictions. Reads the store; needs no network
-once the run's assets are in the cache.
+once the run's sources are in the cache.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,9 +42,9 @@ class Agents(Mapping[int, "UserAgent"]):
     def __init__(self, folder: Path) -> None:
         found = load_finished(folder)
         self.folder = folder
-        self.experiment, self.assets = found.run.experiment, found.run.assets
+        self.experiment, self.sources = found.run.experiment, found.run.sources
         self.prepared, self.plan, self.adapters = found.prepared, found.plan, found.adapters
-        self.codec = self.experiment.codec(self.assets)
+        self.codec = self.experiment.codec(self.sources)
 
     def __getitem__(self, user_id: int) -> "UserAgent":
         if user_id not in self.plan.route:
@@ -69,7 +69,7 @@ class Agents(Mapping[int, "UserAgent"]):
         asked = rows.assign(rating=0, position=_LAST).reset_index(drop=True)
         examples = self.experiment.examples(self.prepared, self.codec, asked, training=False)
         answers = self.experiment.answer(
-            self.assets, self.plan, self.adapters, examples, self.folder
+            self.sources, self.plan, self.adapters, examples, self.folder
         )
         given = {
             "prediction": np.array([answer.prediction for answer in answers], dtype=float),
@@ -99,7 +99,7 @@ class Agents(Mapping[int, "UserAgent"]):
         """The table of all memories, built in the cache at first use."""
         return Index.open(
             # The run had no need of it.
-            replace(self.assets, offline=False),
+            replace(self.sources, offline=False),
             self.prepared.memories.value,
             self.prepared.vectors.value,
             self.experiment.memory,

@@ -40,12 +40,12 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from persona_lab.errors import UserError
 
 if TYPE_CHECKING:
-    from persona_lab.assets import Assets
+    from persona_lab.cache import Cache, Entry
     from persona_lab.estimate import Estimate
     from persona_lab.experiment import Experiment, Prepared
     from persona_lab.model import Plan, TrainedAdapter
     from persona_lab.report import Report
-    from persona_lab.store import Entry, Store
+    from persona_lab.sources import Sources
 
 _log = logging.getLogger(__name__)
 
@@ -161,14 +161,14 @@ class Run:
 
     Attributes:
         experiment: The configured flow, nothing of it run.
-        assets: The cache of public artefacts.
+        sources: The cache of public artefacts.
         store: The stages' results.
         command: What was typed for it.
     """
 
     experiment: "Experiment"
-    assets: "Assets"
-    store: "Store"
+    sources: "Sources"
+    store: "Cache"
     command: str = "persona-lab"
 
 
@@ -184,9 +184,9 @@ def build(cfg: DictConfig, changed: Mapping[str, Any], folder: Path) -> Run:
         UserError: A field that its class does not have, a value of the wrong type, a class
             that cannot be found, or what a class itself refuses.
     """
-    from persona_lab.assets import Assets, default_cache
+    from persona_lab.cache import Cache
     from persona_lab.experiment import Experiment
-    from persona_lab.store import Store
+    from persona_lab.sources import Sources, default_cache
 
     fields = _absolute(OmegaConf.to_container(cfg, resolve=True), folder)
     check(fields)
@@ -200,7 +200,7 @@ def build(cfg: DictConfig, changed: Mapping[str, Any], folder: Path) -> Run:
     names = {field.name for field in dataclasses.fields(Experiment)} - {"changed"}
     experiment = Experiment(changed=dict(changed), **{name: parts[name] for name in names})
     cache = folder / Path(cfg.cache).expanduser() if cfg.cache else default_cache()
-    return Run(experiment, Assets(cache), Store(cache / "store", verify=cfg.verify))
+    return Run(experiment, Sources(cache), Cache(cache / "store", verify=cfg.verify))
 
 
 def _absolute(node: Any, folder: Path) -> Any:
@@ -308,14 +308,14 @@ def load_finished(folder: Path) -> Finished:
     Raises:
         UserError: The folder is none of a run, or the store or the cache no longer has it all.
     """
-    from persona_lab.assets import NotAtHand
+    from persona_lab.cache import NotAtHand
 
     run = load_run(folder)
-    assets = dataclasses.replace(run.assets, offline=True)
+    sources = dataclasses.replace(run.sources, offline=True)
     run = dataclasses.replace(
-        run, assets=assets, store=dataclasses.replace(run.store, computing=False)
+        run, sources=sources, store=dataclasses.replace(run.store, computing=False)
     )
-    one, places = run.experiment, (run.assets, run.store)
+    one, places = run.experiment, (run.sources, run.store)
     try:
         prepared = one.prepare(*places)
         plan = one.plan(prepared)
@@ -359,9 +359,9 @@ def run_job(cfg: DictConfig) -> float | None:
             if cfg.plan:
                 _estimate(run).save(folder)
             elif cfg.stage == "prepare":
-                run.experiment.prepare_alone(run.assets, run.store, folder)
+                run.experiment.prepare_alone(run.sources, run.store, folder)
             else:
-                result = run.experiment.run(run.assets, run.store, folder, cfg.rerun)
+                result = run.experiment.run(run.sources, run.store, folder, cfg.rerun)
                 if in_sweep and _searches(context):
                     objective = result.objective()
     except BaseException as error:
@@ -406,7 +406,7 @@ def _estimate(run: Run) -> "Estimate":
     # Imported here, as all rooms: errors and help answer at once.
     from persona_lab.estimate import estimate
 
-    return estimate(run.experiment, run.assets, run.store)
+    return estimate(run.experiment, run.sources, run.store)
 
 
 def row(cfg: DictConfig, context: Any) -> dict[str, Any]:

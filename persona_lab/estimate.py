@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from persona_lab.assets import Assets, NotAtHand
+from persona_lab.cache import Cache, NotAtHand
+from persona_lab.component import describe
 from persona_lab.data import Cost, NoMovieInfo, Split, Synthetic
 from persona_lab.evaluation import row_id
 from persona_lab.experiment import Experiment, Prepared
@@ -30,7 +31,7 @@ from persona_lab.model.train import by_prefix
 from persona_lab.personas import Personas
 from persona_lab.prompting import Example
 from persona_lab.prompting.examples import catalogue
-from persona_lab.store import Store, describe
+from persona_lab.sources import Sources
 
 # The declared shape: texts as long as the LLM-free distiller writes them on MovieLens-100K.
 _PROFILE_WORDS, _MEMORY_WORDS, _SUMMARY_WORDS = 340, 40, 40
@@ -126,7 +127,7 @@ class Estimate:
         return cls(parts=parts, distillation=(key, Cost(**cost)), **found)
 
 
-def estimate(experiment: Experiment, assets: Assets, store: Store) -> Estimate:
+def estimate(experiment: Experiment, sources: Sources, store: Cache) -> Estimate:
     """Count what a run would take.
 
     Arithmetic is that of the layers' matrices, of attention over what a token may see, and of the
@@ -137,14 +138,14 @@ def estimate(experiment: Experiment, assets: Assets, store: Store) -> Estimate:
     Raises:
         UserError: As the experiment itself would, where it has seen enough.
     """
-    assets, store = replace(assets, offline=True), replace(store, computing=False)
+    sources, store = replace(sources, offline=True), replace(store, computing=False)
     assumed: list[str] = []
-    prepared, split, personas = _stages(experiment, assets, store, assumed)
+    prepared, split, personas = _stages(experiment, sources, store, assumed)
     histories = split.train.groupby("user_id").size().tolist()
     cost = Cost() if prepared else experiment.distiller.estimate(histories)
-    examples = _examples(experiment, assets, prepared, split, assumed)
+    examples = _examples(experiment, sources, prepared, split, assumed)
     division = experiment.adapter.plan(split.train, personas, experiment.seed)
-    scale = _Scale.of(experiment, assets, trained=bool(division.rows))
+    scale = _Scale.of(experiment, sources, trained=bool(division.rows))
     keys = _keys(experiment)
 
     parts, training = [], Work()
@@ -251,17 +252,17 @@ def _time(seconds: float) -> str:
 
 
 def _stages(
-    experiment: Experiment, assets: Assets, store: Store, assumed: list[str]
+    experiment: Experiment, sources: Sources, store: Cache, assumed: list[str]
 ) -> tuple[Prepared | None, Split, Personas]:
     """The stored stages; else the split of the data, or of as many made-up users."""
     try:
-        prepared = experiment.prepare(assets, store)
+        prepared = experiment.prepare(sources, store)
         return prepared, prepared.split.value, prepared.personas.value
     except NotAtHand:
         pass
     data, protocol = experiment.data, experiment.protocol
     try:
-        split = data.split(data.ratings(assets), protocol, experiment.movie_info, assets)
+        split = data.split(data.ratings(sources), protocol, experiment.movie_info, sources)
     except NotAtHand:
         likes = Synthetic(
             n_users=2 * data.n_users + 1,
@@ -272,7 +273,7 @@ def _stages(
             seed=data.seed,
         )
         made_up = replace(data, reader=likes)
-        split = made_up.split(likes.read(None, "error"), protocol, NoMovieInfo(), assets)
+        split = made_up.split(likes.read(None, "error"), protocol, NoMovieInfo(), sources)
         if not isinstance(experiment.movie_info, NoMovieInfo):
             split = replace(split, movies=split.movies.assign(summary=_words(_SUMMARY_WORDS)))
         assumed.append(
@@ -287,7 +288,7 @@ def _stages(
 
 def _examples(
     experiment: Experiment,
-    assets: Assets,
+    sources: Sources,
     prepared: Prepared | None,
     split: Split,
     assumed: list[str],
@@ -295,7 +296,7 @@ def _examples(
     """The experiment's own examples, or ones of the declared lengths."""
     if prepared is not None:
         try:
-            return partial(experiment.examples, prepared, experiment.codec(assets))
+            return partial(experiment.examples, prepared, experiment.codec(sources))
         except NotAtHand:
             pass
     what = f"the tokenizer of {experiment.model.name}" if prepared else "profiles and memories"
@@ -409,8 +410,8 @@ class _Scale:
     logits: int
 
     @classmethod
-    def of(cls, experiment: Experiment, assets: Assets, *, trained: bool) -> Self:
-        model = experiment.model.outline(assets)
+    def of(cls, experiment: Experiment, sources: Sources, *, trained: bool) -> Self:
+        model = experiment.model.outline(sources)
         config: Any = model.config
         head_dim = getattr(config, "head_dim", None) or (
             config.hidden_size // config.num_attention_heads

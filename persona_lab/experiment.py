@@ -2,7 +2,7 @@
 
 `Experiment.run` is the flow. Each stage is computed once for all runs that share it, by the key of
 all that it depends on; what a component may see is what the flow hands it. Reads and writes only
-through the assets, the store and the run's own folder.
+through the sources, the store and the run's own folder.
 """
 
 import json
@@ -20,7 +20,8 @@ import pandas as pd
 from pydantic import Field
 from transformers import PreTrainedModel
 
-from persona_lab.assets import Assets
+from persona_lab.cache import Cache, Entry, Stage
+from persona_lab.component import describe
 from persona_lab.data import Cost, Data, MovieInfo, NoMovieInfo, Protocol, Ratings, Split
 from persona_lab.distill import Distiller, Memories, distil, history_rows, users_traits
 from persona_lab.evaluation import (
@@ -55,7 +56,7 @@ from persona_lab.model import (
 from persona_lab.model.loggers import Labels, Logger, Outcome
 from persona_lab.personas import Clustering, Personas, known_users
 from persona_lab.prompting import Codec, Example, Template, make_examples
-from persona_lab.store import Entry, Store, describe
+from persona_lab.sources import Sources
 
 _AUDITED = 50  # rows, each of another user
 _SHOWN = 3  # prompts of a run that a report shows
@@ -148,39 +149,42 @@ class Experiment:
     trainer: Trainer
     logger: Logger = field(metadata={"key": False})
 
-    def run(self, assets: Assets, store: Store, folder: Path, rerun: bool = False) -> Result:
+    def run(self, sources: Sources, store: Cache, folder: Path, rerun: bool = False) -> Result:
         """Distil, cluster, fine-tune, let every user agent rate its test rows, and assess.
 
         Args:
-            assets: Public artefacts.
+            sources: Public artefacts.
             store: Results of stages that other runs share.
             folder: Gets `result.json`, `predictions.parquet`, `personas.json` and `examples.json`.
             rerun: Train and rate again although the store has this row.
         """
-        prepared = self.prepare(assets, store)
+        prepared = self.prepare(sources, store)
         plan = self.plan(prepared)
-        predictions = store.once(
+        predictions = _once(
+            store,
             Predictions,
-            self._predictions_spec(assets, store, prepared, plan),
-            lambda: self._rate(assets, store, folder, prepared, plan, rerun),
+            self._predictions_spec(sources, store, prepared, plan),
+            lambda: self._rate(sources, store, folder, prepared, plan, rerun),
             rerun=rerun,
         )
-        crossed = self._crossed(assets, store, folder, prepared, plan, rerun)
+        crossed = self._crossed(sources, store, folder, prepared, plan, rerun)
         shown_mean = "{mean}" in self.prompt.movie
-        found = store.once(
+        found = _once(
+            store,
             Baselines,
             {"split": prepared.split.key, "shown_mean": shown_mean},
             lambda: baselines(
-                prepared.split.value, self.data.ratings(assets).frame, shown_mean=shown_mean
+                prepared.split.value, self.data.ratings(sources).frame, shown_mean=shown_mean
             ),
         )
-        seen = store.once(
+        seen = _once(
+            store,
             Audit,
-            self._prompts_spec(assets, prepared, self.memory) | {"split": prepared.split.key},
-            lambda: self.audit(assets, prepared),
+            self._prompts_spec(sources, prepared, self.memory) | {"split": prepared.split.key},
+            lambda: self.audit(sources, prepared),
         )
         result = self._result(
-            assets, store, prepared, plan, predictions, crossed, found, seen.value
+            sources, store, prepared, plan, predictions, crossed, found, seen.value
         )
         # What simple predictors say goes along: a report that compares runs has nothing but their
         # folders.
@@ -192,9 +196,9 @@ class Experiment:
             validate="one_to_one",
         )
         frame.to_parquet(folder / "predictions.parquet", index=False)
-        self._illustrate(assets, prepared, folder)
+        self._illustrate(sources, prepared, folder)
         result.save(folder)
-        adapters = self._adapter_folders(assets, store, prepared, plan)
+        adapters = self._adapter_folders(sources, store, prepared, plan)
         outcome = Outcome(result.numbers(), frame, adapters)
         self.logger.outcome(folder, self._labels(folder, prepared), outcome)
         return result
@@ -209,14 +213,14 @@ class Experiment:
             keys=prepared.keys(),
         )
 
-    def _illustrate(self, assets: Assets, prepared: Prepared, folder: Path) -> None:
+    def _illustrate(self, sources: Sources, prepared: Prepared, folder: Path) -> None:
         """Write what a report shows beside the numbers: the personas and a few test prompts."""
         personas, profiles = prepared.personas.value, prepared.memories.value.profiles
         picture = personas.picture(prepared.vectors.value.profiles, profiles["profile"].tolist())
         (folder / "personas.json").write_text(json.dumps(picture), encoding="utf-8")
         test, movies = prepared.split.value.test, prepared.split.value.movies
         rows = test.iloc[np.linspace(0, len(test) - 1, min(_SHOWN, len(test))).astype(int)]
-        codec, titles = self.codec(assets), movies.set_index("item_id")["title"]
+        codec, titles = self.codec(sources), movies.set_index("item_id")["title"]
         examples = [
             {
                 "user_id": each.user_id,
@@ -228,38 +232,40 @@ class Experiment:
         ]
         (folder / "examples.json").write_text(json.dumps(examples), encoding="utf-8")
 
-    def prepare_alone(self, assets: Assets, store: Store, folder: Path) -> None:
+    def prepare_alone(self, sources: Sources, store: Cache, folder: Path) -> None:
         """Compute what rows share and no more, and show what it took.
 
         Args:
-            assets: Public artefacts.
+            sources: Public artefacts.
             store: Gets the stages.
             folder: The run's; what a logger writes goes there.
         """
-        prepared = self.prepare(assets, store)
+        prepared = self.prepare(sources, store)
         costs = {stage: _paid(cost) for stage, cost in prepared.costs().items()}
         numbers = {"timing": prepared.timing(), "costs": costs}
         self.logger.prepared(folder, self._labels(folder, prepared), numbers)
 
-    def prepare(self, assets: Assets, store: Store) -> Prepared:
+    def prepare(self, sources: Sources, store: Cache) -> Prepared:
         """Ratings -> split -> memories -> vectors -> personas, each computed or reused."""
-        ratings: Callable[[], Ratings] = cache(lambda: self.data.ratings(assets))
-        split = store.once(
+        ratings: Callable[[], Ratings] = cache(lambda: self.data.ratings(sources))
+        split = _once(
+            store,
             Split,
             {
                 "data": self.data,
-                "content": self.data.fingerprint(assets),
-                "movie_info": [self.movie_info, self.movie_info.fingerprint(assets)],
+                "content": self.data.fingerprint(sources),
+                "movie_info": [self.movie_info, self.movie_info.fingerprint(sources)],
                 "item_mean": self.protocol.item_mean,
             },
-            lambda: self.data.split(ratings(), self.protocol, self.movie_info, assets),
+            lambda: self.data.split(ratings(), self.protocol, self.movie_info, sources),
         )
         # Memories depend on the data's seed only: several training seeds share what was paid for.
-        memories = store.once(
+        memories = _once(
+            store,
             Memories,
             {
                 "split": split.key,
-                "distiller": [self.distiller, self.distiller.fingerprint(assets)],
+                "distiller": [self.distiller, self.distiller.fingerprint(sources)],
                 "traits": self.protocol.traits,
                 "title_check": self.protocol.title_check,
             },
@@ -269,22 +275,24 @@ class Experiment:
                 ratings(),
                 self.protocol,
                 self.data.seed,
-                assets,
+                sources,
             ),
         )
         enriched = self.memory.key != "item"
-        vectors = store.once(
+        vectors = _once(
+            store,
             Vectors,
             {
                 "memories": memories.key,
-                "embedder": [self.embedder, self.embedder.fingerprint(assets)],
+                "embedder": [self.embedder, self.embedder.fingerprint(sources)],
                 "enriched": enriched,
             },
             lambda: embed(
-                self.embedder.load(assets), memories.value, split.value, enriched=enriched
+                self.embedder.load(sources), memories.value, split.value, enriched=enriched
             ),
         )
-        personas = store.once(
+        personas = _once(
+            store,
             Personas,
             {"vectors": vectors.key, "clustering": self.personas, "seed": self.seed},
             lambda: self.personas.fit(vectors.value.profiles, known_users(split.value), self.seed),
@@ -320,13 +328,13 @@ class Experiment:
             prepared.memories.value, prepared.vectors.value, memory, self.protocol.recall_time
         )
 
-    def audit(self, assets: Assets, prepared: Prepared) -> Audit:
+    def audit(self, sources: Sources, prepared: Prepared) -> Audit:
         """Make everything again from other test ratings, and look for what changed.
 
         An LLM is not asked again: of its texts the audit says that they were not checked.
         """
         ratings, split, memories = (
-            self.data.ratings(assets),
+            self.data.ratings(sources),
             prepared.split.value,
             prepared.memories.value,
         )
@@ -337,7 +345,7 @@ class Experiment:
 
         def rated_otherwise(rows: pd.DataFrame) -> tuple[Ratings, Split]:
             other = replace(ratings, frame=other_ratings(ratings.frame, rows))
-            again = self.data.split(other, self.protocol, NoMovieInfo(), assets)
+            again = self.data.split(other, self.protocol, NoMovieInfo(), sources)
             # Texts do not follow ratings, and to ask for them again may need a key.
             means = {name: again.movies[name] for name in ("mean", "mean_known")}
             return other, replace(again, movies=split.movies.assign(**means))
@@ -353,13 +361,13 @@ class Experiment:
         rewritten = self.distiller.estimate(sizes).calls == 0
         if rewritten:
             again = distil(
-                self.distiller, other_split, other, self.protocol, self.data.seed, assets
+                self.distiller, other_split, other, self.protocol, self.data.seed, sources
             )
         else:
             texts = memories.profiles[["user_id", "profile"]]
             tiers = users_traits(other_split, other, self.protocol)
             again = replace(memories, profiles=texts.merge(tiers, on="user_id"))
-        codec = self.codec(assets)
+        codec = self.codec(sources)
         sample = split.test.groupby("user_id").head(1).head(_AUDITED)
         trained = split.train.groupby("user_id").sample(1, random_state=0).head(_AUDITED)
         bank = self.bank(prepared, self.memory.in_training())
@@ -371,8 +379,8 @@ class Experiment:
                 other,
                 replace(
                     prepared,
-                    split=prepared.split.holding(other_split),
-                    memories=prepared.memories.holding(again),
+                    split=_holding(prepared.split, other_split),
+                    memories=_holding(prepared.memories, again),
                 ),
             ),
             rated_otherwise(split.train)[1].movies.set_index("item_id")["mean"],
@@ -383,8 +391,8 @@ class Experiment:
 
     def adapters(
         self,
-        assets: Assets,
-        store: Store,
+        sources: Sources,
+        store: Cache,
         prepared: Prepared,
         plan: Plan,
         *,
@@ -395,9 +403,9 @@ class Experiment:
         """Every adapter of the plan, trained or reused, by its name."""
 
         def fit(name: str) -> TrainedAdapter:
-            codec = self.codec(assets)
+            codec = self.codec(sources)
             return fit_on_devices(
-                partial(self.base, assets),
+                partial(self.base, sources),
                 codec,
                 self.examples(prepared, codec, plan.rows[name], training=True),
                 self.train,
@@ -410,27 +418,28 @@ class Experiment:
             )
 
         return {
-            name: store.once(
+            name: _once(
+                store,
                 TrainedAdapter,
-                self._adapter_spec(assets, prepared, name),
+                self._adapter_spec(sources, prepared, name),
                 lambda name=name: fit(name),
                 rerun=rerun,
             )
             for name in plan.rows
         }
 
-    def base(self, assets: Assets) -> PreTrainedModel:
+    def base(self, sources: Sources) -> PreTrainedModel:
         """The frozen base model, where and as the run holds it."""
         trainer = self.trainer
-        return self.model.load(assets, trainer.dtype, trainer.device, self.peft.quantisation)
+        return self.model.load(sources, trainer.dtype, trainer.device, self.peft.quantisation)
 
-    def codec(self, assets: Assets) -> Codec:
+    def codec(self, sources: Sources) -> Codec:
         """How the model reads prompts and writes ratings."""
-        return self.model.codec(assets, self.decode.max_new_tokens)
+        return self.model.codec(sources, self.decode.max_new_tokens)
 
-    def _prompts_spec(self, assets: Assets, prepared: Prepared, memory: Memory) -> dict[str, Any]:
+    def _prompts_spec(self, sources: Sources, prepared: Prepared, memory: Memory) -> dict[str, Any]:
         return {
-            "model": [self.model, self.model.fingerprint(assets)],
+            "model": [self.model, self.model.fingerprint(sources)],
             "prompt": self.prompt,
             "memory": memory.shown(),
             "profile_snapshot": self.protocol.profile_snapshot,
@@ -440,9 +449,11 @@ class Experiment:
             "vectors": prepared.vectors.key if memory.interactions else None,
         }
 
-    def _computed_spec(self, assets: Assets, prepared: Prepared, memory: Memory) -> dict[str, Any]:
+    def _computed_spec(
+        self, sources: Sources, prepared: Prepared, memory: Memory
+    ) -> dict[str, Any]:
         # Prompts do not depend on these; what is computed from them does.
-        return self._prompts_spec(assets, prepared, memory) | {
+        return self._prompts_spec(sources, prepared, memory) | {
             "precision": [
                 *(self.trainer.computes, self.trainer.weights),
                 *filter(None, [self.peft.quantisation]),
@@ -450,9 +461,9 @@ class Experiment:
             "seed": self.seed,
         }
 
-    def _adapter_spec(self, assets: Assets, prepared: Prepared, name: str) -> dict[str, Any]:
+    def _adapter_spec(self, sources: Sources, prepared: Prepared, name: str) -> dict[str, Any]:
         # What only test prompts show does not touch an adapter.
-        return self._computed_spec(assets, prepared, self.memory.in_training()) | {
+        return self._computed_spec(sources, prepared, self.memory.in_training()) | {
             "peft": self.peft,
             "train": self.train,
             "adapter": self.adapter,
@@ -461,18 +472,20 @@ class Experiment:
         }
 
     def _adapter_folders(
-        self, assets: Assets, store: Store, prepared: Prepared, plan: Plan
+        self, sources: Sources, store: Cache, prepared: Prepared, plan: Plan
     ) -> dict[str, Path]:
         return {
-            name: store.folder(TrainedAdapter, self._adapter_spec(assets, prepared, name))
+            name: store._folder(
+                Stage(TrainedAdapter, self._adapter_spec(sources, prepared, name), Mapping)
+            )
             for name in plan.rows
         }
 
     def _predictions_spec(
-        self, assets: Assets, store: Store, prepared: Prepared, plan: Plan
+        self, sources: Sources, store: Cache, prepared: Prepared, plan: Plan
     ) -> dict[str, Any]:
-        folders = self._adapter_folders(assets, store, prepared, plan)
-        return self._computed_spec(assets, prepared, self.memory) | {
+        folders = self._adapter_folders(sources, store, prepared, plan)
+        return self._computed_spec(sources, prepared, self.memory) | {
             "decode": self.decode,
             "personas": prepared.personas.key,
             "adapters": {name: folder.name for name, folder in folders.items()},
@@ -480,15 +493,15 @@ class Experiment:
 
     def answer(
         self,
-        assets: Assets,
+        sources: Sources,
         plan: Plan,
         adapters: Mapping[str, Entry[TrainedAdapter]],
         examples: Sequence[Example],
         folder: Path,
     ) -> list[Response]:
         """Let every example be answered by the adapter of its own user, in their order."""
-        codec = self.codec(assets)
-        base = self.base(assets)
+        codec = self.codec(sources)
+        base = self.base(sources)
         routes = [plan.route[example.user_id] for example in examples]
         responses: dict[int, Response] = {}
         for name in dict.fromkeys(routes):
@@ -547,8 +560,8 @@ class Experiment:
 
     def _rate(
         self,
-        assets: Assets,
-        store: Store,
+        sources: Sources,
+        store: Cache,
         folder: Path,
         prepared: Prepared,
         plan: Plan,
@@ -557,21 +570,21 @@ class Experiment:
         """Train what is missing, then let each user's adapter rate the user's test rows."""
 
         def stored(name: str) -> bool:
-            spec = self._adapter_spec(assets, prepared, name)
-            return store.find(TrainedAdapter, spec) is not None
+            spec = self._adapter_spec(sources, prepared, name)
+            return store.find(Stage(TrainedAdapter, spec, Mapping)) is not None
 
-        folders = self._adapter_folders(assets, store, prepared, plan)
+        folders = self._adapter_folders(sources, store, prepared, plan)
         new = {name: place for name, place in folders.items() if rerun or not stored(name)}
         with self.logger.curves(folder, self._labels(folder, prepared), new) as logger:
             adapters = self.adapters(
-                assets, store, prepared, plan, folder=folder, logger=logger, rerun=rerun
+                sources, store, prepared, plan, folder=folder, logger=logger, rerun=rerun
             )
-        return self._predictions(assets, folder, prepared, plan, adapters)
+        return self._predictions(sources, folder, prepared, plan, adapters)
 
     def _crossed(
         self,
-        assets: Assets,
-        store: Store,
+        sources: Sources,
+        store: Cache,
         folder: Path,
         prepared: Prepared,
         plan: Plan,
@@ -581,18 +594,18 @@ class Experiment:
         crossed = {}
         for name in plan.crossed:
             alone = Plan({name: plan.rows[name]}, dict.fromkeys(plan.route, name))
-            spec = self._predictions_spec(assets, store, prepared, alone) | {"crossed": name}
+            spec = self._predictions_spec(sources, store, prepared, alone) | {"crossed": name}
 
             def rate(alone: Plan = alone) -> Predictions:
-                adapters = self.adapters(assets, store, prepared, alone, folder=folder)
-                return self._predictions(assets, folder, prepared, alone, adapters)
+                adapters = self.adapters(sources, store, prepared, alone, folder=folder)
+                return self._predictions(sources, folder, prepared, alone, adapters)
 
-            crossed[name] = store.once(Predictions, spec, rate, rerun=rerun).value.frame
+            crossed[name] = _once(store, Predictions, spec, rate, rerun=rerun).value.frame
         return crossed
 
     def _predictions(
         self,
-        assets: Assets,
+        sources: Sources,
         folder: Path,
         prepared: Prepared,
         plan: Plan,
@@ -600,8 +613,8 @@ class Experiment:
     ) -> Predictions:
         start = time.perf_counter()
         test = prepared.split.value.test
-        examples = self.examples(prepared, self.codec(assets), test, training=False)
-        responses = self.answer(assets, plan, adapters, examples, folder)
+        examples = self.examples(prepared, self.codec(sources), test, training=False)
+        responses = self.answer(sources, plan, adapters, examples, folder)
         seconds = time.perf_counter() - start
         n_trained = sum(map(len, plan.rows.values())) * self.train.epochs
         trained = sum(entry.seconds for entry in adapters.values())
@@ -621,8 +634,8 @@ class Experiment:
 
     def _result(
         self,
-        assets: Assets,
-        store: Store,
+        sources: Sources,
+        store: Cache,
         prepared: Prepared,
         plan: Plan,
         predictions: Entry[Predictions],
@@ -633,7 +646,7 @@ class Experiment:
         facts, memories = predictions.value.facts, prepared.memories.value
         costs = prepared.costs()
         assessed = assess(predictions.value.frame, found.value, self.decode.name)
-        adapters = self._adapter_folders(assets, store, prepared, plan)
+        adapters = self._adapter_folders(sources, store, prepared, plan)
         return Result(
             row=self.row,
             cohort=self.data.cohort,
@@ -689,3 +702,15 @@ def _frame(
         "persona": [persona(each.user_id) for each in examples],
     }
     return pd.DataFrame(table)
+
+
+def _once(store: Any, kind: Any, spec: Any, compute: Any, rerun: bool = False) -> Any:
+    return store.once(Stage(kind, spec, compute), rerun=rerun)
+
+
+def _holding(entry: Any, value: Any) -> Any:
+    import copy
+
+    other = copy.copy(entry)
+    vars(other)["value"] = value
+    return other

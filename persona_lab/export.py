@@ -15,12 +15,11 @@ from typing import Self
 
 from transformers import PreTrainedConfig
 
-from persona_lab.assets import locked, publish
+from persona_lab.cache import Entry, locked, publish
 from persona_lab.configure import Run, load_finished
 from persona_lab.errors import UserError
 from persona_lab.model import TrainedAdapter
 from persona_lab.model.export import as_published, save_fused, vllm_rank
-from persona_lab.store import Entry
 
 Entries = Mapping[str, Entry[TrainedAdapter]]
 
@@ -86,8 +85,8 @@ def _whole_models(run: Run, entries: Entries, folders: Mapping[str, Path]) -> st
             "the run's base was held in 4 bits, and no whole weights give what it gave",
             "use --to peft, and load the base in 4 bits",
         )
-    base = experiment.model.load(run.assets, experiment.trainer.dtype, "cpu")
-    tokenizer = experiment.codec(run.assets).tokenizer
+    base = experiment.model.load(run.sources, experiment.trainer.dtype, "cpu")
+    tokenizer = experiment.codec(run.sources).tokenizer
 
     def build(name: str, folder: Path) -> None:
         save_fused(base, entries[name].read(), folder)
@@ -142,11 +141,11 @@ class _Published:
     @classmethod
     def of(cls, run: Run) -> Self:
         model = run.experiment.model
-        config = model.outline(run.assets).config
+        config = model.outline(run.sources).config
         # transformers' Phi-3 would see less of a prompt than the run's.
         window = getattr(config, "sliding_window", None)
         off = window is not None and model.sliding_window == "off"
-        return cls(model.published(run.assets), config, off)
+        return cls(model.published(run.sources), config, off)
 
     @property
     def shown(self) -> str:

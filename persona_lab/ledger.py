@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from persona_lab.assets import Assets, default_cache
 from persona_lab.distill.ledger import attempts, export, import_lines, totals
 from persona_lab.errors import UserError
+from persona_lab.sources import Sources, default_cache
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     doing.add_parser("export", help="write every answered call as a line of JSON")
     doing.add_parser("import", help="add what export wrote, from a file or -").add_argument("file")
     given = parser.parse_args(arguments)
-    path = Assets(given.cache or default_cache()).ledger
+    path = Sources(given.cache or default_cache()).ledger
     try:
         if given.doing == "export":
             sys.stdout.writelines(f"{line}\n" for line in export(path))

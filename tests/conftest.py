@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from persona_lab.assets import Assets, default_cache
+from persona_lab.sources import Sources, default_cache
 
 _USERS_CACHE = default_cache()
 
@@ -29,12 +29,12 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
-def assets() -> Assets:
+def sources() -> Sources:
     """The session's cache, empty at its start and shared by the tests."""
-    return Assets(default_cache())
+    return Sources(default_cache())
 
 
 @pytest.fixture
-def real_assets() -> Assets:
+def real_sources() -> Sources:
     """The user's cache, for the few tests on real data and weights; fetches what is not there."""
-    return Assets(_USERS_CACHE)
+    return Sources(_USERS_CACHE)

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_module
 
-from persona_lab.assets import Assets
+from persona_lab.cache import Cache
 from persona_lab.configure import CONF, build
 from persona_lab.data import Cost
 from persona_lab.distill import Statistical
 from persona_lab.distill.titles import natural_title
 from persona_lab.experiment import Experiment, Prepared
-from persona_lab.store import Store
+from persona_lab.sources import Sources
 
 TEST = "changes with the test ratings"
 TEST_TITLE = "names a title of a test row"
@@ -41,7 +41,7 @@ def paid(*overrides: str) -> Experiment:
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     cache = tmp_path_factory.mktemp("audit")
-    return {"assets": Assets(cache), "store": Store(cache / "store")}
+    return {"sources": Sources(cache), "store": Cache(cache / "store")}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def prepared(places: dict[str, Any]) -> Prepared:
 
 def found(places, one: Experiment, prepared: Prepared | None = None) -> set[tuple[str, str]]:
     """The places and kinds of leaks that the audit reports."""
-    findings = one.audit(places["assets"], prepared or one.prepare(**places)).findings
+    findings = one.audit(places["sources"], prepared or one.prepare(**places)).findings
     assert all((each["checked"] > 0) != bool(each["note"]) for each in findings)
     return {(each["place"], each["what"]) for each in findings if each["found"]}
 
@@ -82,7 +82,7 @@ def test_strict_leaks_nothing(places, prepared, one: Callable[..., Experiment]):
 
 def test_what_an_llm_wrote_is_said_to_be_unchecked_and_not_called_clean(places, prepared):
     changed = planted(prepared, "profiles", profile="I gave my last movie 5.")
-    findings = paid().audit(places["assets"], changed).findings
+    findings = paid().audit(places["sources"], changed).findings
     unchecked = {(each["place"], each["what"]) for each in findings if not each["checked"]}
     assert unchecked == {("profile", TEST), ("memory", TEST)}
     assert all("LLM" in each["note"] for each in findings if not each["checked"])
@@ -118,10 +118,10 @@ def test_a_title_of_a_test_row_is_found(
 
 def test_texts_about_movies_are_not_asked_for_again(places, prepared):
     class Silent:
-        def read(self, movies: Any, assets: Assets) -> Any:
+        def read(self, movies: Any, sources: Sources) -> Any:
             raise AssertionError("asked")
 
-        def fingerprint(self, assets: Assets) -> str:
+        def fingerprint(self, sources: Sources) -> str:
             return "silent"
 
     split = prepared.split.value

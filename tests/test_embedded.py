@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from persona_lab.assets import Assets
+from persona_lab.cache import Cache
 from persona_lab.configure import CONF, build
 from persona_lab.experiment import Experiment
 from persona_lab.model import lend
@@ -18,7 +18,7 @@ from persona_lab.model.engine import ATTENTION, Tree
 from persona_lab.model.module import answer_loss
 from persona_lab.model.train import answered
 from persona_lab.prompting import Example
-from persona_lab.store import Store
+from persona_lab.sources import Sources
 
 SMALL = (
     *("row=r10", "data.n_users=4", "data.test_rows_per_user=2", "personas.n_personas=2"),
@@ -32,14 +32,14 @@ def experiment(*overrides: str) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("store"))
+def store(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return Cache(tmp_path_factory.mktemp("store"))
 
 
 def test_the_main_job_on_real_ratings_and_weights(
-    real_assets: Assets, store: Store, tmp_path: Path
+    real_sources: Sources, store: Cache, tmp_path: Path
 ) -> None:
-    result = experiment().run(real_assets, store, tmp_path)
+    result = experiment().run(real_sources, store, tmp_path)
     assert (result.row.id, result.row.model, result.row.data) == ("r10", "smollm2", "ml_100k")
     assert set(result.adapters) == {"persona_0", "persona_1"}
     assert sum(each["n_rows"] for each in result.adapters.values()) == 4 * 2
@@ -53,18 +53,18 @@ def test_the_main_job_on_real_ratings_and_weights(
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 def test_loss_and_gradients_on_real_weights_are_those_of_separate_rows(
-    real_assets: Assets,
-    store: Store,
+    real_sources: Sources,
+    store: Cache,
     monkeypatch: pytest.MonkeyPatch,
     dtype: torch.dtype,
     tolerance: float,
 ) -> None:
     one = experiment("peft.dropout=0.0", "peft.r=8")
-    prepared = one.prepare(real_assets, store)
-    codec = one.codec(real_assets)
+    prepared = one.prepare(real_sources, store)
+    codec = one.codec(real_sources)
     train = prepared.split.value.train.groupby("user_id").tail(2).head(4)
     examples = one.examples(prepared, codec, train, training=True)
-    model = one.model.load(real_assets, dtype, "cpu")
+    model = one.model.load(real_sources, dtype, "cpu")
     if dtype == torch.float64:
         # transformers' norm computes in fp32 whatever it is given.
         monkeypatch.setattr(LlamaRMSNorm, "forward", _norm)

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
 from persona_lab import estimate as module
-from persona_lab.assets import Assets, NotAtHand
+from persona_lab.cache import Cache, NotAtHand
 from persona_lab.configure import CONF, build
 from persona_lab.data import Cost
 from persona_lab.distill import Statistical
@@ -22,7 +22,7 @@ from persona_lab.model import BaseModel, Lora, lend
 from persona_lab.model.engine import Tree, pack, run
 from persona_lab.model.module import head
 from persona_lab.model.train import by_prefix
-from persona_lab.store import Store
+from persona_lab.sources import Sources
 
 SMOKE = ("experiment=smoke", "train.tokens_per_microbatch=2600", "trainer.tokens_per_batch=5000")
 
@@ -33,7 +33,7 @@ def experiment(*overrides: str) -> Experiment:
 
 
 def places(cache: Path) -> dict[str, Any]:
-    return {"assets": Assets(cache), "store": Store(cache / "store")}
+    return {"sources": Sources(cache), "store": Cache(cache / "store")}
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,9 @@ def test_what_is_at_hand_is_counted_as_a_run_computes_it(prepared: Path, tmp_pat
 def test_arithmetic_is_what_torch_counts(prepared: Path) -> None:
     one = experiment(*SMOKE, "adapter=none")
     stages = one.prepare(**places(prepared))
-    codec = one.codec(Assets(prepared))
+    codec = one.codec(Sources(prepared))
     examples = one.examples(stages, codec, stages.split.value.test, training=False)
-    model = one.model.load(Assets(prepared), torch.float32, "cpu")
+    model = one.model.load(Sources(prepared), torch.float32, "cpu")
     groups = list(by_prefix([e.ids for e in examples], [e.user_id for e in examples]))
     with FlopCounterMode(display=False) as counted, torch.inference_mode():
         for batch in pack(groups, one.trainer.tokens_per_batch):
@@ -78,7 +78,7 @@ def test_arithmetic_is_what_torch_counts(prepared: Path) -> None:
             head(model, run(model, tree)[tree.ends])
     (part,) = estimate(one, **places(prepared)).parts
     counts = counted.get_flop_counts()["Global"]
-    matrices, attention = module._Scale.of(one, Assets(prepared), trained=False).forward(part.work)
+    matrices, attention = module._Scale.of(one, Sources(prepared), trained=False).forward(part.work)
     # The kernel of attention on the CPU is not among torch's counters.
     assert sum(counts.values()) == matrices
     assert attention > 0
@@ -92,7 +92,7 @@ def test_activations_are_what_torch_keeps(model: str, precision: str, tmp_path: 
         *("experiment=smoke", f"slm={model}", "peft.r=4", f"trainer.weights={weights}"),
         *(f"trainer.precision={precision}", "model.random.intermediate_size=224"),
     )
-    base = one.model.load(Assets(tmp_path), one.trainer.dtype, "cpu")
+    base = one.model.load(Sources(tmp_path), one.trainer.dtype, "cpu")
     rows = [[*range(2, 402), i, *range(30)] for i in (402, 403)]
     tree = Tree(list(by_prefix(rows, [0, 0])))
     own = {parameter.data_ptr() for parameter in base.parameters()}
@@ -110,7 +110,7 @@ def test_activations_are_what_torch_keeps(model: str, precision: str, tmp_path: 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda each: each), autocast:
             run(base, tree)
     seen = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    scale = module._Scale.of(one, Assets(tmp_path), trained=True)
+    scale = module._Scale.of(one, Sources(tmp_path), trained=True)
     told = scale.layers * scale.kept * tree.ids.shape[1]
     assert told == pytest.approx(seen, rel=0.15)
 
@@ -149,11 +149,11 @@ def test_every_kind_of_adapter_is_counted(peft: str, tmp_path: Path) -> None:
     assert base == pytest.approx(2.26e9 if peft == "qlora" else 7.64e9, rel=0.01)
 
 
-def test_declared_sizes_are_the_models(real_assets: Assets) -> None:
+def test_declared_sizes_are_the_models(real_sources: Sources) -> None:
     declared = experiment("slm=smollm2").model
-    config = AutoConfig.from_pretrained(declared._folder(real_assets))
-    fetched = sum(p.numel() for p in declared.outline(real_assets).parameters())
-    outline = declared.outline(Assets(Path("nowhere"), offline=True))
+    config = AutoConfig.from_pretrained(declared._folder(real_sources))
+    fetched = sum(p.numel() for p in declared.outline(real_sources).parameters())
+    outline = declared.outline(Sources(Path("nowhere"), offline=True))
     assert sum(p.numel() for p in outline.parameters()) == fetched
     for name in ("hidden_size", "num_hidden_layers", "num_key_value_heads", "vocab_size"):
         assert getattr(outline.config, name) == getattr(config, name)
@@ -201,16 +201,16 @@ def test_an_outline_counts_an_adapter_by_hand() -> None:
     sizes = {"hidden_size": 8, "intermediate_size": 16, "layers": 2, "heads": 2, "kv_heads": 1}
     random = {"architecture": "llama", "vocab_size": 300, **sizes}
     model = BaseModel("own", None, None, None, "template", 64, ["o_proj"], random=random)
-    with lend(model.outline(Assets(Path())), Lora(r=2).config(["o_proj"]), 0) as lent:
+    with lend(model.outline(Sources(Path())), Lora(r=2).config(["o_proj"]), 0) as lent:
         assert lent.get_nb_trainable_parameters()[0] == 2 * 2 * (8 + 8)
 
 
 def test_what_is_not_at_hand_is_neither_fetched_nor_computed(tmp_path: Path) -> None:
     one = experiment("data=ml_100k", "slm=smollm2")
     with pytest.raises(NotAtHand, match="is not in the cache"):
-        one.data.ratings(Assets(tmp_path, offline=True))
+        one.data.ratings(Sources(tmp_path, offline=True))
     with pytest.raises(NotAtHand, match=r"split .* is not in the store"):
         experiment("experiment=smoke").prepare(
-            Assets(tmp_path), Store(tmp_path / "store", computing=False)
+            Sources(tmp_path), Cache(tmp_path / "store", computing=False)
         )
     assert not any(tmp_path.iterdir())

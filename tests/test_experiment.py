@@ -12,7 +12,7 @@ import torch
 import wandb
 from hydra import compose, initialize_config_module
 
-from persona_lab.assets import Assets
+from persona_lab.cache import Cache
 from persona_lab.configure import CONF, build
 from persona_lab.errors import UserError
 from persona_lab.evaluation import Audit, Result
@@ -21,7 +21,7 @@ from persona_lab.experiment import Experiment, Predictions
 from persona_lab.model import TrainedAdapter
 from persona_lab.model.engine import Tree, group, run
 from persona_lab.model.loggers import Wandb
-from persona_lab.store import Store
+from persona_lab.sources import Sources
 
 PROTOCOL_KEYS = {"split", "memories", "vectors", "personas", "adapters", "predictions"}
 
@@ -35,7 +35,7 @@ def experiment(*overrides: str, study: str = "smoke") -> Experiment:
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     cache = tmp_path_factory.mktemp("experiment")
-    return {"assets": Assets(cache), "store": Store(cache / "store")}
+    return {"sources": Sources(cache), "store": Cache(cache / "store")}
 
 
 @pytest.fixture(scope="module")
@@ -157,10 +157,10 @@ def test_each_user_is_rated_by_the_adapter_of_the_users_persona(
     prepared = one.prepare(**places)
     plan = one.plan(prepared)
     adapters = one.adapters(**places, prepared=prepared, plan=plan, folder=first[0])
-    codec = one.codec(places["assets"])
+    codec = one.codec(places["sources"])
     test = prepared.split.value.test
     examples = one.examples(prepared, codec, test, training=False)
-    right = one.answer(places["assets"], plan, adapters, examples, first[0])
+    right = one.answer(places["sources"], plan, adapters, examples, first[0])
     frame = pd.read_parquet(first[0] / "predictions.parquet")
     expected = frame["expected_rating"].to_numpy()
     assert [each.expected_rating for each in right] == pytest.approx(expected)
@@ -169,7 +169,7 @@ def test_each_user_is_rated_by_the_adapter_of_the_users_persona(
         assert personas == {int(name.removeprefix("persona_"))}
 
     swapped = {**adapters, "persona_0": adapters["persona_1"], "persona_1": adapters["persona_0"]}
-    wrong = one.answer(places["assets"], plan, swapped, examples, first[0])
+    wrong = one.answer(places["sources"], plan, swapped, examples, first[0])
     changed = {
         plan.route[example.user_id]
         for example, a, b in zip(examples, right, wrong, strict=True)
@@ -180,7 +180,7 @@ def test_each_user_is_rated_by_the_adapter_of_the_users_persona(
 
 def test_the_base_is_bit_identical_after_a_run(places: dict[str, Any], tmp_path: Path) -> None:
     one = experiment("seed=3")
-    base = one.model.load(places["assets"], torch.float32, "cpu")
+    base = one.model.load(places["sources"], torch.float32, "cpu")
     tree = Tree([group([[3, 4, 5, 6], [3, 4, 9]], [0, 1])])
     with torch.inference_mode():
         before = run(base, tree)
@@ -206,7 +206,7 @@ def test_random_memories_are_shown_to_the_same_adapters(places: dict[str, Any]) 
         for which in ("nearest", "random")
     )
     prepared = nearest.prepare(**places)
-    codec, split = nearest.codec(places["assets"]), prepared.split.value
+    codec, split = nearest.codec(places["sources"]), prepared.split.value
     last = split.train.groupby("user_id").tail(2)
 
     def spec(one: Experiment) -> dict[str, Any]:
@@ -242,7 +242,7 @@ def test_memories_at_evaluation_only_are_shown_to_the_adapters_of_ms(
     assert rag not in (ms, first[1].keys["predictions"])
     one = experiment("memory.training_memories=none")
     prepared = one.prepare(**places)
-    codec, split = one.codec(places["assets"]), prepared.split.value
+    codec, split = one.codec(places["sources"]), prepared.split.value
     for rows, training in ((split.train, True), (split.test, False)):
         shown = one.examples(prepared, codec, rows.head(1), training=training)[0]
         assert ("YOUR MEMORIES" in codec.tokenizer.decode(shown.ids)) != training
@@ -252,7 +252,7 @@ def test_seeds_and_precisions_share_the_audit(places: dict[str, Any]) -> None:
     def specs(*overrides: str) -> tuple[str, str]:
         one = experiment(*overrides)
         prepared = one.prepare(**places)
-        given = (places["assets"], prepared, one.memory)
+        given = (places["sources"], prepared, one.memory)
         return tuple(
             places["store"].key(Audit, spec(*given))
             for spec in (one._prompts_spec, one._computed_spec)
@@ -274,7 +274,7 @@ def test_only_what_groups_by_something_else_than_profiles_is_a_control() -> None
 
 
 def test_a_base_in_four_bits_has_keys_of_its_own(places: dict[str, Any]) -> None:
-    store: Store = places["store"]
+    store: Cache = places["store"]
 
     def keys(*overrides: str) -> set[str]:
         one = experiment(*overrides)
@@ -295,7 +295,7 @@ def test_how_memories_are_found_is_nothing_to_prompts_without_them(
     def spec(*overrides: str) -> dict[str, Any]:
         one = experiment("memory.top_k=2", *overrides)
         prepared = one.prepare(**places)
-        return one._adapter_spec(places["assets"], prepared, "persona_0")
+        return one._adapter_spec(places["sources"], prepared, "persona_0")
 
     key = places["store"].key
     ms, as_ms = spec("memory=ms"), spec("memory=ms", "memory.top_k=1", "memory.query=user_item")

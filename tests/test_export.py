@@ -46,10 +46,10 @@ def told(*arguments: str | Path) -> tuple[int, str, str]:
 
 def ours(one: Run, folder: Path) -> tuple[PreTrainedModel, dict[str, Tensor]]:
     """The base, and the logits with each adapter attached to it."""
-    experiment, places = one.experiment, (one.assets, one.store)
+    experiment, places = one.experiment, (one.sources, one.store)
     prepared = experiment.prepare(*places)
     plan = experiment.plan(prepared)
-    base = experiment.base(one.assets)
+    base = experiment.base(one.sources)
     logits = {}
     for name, entry in experiment.adapters(*places, prepared, plan, folder=folder).items():
         with attach(base, entry.value), torch.inference_mode():
@@ -103,7 +103,7 @@ def test_a_whole_model_is_a_stock_folder(folder: Path, tmp_path: Path) -> None:
     for name, expected in logits.items():
         torch.testing.assert_close(theirs(stock(tmp_path / name)), expected, rtol=1e-4, atol=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "persona_0")
-    assert tokenizer.chat_template == one.experiment.codec(one.assets).tokenizer.chat_template
+    assert tokenizer.chat_template == one.experiment.codec(one.sources).tokenizer.chat_template
 
 
 def test_vllm_is_told_the_rank(folder: Path, tmp_path: Path) -> None:

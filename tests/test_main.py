@@ -15,12 +15,12 @@ import yaml
 
 from persona_lab import configure
 from persona_lab.__main__ import main
-from persona_lab.assets import Assets
 from persona_lab.distill import ledger
 from persona_lab.distill.server import KEY
 from persona_lab.errors import UserError
 from persona_lab.evaluation import Result, Row
 from persona_lab.experiment import Experiment
+from persona_lab.sources import Sources
 
 from .distill.server import Server
 
@@ -28,7 +28,7 @@ Door = Callable[..., str]
 REAL_RUN = Experiment.run
 
 
-def fake_run(self: Any, assets: Any, store: Any, folder: Path, rerun: bool) -> Result:
+def fake_run(self: Any, sources: Any, store: Any, folder: Path, rerun: bool) -> Result:
     if self.memory.name == "ml":
         raise KeyError("broken")
     names = {"distiller": "d", "embedder": "e", "personas": "p", "peft": "lora"}
@@ -129,7 +129,7 @@ def test_a_run_states_what_it_paid_and_holds_no_key(
     assert planted not in "".join(capsys.readouterr())
 
     first, again = map(Result.load, folders)
-    rows = ledger.totals(Assets(tmp_path / "cache").ledger)
+    rows = ledger.totals(Sources(tmp_path / "cache").ledger)
     answered = [row for row in rows if row["outcome"] == "answered"]
     for stage, purpose in {"split": "movie", "memories": "reflect", "vectors": "embed"}.items():
         own = [row for row in answered if row["purpose"].startswith(purpose)]

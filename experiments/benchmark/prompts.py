@@ -18,12 +18,12 @@ from hydra import compose, initialize_config_module
 from transformers import PreTrainedModel
 
 from persona_lab import configure, estimate
-from persona_lab.assets import Assets
 from persona_lab.data import Cost
 from persona_lab.experiment import Experiment
 from persona_lab.model import Trainer
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Codec, Example
+from persona_lab.sources import Sources
 
 ROWS_PER_USER = 32
 """Rows that every user has, of each kind: the most that a cell takes."""
@@ -47,13 +47,13 @@ class Filler:
     words: int = 36
     people: int = 5
 
-    def read(self, movies: pd.DataFrame, assets: Assets) -> tuple[pd.DataFrame, Cost]:
+    def read(self, movies: pd.DataFrame, sources: Sources) -> tuple[pd.DataFrame, Cost]:
         """Texts as `persona_lab.data.MovieInfo` wants them, the same for an item every time."""
         texts = [self._of(int(item)) for item in movies["item_id"]]
         told = pd.DataFrame(texts, columns=["summary", "cast", "director"])
         return told.assign(item_id=movies["item_id"].to_numpy()), Cost()
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         """The sizes."""
         return f"filler-{self.words}-{self.people}"
 
@@ -137,14 +137,14 @@ def load(choice: Choice) -> Rows:
     experiment = run.experiment
     if choice.movie_info is None:
         experiment = replace(experiment, movie_info=Filler(2, 1) if choice.quick else Filler())
-    prepared = experiment.prepare(run.assets, run.store)
-    codec = experiment.codec(run.assets)
+    prepared = experiment.prepare(run.sources, run.store)
+    codec = experiment.codec(run.sources)
     if shape:
         sizes = {**shape.sizes, "vocab_size": len(codec.tokenizer)}
         own = replace(experiment.model, name=f"{shape.name}'s shape", random=sizes)
         experiment = replace(experiment, model=own)
     trainer = experiment.trainer
-    base = experiment.model.load(run.assets, trainer.dtype, trainer.device)
+    base = experiment.model.load(run.sources, trainer.dtype, trainer.device)
 
     def users(rows: pd.DataFrame, *, training: bool) -> list[list[Example]]:
         latest = rows.groupby("user_id").tail(ROWS_PER_USER)
@@ -163,15 +163,15 @@ def load(choice: Choice) -> Rows:
         codec,
         experiment.peft.config(experiment.model.lora_targets),
         trainer,
-        partial(planned, experiment, run.assets, codec),
+        partial(planned, experiment, run.sources, codec),
     )
 
 
 def planned(
-    experiment: Experiment, assets: Assets, codec: Codec, rows: Sequence[Example]
+    experiment: Experiment, sources: Sources, codec: Codec, rows: Sequence[Example]
 ) -> dict[str, float]:
     """One optimiser step as `plan=true` counts it: bytes held at once, and operations."""
-    scale = estimate._Scale.of(experiment, assets, trained=True)
+    scale = estimate._Scale.of(experiment, sources, trained=True)
     ids = [[*row.ids, codec.answer(row.rating)[0]] for row in rows]
     budget = experiment.train.tokens_per_microbatch
     work = estimate._add(

@@ -21,11 +21,11 @@ def main(n_ratings: int, choices: list[str]) -> None:
         cfg = compose("config", ["distiller=local", "data.n_users=5", *choices])
     run = configure.build(cfg, {}, Path.cwd())
     one = run.experiment
-    ratings = one.data.ratings(run.assets)
-    split = one.data.split(ratings, one.protocol, one.movie_info, run.assets)
+    ratings = one.data.ratings(run.sources)
+    split = one.data.split(ratings, one.protocol, one.movie_info, run.sources)
     whole = histories(history_rows(split, ratings, one.distiller.scope))
     first = [History(each.user_id, each.rows.head(n_ratings)) for each in whole]
-    for memories in one.distiller.distill(first, one.data.seed, run.assets):
+    for memories in one.distiller.distill(first, one.data.seed, run.sources):
         print(json.dumps(dataclasses.asdict(memories), indent=1))
 
 

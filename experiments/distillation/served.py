@@ -59,7 +59,7 @@ def serving(transformers: str) -> Iterator[str]:
     """Serve the weights of the embedded setup under a name that is no path; gives the base URL."""
     with initialize_config_module(configure.CONF, version_base="1.3"):
         built = configure.build(compose("config"), {}, Path.cwd())
-    weights = built.experiment.model.published(built.assets)
+    weights = built.experiment.model.published(built.sources)
     assert weights is not None
     with tempfile.TemporaryDirectory() as place:
         Path(place, NAME).symlink_to(weights)

@@ -22,11 +22,11 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
-from persona_lab.assets import Assets
 from persona_lab.data import Data, NoMovieInfo, Protocol, Ratings, Split, Synthetic
 from persona_lab.distill import Memories, Statistical, distil
 from persona_lab.memory import Bank, Hashed, Memory, Vectors, embed, item_text
 from persona_lab.personas import MiniBatchPersonas
+from persona_lab.sources import Sources
 
 HERE = Path(__file__).parent
 RATINGS, ITEMS, SHARD, RECALLED = 20, 2000, 10_000, 10_000
@@ -43,8 +43,8 @@ def select(folder: Path, users: int, shard: int) -> None:
     """Make the ratings, split them, and write the split in shards."""
     reader = Synthetic(users + OTHERS, ITEMS, 4, [RATINGS, RATINGS], 1.0, seed=0)
     data = Data("synthetic", reader, min_ratings=RATINGS, max_ratings=RATINGS, n_users=users)
-    assets = Assets(folder)
-    split = data.split(data.ratings(assets), PROTOCOL, NoMovieInfo(), assets)
+    sources = Sources(folder)
+    split = data.split(data.ratings(sources), PROTOCOL, NoMovieInfo(), sources)
     for number, part in enumerate(parts(split)):
         place(folder, number).mkdir(exist_ok=True)
         part.save(place(folder, number))
@@ -54,14 +54,14 @@ def distil_shard(folder: Path, users: int, shard: int) -> None:
     """Write a shard's memories; the percentiles of its users' traits are over the shard."""
     split = Split.load(place(folder, shard))
     ratings = Ratings(pd.concat([split.train, split.test]), split.movies, split.users, {})
-    memories = distil(Statistical(), split, ratings, PROTOCOL, 0, Assets(folder))
+    memories = distil(Statistical(), split, ratings, PROTOCOL, 0, Sources(folder))
     memories.save(place(folder, shard))
 
 
 def embed_shard(folder: Path, users: int, shard: int) -> None:
     """Write the vectors of a shard's profiles."""
     split, memories = Split.load(place(folder, shard)), Memories.load(place(folder, shard))
-    made = embed(EMBEDDER.load(Assets(folder)), memories, split, enriched=False)
+    made = embed(EMBEDDER.load(Sources(folder)), memories, split, enriched=False)
     np.save(place(folder, shard) / "profiles.npy", made.profiles)
 
 
@@ -80,7 +80,7 @@ def cluster(folder: Path, users: int, shard: int) -> None:
 def recall(folder: Path, users: int, shard: int) -> None:
     """What is recalled for the first test rows of the first shard."""
     split, memories = Split.load(place(folder, 0)), Memories.load(place(folder, 0))
-    encode = EMBEDDER.load(Assets(folder))
+    encode = EMBEDDER.load(Sources(folder))
     vectors = Vectors(
         user_ids=split.users["user_id"].to_numpy(),
         profiles=np.load(place(folder, 0) / "profiles.npy"),

@@ -19,20 +19,20 @@ import pandas as pd
 from hydra import compose, initialize_config_module
 
 from persona_lab import configure
-from persona_lab.assets import Assets
 from persona_lab.evaluation import contrast
 from persona_lab.experiment import Experiment, Prepared
 from persona_lab.model import attach, fit_adapter, rate_examples
+from persona_lab.sources import Sources
 
 SIDES = ("shared", "alone", "fp32")
 PAIRS = (("shared", "alone"), ("shared", "fp32"))
 
 
 def predict(
-    one: Experiment, assets: Assets, prepared: Prepared, seed: int, side: str
+    one: Experiment, sources: Sources, prepared: Prepared, seed: int, side: str
 ) -> pd.DataFrame:
     """Train and rate; user_id, item_id, rating, prediction, expected_rating and user_mean."""
-    codec = one.codec(assets)
+    codec = one.codec(sources)
     (rows,) = one.plan(prepared).rows.values()
     train = one.examples(prepared, codec, rows, training=True)
     if side == "alone":
@@ -40,7 +40,7 @@ def predict(
         train = [replace(each, user_id=n) for n, each in enumerate(train)]
     test = one.examples(prepared, codec, prepared.split.value.test, training=False)
     trainer = replace(one.trainer, precision="32-true") if side == "fp32" else one.trainer
-    base, peft = one.base(assets), one.peft.config(one.model.lora_targets)
+    base, peft = one.base(sources), one.peft.config(one.model.lora_targets)
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
         adapter = fit_adapter(
@@ -97,13 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with initialize_config_module(configure.CONF, version_base="1.3"):
         overrides = ["experiment=sharing", *args.overrides]
         run = configure.build(compose("config", overrides), {}, Path.cwd())
-    prepared = run.experiment.prepare(run.assets, run.store)
+    prepared = run.experiment.prepare(run.sources, run.store)
     frames: dict[str, list[pd.DataFrame]] = {side: [] for side in SIDES}
     for seed in args.seeds:
         for side in SIDES:
             file = args.out / f"{side}-{seed}.parquet"
             if not file.exists():
-                found = predict(run.experiment, run.assets, prepared, seed, side)
+                found = predict(run.experiment, run.sources, prepared, seed, side)
                 found.to_parquet(file, index=False)
             frames[side].append(pd.read_parquet(file))
     report(frames)

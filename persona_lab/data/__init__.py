@@ -10,6 +10,7 @@ from persona_lab.data.movie_info import CsvMovieInfo, MovieInfo, NoMovieInfo
 from persona_lab.data.movielens import MovieLens1M, MovieLens100K
 from persona_lab.data.protocol import Protocol
 from persona_lab.data.ratings import Ratings, Reader
+from persona_lab.data.scale import Scale
 from persona_lab.data.split import Split
 from persona_lab.data.synthetic import Synthetic
 
@@ -24,6 +25,7 @@ __all__ = [
     "Protocol",
     "Ratings",
     "Reader",
+    "Scale",
     "Split",
     "Synthetic",
 ]

@@ -1,6 +1,6 @@
 """A data set's configuration in, its ratings and the split of one cohort out.
 
-Reads disk, and the network by way of the assets, in `ratings` and `fingerprint` only.
+Reads disk, and the network by way of the sources, in `ratings` and `fingerprint` only.
 """
 
 import hashlib
@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from persona_lab.assets import Assets, Source
+from persona_lab.cache import content_hash
+from persona_lab.component import describe
 from persona_lab.data.movie_info import MovieInfo
 from persona_lab.data.protocol import Protocol
 from persona_lab.data.ratings import Invalid, Ratings, Reader
 from persona_lab.data.split import Split, draw_rows, in_time_order, item_means, training_rows
 from persona_lab.errors import UserError
-from persona_lab.store import content_hash, describe
+from persona_lab.sources import Source, Sources
 
 
 @dataclass(frozen=True)
@@ -64,23 +65,23 @@ class Data:
         """Whether what is rated is there to choose on, not a test row of a reported user."""
         return self.cohort == "dev" or self.validation_fraction > 0
 
-    def ratings(self, assets: Assets) -> Ratings:
+    def ratings(self, sources: Sources) -> Ratings:
         """Read all ratings, fetching the files first where that is needed.
 
         Raises:
             UserError: A file is missing or has a bad line.
         """
-        return self.reader.read(self._files(assets), self.invalid)
+        return self.reader.read(self._files(sources), self.invalid)
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         """Hash of the reader and of the files' content."""
-        files = self._files(assets)
+        files = self._files(sources)
         content = None if files is None else content_hash(files)
         text = json.dumps({"reader": describe(self.reader), "content": content}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def split(
-        self, ratings: Ratings, protocol: Protocol, movie_info: MovieInfo, assets: Assets
+        self, ratings: Ratings, protocol: Protocol, movie_info: MovieInfo, sources: Sources
     ) -> Split:
         """Select the cohort and split its histories in time.
 
@@ -94,7 +95,7 @@ class Data:
         history = in_time_order(ratings.frame[in_cohort])
         train, test = self._train_and_test(history)
         averaged = _averaged(ratings.frame, train, np.concatenate([*cohorts.values()]), protocol)
-        texts, cost = movie_info.read(ratings.movies, assets)
+        texts, cost = movie_info.read(ratings.movies, sources)
         movies = ratings.movies.merge(
             texts, on="item_id", how="left", validate="one_to_one"
         ).sort_values("item_id", ignore_index=True)
@@ -119,7 +120,7 @@ class Data:
             cost=cost,
         )
 
-    def _files(self, assets: Assets) -> Path | None:
+    def _files(self, sources: Sources) -> Path | None:
         if self.path is not None:
             path = Path(self.path).expanduser()
             if not path.exists():
@@ -128,7 +129,7 @@ class Data:
                     "set data.path to a folder or zip with the data's files",
                 )
             return path
-        return None if self.source is None else assets.fetch(self.source)
+        return None if self.source is None else sources.fetch(self.source)
 
     def _eligible(self, frame: pd.DataFrame) -> np.ndarray:
         sizes = frame.groupby("user_id").size()

@@ -9,10 +9,10 @@ from typing import Protocol
 
 import pandas as pd
 
-from persona_lab.assets import Assets
+from persona_lab.cache import content_hash
 from persona_lab.data.cost import Cost
 from persona_lab.errors import UserError
-from persona_lab.store import content_hash
+from persona_lab.sources import Sources
 
 _log = logging.getLogger(__name__)
 
@@ -22,12 +22,12 @@ _TEXTS = ["summary", "cast", "director"]
 class MovieInfo(Protocol):
     """A source of texts about movies."""
 
-    def read(self, movies: pd.DataFrame, assets: Assets) -> tuple[pd.DataFrame, Cost]:
+    def read(self, movies: pd.DataFrame, sources: Sources) -> tuple[pd.DataFrame, Cost]:
         """Texts for the movies of a data set, and what asking for them came to.
 
         Args:
             movies: One row per movie: item_id, title, year, genres.
-            assets: Where a source that asks an LLM keeps what it was told.
+            sources: Where a source that asks an LLM keeps what it was told.
 
         Returns:
             One row per movie, in the same order: item_id, summary, cast, director, "" where
@@ -36,7 +36,7 @@ class MovieInfo(Protocol):
         """
         ...
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         """Hash of all that the texts depend on."""
         ...
 
@@ -45,11 +45,11 @@ class MovieInfo(Protocol):
 class NoMovieInfo:
     """Title, year and genres are all that is known."""
 
-    def read(self, movies: pd.DataFrame, assets: Assets) -> tuple[pd.DataFrame, Cost]:
+    def read(self, movies: pd.DataFrame, sources: Sources) -> tuple[pd.DataFrame, Cost]:
         """Empty texts (see `MovieInfo`)."""
         return movies[["item_id"]].assign(**dict.fromkeys(_TEXTS, "")), Cost()
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         """A constant."""
         return "none"
 
@@ -67,7 +67,7 @@ class CsvMovieInfo:
 
     path: str | None = field(metadata={"key": False})
 
-    def read(self, movies: pd.DataFrame, assets: Assets) -> tuple[pd.DataFrame, Cost]:
+    def read(self, movies: pd.DataFrame, sources: Sources) -> tuple[pd.DataFrame, Cost]:
         """Texts from the file (see `MovieInfo`).
 
         Raises:
@@ -87,7 +87,7 @@ class CsvMovieInfo:
             texts[column] = texts[column].str.replace("|", ", ", regex=False)
         return texts.reset_index(), Cost()
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         """Hash of the file's content."""
         return content_hash(self._file())
 

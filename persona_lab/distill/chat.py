@@ -10,8 +10,8 @@ from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from persona_lab.assets import Assets
 from persona_lab.data import Cost
+from persona_lab.sources import Sources
 
 TOKENS_PER_WORD = 4 / 3
 """Of English, on average: for estimates."""
@@ -72,13 +72,16 @@ class Chat(Protocol):
     """An LLM that answers requests."""
 
     def converse(
-        self, conversations: Iterable[Conversation[T]], assets: Assets, expected: int | None = None
+        self,
+        conversations: Iterable[Conversation[T]],
+        sources: Sources,
+        expected: int | None = None,
     ) -> list[T]:
         """Carry conversations side by side to their ends.
 
         Args:
             conversations: Not yet begun.
-            assets: Where the ledger and models are.
+            sources: Where the ledger and models are.
             expected: Number of calls that they will probably take, for the time left.
 
         Returns:
@@ -93,7 +96,7 @@ class Chat(Protocol):
         """Price of tokens, none of them from a server's cache."""
         ...
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         """Hash of all that replies depend on beside the fields."""
         ...
 

@@ -9,10 +9,10 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 import pandas as pd
 
-from persona_lab.assets import Assets
 from persona_lab.data import Cost, Ratings, Split
 from persona_lab.data.split import in_time_order
 from persona_lab.errors import UserError
+from persona_lab.sources import Sources
 
 Scope = Literal["training", "all"]
 
@@ -85,7 +85,7 @@ class Distiller(Protocol):
         ...
 
     def distill(
-        self, histories: Iterable[History], seed: int, assets: Assets
+        self, histories: Iterable[History], seed: int, sources: Sources
     ) -> Iterator[UserMemories]:
         """Distil each history, in any order.
 
@@ -93,7 +93,7 @@ class Distiller(Protocol):
         """
         ...
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         """Hash of all that the texts depend on beside the fields."""
         ...
 

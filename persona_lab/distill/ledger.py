@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from persona_lab.assets import locked
+from persona_lab.cache import locked
 from persona_lab.data import Cost
 from persona_lab.errors import UserError
 

@@ -13,12 +13,12 @@ from typing import ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from persona_lab.assets import Assets
 from persona_lab.data import Cost, Protocol, Ratings, Split
 from persona_lab.distill.histories import Distiller, UserMemories, histories, history_rows
 from persona_lab.distill.reasons import verdict
 from persona_lab.distill.titles import Titles
 from persona_lab.distill.traits import traits
+from persona_lab.sources import Sources
 
 _TABLES = ("profiles", "snapshots", "interactions")
 
@@ -71,7 +71,7 @@ def distil(
     ratings: Ratings,
     protocol: Protocol,
     seed: int,
-    assets: Assets,
+    sources: Sources,
 ) -> Memories:
     """Turn every selected user's history into memories (paper, section 3.2).
 
@@ -81,14 +81,14 @@ def distil(
         ratings: All ratings: the percentiles of traits are over all users.
         protocol: `traits` and `title_check` (decisions 2, 4 and 4b).
         seed: Handed to the distiller.
-        assets: Handed to the distiller, whose models and paid replies they keep.
+        sources: Handed to the distiller, whose models and paid replies they keep.
 
     Raises:
         UserError: A field of the distiller has a value that cannot be.
         ValueError: The distiller did not return what its protocol asks for.
     """
     rows = history_rows(split, ratings, distiller.scope)
-    users = {user.user_id: user for user in distiller.distill(histories(rows), seed, assets)}
+    users = {user.user_id: user for user in distiller.distill(histories(rows), seed, sources)}
     _check_complete(users, rows, distiller)
     counts: Counter[str] = Counter()
     cost = Cost()

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from persona_lab.assets import Assets
 from persona_lab.data import Cost
 from persona_lab.distill.chat import TOKENS_PER_WORD, Chat, Conversation, Request
+from persona_lab.sources import Sources
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class LlmMovieInfo:
     movie: str
     version: int = 1
 
-    def read(self, movies: pd.DataFrame, assets: Assets) -> tuple[pd.DataFrame, Cost]:
+    def read(self, movies: pd.DataFrame, sources: Sources) -> tuple[pd.DataFrame, Cost]:
         """Texts from the LLM (see `MovieInfo`); empty ones where no reply has the form asked for.
 
         Raises:
@@ -63,16 +63,16 @@ class LlmMovieInfo:
             "movie_info: %d movies take as many calls, about %d tokens in and %d out, money %.2f",
             *(len(talks), tokens_in, tokens_out, self.chat.price(tokens_in, tokens_out)),
         )
-        told, costs = zip(*self.chat.converse(talks, assets, len(talks)), strict=True)
+        told, costs = zip(*self.chat.converse(talks, sources, len(talks)), strict=True)
         texts = pd.DataFrame(told, index=movies.index)
         _log.info(
             "movie_info: %d of %d movies have a summary", (texts["summary"] != "").sum(), len(texts)
         )
         return movies[["item_id"]].join(texts), sum(costs, Cost())
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         """That of the LLM."""
-        return self.chat.fingerprint(assets)
+        return self.chat.fingerprint(sources)
 
     def _talk(self, movie: Mapping[Any, Any]) -> Conversation[tuple[dict[str, str], Cost]]:
         shown = self.movie

@@ -19,13 +19,13 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model
 
-from persona_lab.assets import Assets
 from persona_lab.data import Cost
 from persona_lab.distill.chat import TOKENS_PER_WORD, Chat, Conversation, Reply, Request
 from persona_lab.distill.histories import History, Scope, UserMemories
 from persona_lab.distill.prompts import Prompts
 from persona_lab.distill.reasons import verdict
 from persona_lab.distill.titles import Titles
+from persona_lab.sources import Sources
 
 _log = logging.getLogger(__name__)
 
@@ -82,14 +82,14 @@ class Reflection:
     name: str = field(default="openai", metadata={"key": False})
 
     def distill(
-        self, histories: Iterable[History], seed: int, assets: Assets
+        self, histories: Iterable[History], seed: int, sources: Sources
     ) -> Iterator[UserMemories]:
         """Distil each history, all of them side by side.
 
         Args:
             histories: At least one row each.
             seed: Not used: a user's replies are the same for every draw of users, and paid once.
-            assets: Where the chat keeps its files.
+            sources: Where the chat keeps its files.
 
         Raises:
             UserError: The LLM cannot be reached or paid.
@@ -101,11 +101,11 @@ class Reflection:
             *(len(known), expected.calls, expected.tokens_in, expected.tokens_out, expected.money),
         )
         talks = [_User(self, history).calls() for history in known]
-        yield from self.chat.converse(talks, assets, expected.calls)
+        yield from self.chat.converse(talks, sources, expected.calls)
 
-    def fingerprint(self, assets: Assets) -> Any:
+    def fingerprint(self, sources: Sources) -> Any:
         """What the texts depend on beside the fields."""
-        return self.chat.fingerprint(assets)
+        return self.chat.fingerprint(sources)
 
     def estimate(self, sizes: Sequence[int]) -> Cost:
         """Calls, tokens and money, were every reply valid and as long as `usual_words` says.

@@ -33,7 +33,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import BaseModel
 
-from persona_lab.assets import Assets, NotAtHand
+from persona_lab.cache import NotAtHand
 from persona_lab.data import Cost
 from persona_lab.distill.chat import (
     TOKENS_PER_WORD,
@@ -44,6 +44,7 @@ from persona_lab.distill.chat import (
 )
 from persona_lab.distill.ledger import Attempt, Call, Claim, Ledger
 from persona_lab.errors import UserError
+from persona_lab.sources import Sources
 
 if TYPE_CHECKING:
     import openai
@@ -102,7 +103,10 @@ class OpenAI:
     poll_seconds: float = field(default=30.0, metadata={"key": False})
 
     def converse(
-        self, conversations: Iterable[Conversation[T]], assets: Assets, expected: int | None = None
+        self,
+        conversations: Iterable[Conversation[T]],
+        sources: Sources,
+        expected: int | None = None,
     ) -> list[T]:
         """Carry conversations to their ends (see `Chat`)."""
         talks = list(conversations)
@@ -116,7 +120,7 @@ class OpenAI:
             except StopIteration as end:
                 return end.value
 
-        with self._desk(assets, expected) as (desk, runner):
+        with self._desk(sources, expected) as (desk, runner):
             if self.mode == "sync":
                 return runner.run(desk.all(one(desk, talk) for talk in talks))
 
@@ -127,13 +131,13 @@ class OpenAI:
             return converse_in_rounds(talks, answer)
 
     def embed(
-        self, texts: Sequence[str], assets: Assets, at_once: int = 64
+        self, texts: Sequence[str], sources: Sources, at_once: int = 64
     ) -> tuple[np.ndarray, Cost]:
         """Vectors of texts as the server gives them, float32 of shape (n_texts, dim); their cost.
 
         Args:
             texts: At least one.
-            assets: Where the ledger is.
+            sources: Where the ledger is.
             at_once: Texts in one call.
 
         Raises:
@@ -147,7 +151,7 @@ class OpenAI:
             "vectors of %d texts take %d calls, about %d tokens, money %.2f",
             *(len(texts), len(calls), tokens, self.price(tokens, 0)),
         )
-        with self._desk(assets, len(calls)) as (desk, runner):
+        with self._desk(sources, len(calls)) as (desk, runner):
             if self.mode == "batch":
                 answers = runner.run(desk.ask_batch(calls))
             else:
@@ -178,18 +182,18 @@ class OpenAI:
         paid += tokens_out * price.get("output", 0.0)
         return paid / 1e6 * (1 - self.batch_discount * batch)
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         """A constant: who owns the server says what it answers."""
         return "openai"
 
     @contextmanager
     def _desk(
-        self, assets: Assets, expected: int | None
+        self, sources: Sources, expected: int | None
     ) -> Iterator[tuple["_Desk", asyncio.Runner]]:
         self._check()
-        if assets.offline:
+        if sources.offline:
             raise NotAtHand(f"{self.model} would have to be asked", "run it without plan=true")
-        with Ledger(assets.ledger) as ledger, asyncio.Runner() as runner:
+        with Ledger(sources.ledger) as ledger, asyncio.Runner() as runner:
             desk = _Desk(self, ledger, expected)
             try:
                 yield desk, runner

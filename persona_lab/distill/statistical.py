@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 
 from pydantic import PositiveInt
 
-from persona_lab.assets import Assets
 from persona_lab.data import Cost
 from persona_lab.distill.english import Voice
 from persona_lab.distill.histories import History, Scope, UserMemories
 from persona_lab.distill.profile import write_profile
 from persona_lab.distill.reasons import write_interaction
 from persona_lab.distill.taste import Rated, Taste, rated_movies
+from persona_lab.sources import Sources
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Statistical:
     name: str = field(default="statistical", metadata={"key": False})
 
     def distill(
-        self, histories: Iterable[History], seed: int, assets: Assets
+        self, histories: Iterable[History], seed: int, sources: Sources
     ) -> Iterator[UserMemories]:
         """Distil each history, in order (see `Distiller`).
 
         Args:
             histories: At least one row each.
             seed: Chooses the wording, for each user anew.
-            assets: Not used.
+            sources: Not used.
         """
         table, rated = None, []
         for history in histories:
@@ -46,7 +46,7 @@ class Statistical:
             voice = Voice(seed, history.user_id)
             yield self._of_user(history.user_id, rated[history.span], voice)
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         """A constant."""
         return "statistical"
 

@@ -14,11 +14,11 @@ import numpy as np
 from pydantic import PositiveInt
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from persona_lab.assets import Assets, Source
+from persona_lab.cache import content_hash
 from persona_lab.data import Cost
 from persona_lab.distill import OpenAI
 from persona_lab.errors import UserError
-from persona_lab.store import content_hash
+from persona_lab.sources import Source, Sources
 
 # n texts -> float32 of shape (n, dim), each row of length 1 (or 0 where a text says nothing), and
 # what asking for them came to.
@@ -36,11 +36,11 @@ class Embedder(Protocol):
         """What reports call it."""
         ...
 
-    def load(self, assets: Assets) -> Encode:
+    def load(self, sources: Sources) -> Encode:
         """Make the function from texts to vectors, fetching its model where that is needed."""
         ...
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         """Hash of all that the vectors depend on beside the fields."""
         ...
 
@@ -65,13 +65,13 @@ class SentenceEmbedder:
     path: str | None = field(default=None, metadata={"key": False})
     batch_size: PositiveInt = field(default=32, metadata={"key": False})
 
-    def load(self, assets: Assets) -> Encode:
+    def load(self, sources: Sources) -> Encode:
         """Load the model (see `Embedder`); on a GPU where there is one.
 
         Raises:
             UserError: There is no such folder, or no model in it.
         """
-        folder = self._folder(assets)
+        folder = self._folder(sources)
         # Imported here: it takes seconds, and runs that find their vectors stored never need it.
         from sentence_transformers import SentenceTransformer
 
@@ -109,11 +109,11 @@ class SentenceEmbedder:
 
         return encode
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         """Hash of the model's files."""
-        return content_hash(self._folder(assets))
+        return content_hash(self._folder(sources))
 
-    def _folder(self, assets: Assets) -> Path:
+    def _folder(self, sources: Sources) -> Path:
         if self.path is not None:
             folder = Path(self.path).expanduser()
             if not (folder / "modules.json").is_file():
@@ -127,7 +127,7 @@ class SentenceEmbedder:
                 f"embedder {self.name} has neither a path nor a source",
                 "set embedder.path to the folder of a sentence-transformers model",
             )
-        return assets.fetch(self.source)
+        return sources.fetch(self.source)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Hashed:
     name: str = field(metadata={"key": False})
     dim: PositiveInt = 256
 
-    def load(self, assets: Assets) -> Encode:
+    def load(self, sources: Sources) -> Encode:
         """Make the function; nothing is loaded (see `Embedder`)."""
         vectorizer = HashingVectorizer(n_features=self.dim)
 
@@ -154,7 +154,7 @@ class Hashed:
 
         return encode
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         """A constant."""
         return "hashed"
 
@@ -171,19 +171,19 @@ class ServerEmbedder:
     name: str = field(metadata={"key": False})
     server: OpenAI
 
-    def load(self, assets: Assets) -> Encode:
+    def load(self, sources: Sources) -> Encode:
         """Make the function, which asks the server (see `Embedder`)."""
 
         def encode(texts: Sequence[str]) -> tuple[np.ndarray, Cost]:
-            vectors, cost = self.server.embed(texts, assets)
+            vectors, cost = self.server.embed(texts, sources)
             length = np.linalg.norm(vectors, axis=1, keepdims=True)
             return vectors / np.maximum(length, 1e-12), cost
 
         return encode
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         """That of the server."""
-        return self.server.fingerprint(assets)
+        return self.server.fingerprint(sources)
 
 
 def split_texts(

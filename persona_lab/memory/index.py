@@ -1,6 +1,6 @@
 """Memories and their vectors in, a LanceDB table that agents recall from out.
 
-Reads and writes the cache of assets. The table is derived: rebuilt when it is absent or damaged.
+Reads and writes the cache of sources. The table is derived: rebuilt when it is absent or damaged.
 It gives what the bank gives, one user at a time, without reading other users' memories.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from persona_lab.assets import Assets, locked
+from persona_lab.cache import content_hash, locked
 from persona_lab.distill import Memories
 from persona_lab.memory.bank import (
     Memory,
@@ -25,7 +25,7 @@ from persona_lab.memory.bank import (
     similarities,
 )
 from persona_lab.memory.vectors import Vectors
-from persona_lab.store import content_hash
+from persona_lab.sources import Sources
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Index:
     @classmethod
     def open(
         cls,
-        assets: Assets,
+        sources: Sources,
         memories: Memories,
         vectors: Vectors,
         memory: Memory,
@@ -56,7 +56,7 @@ class Index:
         """Open the table of these memories, building it first where it is absent or damaged.
 
         Args:
-            assets: The cache that holds the table.
+            sources: The cache that holds the table.
             memories: As for `Bank`.
             vectors: As for `Bank`.
             memory: As for `Bank`.
@@ -75,13 +75,13 @@ class Index:
             (folder / _HASH).write_text(_table_hash(folder))
 
         spec = {"rows": _digest(pd.util.hash_pandas_object(rows).to_numpy()), "keys": _digest(keys)}
-        folder = assets.derive(_TABLE, spec, build)
+        folder = sources.derive(_TABLE, spec, build)
         if _damaged(folder):
             with locked(folder):
                 if _damaged(folder):
                     _log.warning("%s is damaged: building it again", folder)
                     shutil.rmtree(folder)
-            folder = assets.derive(_TABLE, spec, build)
+            folder = sources.derive(_TABLE, spec, build)
         return cls(lancedb.connect(folder).open_table(_TABLE), vectors, memory)
 
     def recall(self, user_id: int, item_id: int) -> list[Recalled]:

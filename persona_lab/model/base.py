@@ -1,6 +1,6 @@
 """A configured base model -> its tokenizer and its frozen weights, ready for the engine.
 
-`load` reads (and, through the assets, fetches) weights; everything else is pure. A base model is
+`load` reads (and, through the sources, fetches) weights; everything else is pure. A base model is
 loaded once per process and shared by all jobs: adapters are lent to it and taken back.
 """
 
@@ -25,13 +25,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from persona_lab.assets import Assets, Hub, NotAtHand, Source, hash_file
+from persona_lab.cache import NotAtHand
+from persona_lab.component import hash_file
 from persona_lab.errors import UserError
 from persona_lab.model.decode import head
 from persona_lab.model.engine import ATTENTION, Tree, group, run
 from persona_lab.model.phi3 import split_projections
 from persona_lab.model.quantise import Quantisation, quantise
 from persona_lab.prompting import Codec
+from persona_lab.sources import Hub, Source, Sources
 
 _ARCHITECTURES = {"llama": LlamaConfig, "phi3": Phi3Config, "gemma3": Gemma3TextConfig}
 # Sizes that most architectures derive from others.
@@ -68,7 +70,7 @@ class BaseModel:
     random: Mapping[str, Any] | None = None
     sizes: Mapping[str, Any] | None = field(default=None, metadata={"key": False})
 
-    def fingerprint(self, assets: Assets) -> Any:
+    def fingerprint(self, sources: Sources) -> Any:
         """What identifies the weights in keys: the source's pins, or the hash of a local folder."""
         if self.random is not None:
             return dict(self.random)
@@ -81,15 +83,15 @@ class BaseModel:
                 digests[file.name] = _digest(file, state.st_size, state.st_mtime_ns)
         return digests
 
-    def codec(self, assets: Assets, new_tokens: int) -> Codec:
+    def codec(self, sources: Sources, new_tokens: int) -> Codec:
         """How the model reads prompts; loads the tokenizer only, once per process."""
-        folder = None if self.random is not None else self._folder(assets)
+        folder = None if self.random is not None else self._folder(sources)
         vocab_size = 0 if self.random is None else int(self.random["vocab_size"])
         return _codec(folder, vocab_size, self.chat, self.context, new_tokens)
 
     def load(
         self,
-        assets: Assets,
+        sources: Sources,
         dtype: torch.dtype,
         device: str,
         quantisation: Quantisation | None = None,
@@ -97,7 +99,7 @@ class BaseModel:
         """Frozen weights in evaluation mode; the same object for every job of a process.
 
         Args:
-            assets: Public artefacts.
+            sources: Public artefacts.
             dtype: Of the weights, or, where they are in 4 bits, of what is computed with them.
             device: Where they are.
             quantisation: The 4-bit type of the linear layers; None: not in 4 bits.
@@ -106,18 +108,18 @@ class BaseModel:
             UserError: There are no weights where `path` points, or 4 bits need what is not
                 installed.
         """
-        folder = None if self.random is not None else self._folder(assets)
+        folder = None if self.random is not None else self._folder(sources)
         spec = json.dumps(dict(self.random) if self.random is not None else None)
         return _load(folder, spec, self.sliding_window, dtype, device, quantisation)
 
-    def outline(self, assets: Assets) -> PreTrainedModel:
+    def outline(self, sources: Sources) -> PreTrainedModel:
         """The model without its weights, on torch's meta device: to count by.
 
         Raises:
             UserError: Neither its config is at hand nor are its sizes declared.
         """
         try:
-            config = self._config(assets)
+            config = self._config(sources)
         except NotAtHand as missing:
             if self.sizes is None:
                 raise UserError(
@@ -130,30 +132,30 @@ class BaseModel:
         split_projections(model)
         return model.requires_grad_(False)
 
-    def _config(self, assets: Assets) -> Any:
+    def _config(self, sources: Sources) -> Any:
         if self.random is not None:
             return _tiny_config(self.random)
-        return AutoConfig.from_pretrained(self._folder(assets))
+        return AutoConfig.from_pretrained(self._folder(sources))
 
-    def published(self, assets: Assets) -> str | None:
+    def published(self, sources: Sources) -> str | None:
         """Hub id or folder by which others load the same weights; None for random ones."""
         if self.random is not None:
             return None
         if self.path is None and isinstance(self.source, Hub):
             return self.source.repo_id
-        return str(self._folder(assets))
+        return str(self._folder(sources))
 
-    def _folder(self, assets: Assets) -> Path:
+    def _folder(self, sources: Sources) -> Path:
         if self.path is not None:
             return self._local_folder()
         assert self.source is not None, "a base model needs source, path or random"
         if self.gguf is None:
-            return assets.fetch(self.source)
+            return sources.fetch(self.source)
         spec = {"source": vars(self.source), "gguf": self.gguf}
-        return assets.derive(
+        return sources.derive(
             self.name,
             json.loads(json.dumps(spec, default=vars)),
-            lambda target: _dequantise(assets.fetch(self.source), str(self.gguf), target),  # pyright: ignore[reportArgumentType]
+            lambda target: _dequantise(sources.fetch(self.source), str(self.gguf), target),  # pyright: ignore[reportArgumentType]
         )
 
     def _local_folder(self) -> Path:

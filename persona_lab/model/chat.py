@@ -2,7 +2,7 @@
 
 The form of a reply is written for the model and only the values in it are the model's own (after
 Jsonformer), so that a model of any size answers in valid JSON. Conversations go on side by side,
-one row of a batch each. `converse` and `fingerprint` read weights through the assets.
+one row of a batch each. `converse` and `fingerprint` read weights through the sources.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from pydantic import PositiveInt
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from persona_lab.assets import Assets
 from persona_lab.distill.chat import Conversation, Reply, Request, converse_in_rounds
 from persona_lab.model.base import BaseModel
 from persona_lab.model.decode import head
 from persona_lab.model.engine import Group, Tree, TreeCache, run, step
 from persona_lab.prompting import Codec
 from persona_lab.prompting.template import Prompt, Section
+from persona_lab.sources import Sources
 
 _log = logging.getLogger(__name__)
 
@@ -62,16 +62,19 @@ class LocalChat:
     weights: Literal["float32", "bfloat16"] = "float32"
 
     def converse(
-        self, conversations: Iterable[Conversation[T]], assets: Assets, expected: int | None = None
+        self,
+        conversations: Iterable[Conversation[T]],
+        sources: Sources,
+        expected: int | None = None,
     ) -> list[T]:
         """Carry conversations to their ends (see `distill.Chat`).
 
         Raises:
             UserError: A prompt does not fit the model's context.
         """
-        codec = self.model.codec(assets, self.max_new_tokens)
+        codec = self.model.codec(sources, self.max_new_tokens)
         device = "cuda" if self.accelerator == "gpu" else "cpu"
-        model = self.model.load(assets, getattr(torch, self.weights), device)
+        model = self.model.load(sources, getattr(torch, self.weights), device)
         ends = _ends(codec)
 
         def answer(requests: Sequence[Request]) -> Sequence[Reply]:
@@ -90,9 +93,9 @@ class LocalChat:
         """Nothing."""
         return 0.0
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         """Hash of what identifies the weights."""
-        identity = json.dumps(self.model.fingerprint(assets), sort_keys=True, default=vars)
+        identity = json.dumps(self.model.fingerprint(sources), sort_keys=True, default=vars)
         return hashlib.sha256(identity.encode()).hexdigest()
 
     def _answer(

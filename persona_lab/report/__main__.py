@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from persona_lab.assets import Assets, default_cache
 from persona_lab.errors import UserError
 from persona_lab.report import Report, Tagger, build, print_table, tagger, write
+from persona_lab.sources import Sources, default_cache
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def _words(report: Report) -> Tagger | None:
     if all(run.personas is None for run in report.runs):
         return None
     try:
-        return tagger(Assets(default_cache()))
+        return tagger(Sources(default_cache()))
     except UserError as error:
         print(f"no figure of the personas' words: {error}", file=sys.stderr)
         return None

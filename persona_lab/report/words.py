@@ -1,6 +1,6 @@
 """Profiles of each persona -> the nouns and adjectives that distinguish it (the paper's Figure 2).
 
-The English tagger is a pinned wheel that the assets fetch; spaCy, which reads it, is an extra.
+The English tagger is a pinned wheel that the sources fetch; spaCy, which reads it, is an extra.
 """
 
 from collections import Counter
@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from persona_lab.assets import Assets, Wheel
 from persona_lab.errors import UserError
+from persona_lab.sources import Sources, Wheel
 
 TOP = 10
 PRIOR = 500.0
@@ -30,7 +30,7 @@ Tagger = Callable[[Sequence[str]], list[list[str]]]
 """Texts -> the nouns and adjectives of each, in lower case, as their lemmas."""
 
 
-def tagger(assets: Assets) -> Tagger:
+def tagger(sources: Sources) -> Tagger:
     """Return the tagger, its files fetched where they are not there.
 
     Raises:
@@ -40,7 +40,7 @@ def tagger(assets: Assets) -> Tagger:
         import spacy  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise UserError("spaCy is not installed", "pip install -e '.[figures]'") from error
-    pipeline = spacy.load(assets.fetch(TAGGER), exclude=["ner", "parser", "senter"])
+    pipeline = spacy.load(sources.fetch(TAGGER), exclude=["ner", "parser", "senter"])
 
     def tag(texts: Sequence[str]) -> list[list[str]]:
         return [

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from persona_lab.assets import Assets
+from persona_lab.component import describe
 from persona_lab.data import Data, NoMovieInfo, Protocol, Ratings, Reader, Split, Synthetic
 from persona_lab.errors import UserError
-from persona_lab.store import describe
+from persona_lab.sources import Sources
 
 CONF = Path(__file__).parents[2] / "conf"
 STRICT, PAPER = (
@@ -30,7 +30,7 @@ def toy() -> Ratings:
 
 
 def split(data: Data, ratings: Ratings, protocol: Protocol = STRICT) -> Split:
-    return data.split(ratings, protocol, NoMovieInfo(), Assets(Path("nowhere")))
+    return data.split(ratings, protocol, NoMovieInfo(), Sources(Path("nowhere")))
 
 
 def with_ratings(ratings: Ratings, frame: pd.DataFrame) -> Ratings:
@@ -203,22 +203,22 @@ def test_a_path_reaches_the_reader(tmp_path: Path) -> None:
     reader: Reader = Own()
     file = tmp_path / "mine.txt"
     file.write_text("1 2 3 4\n")
-    assets = Assets(tmp_path / "cache")
-    assert Data("own", reader, path=str(file)).ratings(assets).frame["rating"].tolist() == [3]
+    sources = Sources(tmp_path / "cache")
+    assert Data("own", reader, path=str(file)).ratings(sources).frame["rating"].tolist() == [3]
     with pytest.raises(UserError, match=r"^data\.path .*nothing does not exist"):
-        Data("own", reader, path=str(tmp_path / "nothing")).ratings(assets)
+        Data("own", reader, path=str(tmp_path / "nothing")).ratings(sources)
 
 
 def test_fingerprint_is_of_content_not_of_place(tmp_path: Path) -> None:
-    assets = Assets(tmp_path / "cache")
+    sources = Sources(tmp_path / "cache")
     for folder, text in (("a", "1"), ("b", "1"), ("c", "2")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "ratings.dat").write_text(text)
     a, b, c = (
-        replace(TOY, path=str(tmp_path / folder)).fingerprint(assets) for folder in ("a", "b", "c")
+        replace(TOY, path=str(tmp_path / folder)).fingerprint(sources) for folder in ("a", "b", "c")
     )
     assert a == b != c
     made = replace(TOY, reader=replace(SMALL, seed=1))
-    assert TOY.fingerprint(assets) != made.fingerprint(assets)
+    assert TOY.fingerprint(sources) != made.fingerprint(sources)
     assert describe(replace(TOY, path="x", name="y")) == describe(TOY)
     assert describe(replace(TOY, seed=1)) != describe(TOY)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from persona_lab.assets import Assets
 from persona_lab.data import Cost, CsvMovieInfo, MovieLens1M, NoMovieInfo
 from persona_lab.errors import UserError
+from persona_lab.sources import Sources
 
 # Where nothing is: what is tested here reads no asset.
-NO_ASSETS = Assets(Path("nowhere"))
+NO_ASSETS = Sources(Path("nowhere"))
 MOVIES = pd.DataFrame(
     {
         "item_id": [10, 20, 30],

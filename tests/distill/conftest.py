@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from persona_lab.assets import Assets
 from persona_lab.data import Data, Protocol, Ratings, Split, Synthetic
 from persona_lab.data.movie_info import NoMovieInfo
+from persona_lab.sources import Sources
 
 STRICT = Protocol(
     name="strict",
@@ -31,4 +31,4 @@ def toy() -> tuple[Ratings, Split]:
     )
     data = Data("toy", reader, min_ratings=20, max_ratings=40, n_users=3)
     ratings = reader.read(None, "error")
-    return ratings, data.split(ratings, STRICT, NoMovieInfo(), Assets(Path("nowhere")))
+    return ratings, data.split(ratings, STRICT, NoMovieInfo(), Sources(Path("nowhere")))

@@ -12,8 +12,8 @@ from typing import Literal
 
 import openai  # noqa: F401
 
-from persona_lab.assets import Assets
 from persona_lab.distill import Conversation, OpenAI, Request
+from persona_lab.sources import Sources
 
 PRICES = {"toy": {"input": 10.0, "cached": 5.0, "output": 100.0}}
 
@@ -39,7 +39,7 @@ def job(
 ) -> None:
     chat = OpenAI("toy", url, prices=PRICES, concurrency=concurrency, mode=mode, poll_seconds=0.02)
     start = time.perf_counter()
-    texts = chat.converse((talk(user, calls) for user in range(users)), Assets(Path(cache)))
+    texts = chat.converse((talk(user, calls) for user in range(users)), Sources(Path(cache)))
     seconds = time.perf_counter() - start
     Path(out).write_text("\n\n".join(texts))
     Path(f"{out}.seconds").write_text(str(seconds))

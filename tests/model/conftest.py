@@ -133,8 +133,8 @@ def tiny() -> BaseModel:
 
 
 @pytest.fixture
-def codec(tiny: BaseModel, assets: Any) -> Codec:
-    return tiny.codec(assets, 4)
+def codec(tiny: BaseModel, sources: Any) -> Codec:
+    return tiny.codec(sources, 4)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from persona_lab.component import describe
 from persona_lab.errors import UserError
 from persona_lab.model import (
     AdapterMode,
@@ -47,7 +48,6 @@ from persona_lab.model.engine import Tree, group, run
 from persona_lab.model.quantise import quantise
 from persona_lab.personas import Personas
 from persona_lab.prompting import Codec, Example
-from persona_lab.store import describe
 
 MakePersonas = Callable[[dict[int, int]], Personas]
 MODES = [NoAdapter, PersonaAdapters, RandomPersona, PerUser, SingleMax, SingleMin, SingleFull]
@@ -314,7 +314,7 @@ def test_every_kind_trains_is_stored_and_rates(
     kind: type[Lora | RsLora | Dora | Ia3 | QLora],
     tiny: BaseModel,
     codec: Codec,
-    assets: Any,
+    sources: Any,
     make_examples: Callable[..., list[Example]],
     tmp_path: Path,
     request: pytest.FixtureRequest,
@@ -322,7 +322,7 @@ def test_every_kind_trains_is_stored_and_rates(
     peft: Peft = kind(r=4, alpha=8, dropout=0.0)
     if peft.quantisation is not None:
         request.getfixturevalue("four_bits")
-    base = copy.deepcopy(tiny.load(assets, torch.float32, "cpu"))
+    base = copy.deepcopy(tiny.load(sources, torch.float32, "cpu"))
     for parameter in base.parameters():
         if parameter.dim() == 2:
             # As large as a trained model's, so that a factor of them matters.

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from transformers import GraniteConfig, GraniteForCausalLM, PreTrainedModel
 
-from persona_lab.assets import Assets, Hub
 from persona_lab.errors import UserError
 from persona_lab.model import BaseModel, Decode
 from persona_lab.model import base as base_module
@@ -22,6 +21,7 @@ from persona_lab.model.engine import ATTENTION, Tree, group, run
 from persona_lab.model.phi3 import SplitProjection
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Example
+from persona_lab.sources import Hub, Sources
 
 
 @pytest.fixture(autouse=True)
@@ -46,51 +46,53 @@ def local(tiny: BaseModel, folder: Path, **fields: Any) -> BaseModel:
 
 
 @pytest.fixture
-def saved(tiny: BaseModel, assets: Assets, tmp_path: Path) -> Path:
+def saved(tiny: BaseModel, sources: Sources, tmp_path: Path) -> Path:
     """A folder as transformers saves one."""
     folder = tmp_path / "weights"
-    model = tiny.load(assets, torch.float32, "cpu")
+    model = tiny.load(sources, torch.float32, "cpu")
     model.save_pretrained(folder)
-    tiny.codec(assets, 4).tokenizer.save_pretrained(folder)
+    tiny.codec(sources, 4).tokenizer.save_pretrained(folder)
     return folder
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3"])
 def test_random_weights_are_the_same_at_each_build(
-    tiny: BaseModel, assets: Assets, name: str
+    tiny: BaseModel, sources: Sources, name: str
 ) -> None:
     base = of(tiny, name)
-    first = base.load(assets, torch.float32, "cpu")
+    first = base.load(sources, torch.float32, "cpu")
     torch.manual_seed(17)
     state = torch.get_rng_state()
     base_module._load.cache_clear()
-    second = base.load(assets, torch.float32, "cpu")
+    second = base.load(sources, torch.float32, "cpu")
     assert torch.equal(torch.get_rng_state(), state)
     assert first is not second
     assert torch.equal(hidden(first), hidden(second))
 
 
-def test_a_base_is_frozen_and_attends_by_the_engine(tiny: BaseModel, assets: Assets) -> None:
-    model = tiny.load(assets, torch.bfloat16, "cpu")
+def test_a_base_is_frozen_and_attends_by_the_engine(tiny: BaseModel, sources: Sources) -> None:
+    model = tiny.load(sources, torch.bfloat16, "cpu")
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert not any(p.requires_grad for p in model.parameters())
     assert not model.training
     assert model.config._attn_implementation == ATTENTION
 
 
-def test_a_base_is_loaded_once_for_all_jobs(tiny: BaseModel, assets: Assets, saved: Path) -> None:
+def test_a_base_is_loaded_once_for_all_jobs(tiny: BaseModel, sources: Sources, saved: Path) -> None:
     one, other = local(tiny, saved), local(tiny, saved, lora_targets=["v_proj"], context=99)
-    assert one.load(assets, torch.float32, "cpu") is other.load(assets, torch.float32, "cpu")
+    assert one.load(sources, torch.float32, "cpu") is other.load(sources, torch.float32, "cpu")
     again = replace(tiny, name="other name", random=dict(tiny.random or {}))
-    assert tiny.load(assets, torch.float32, "cpu") is again.load(assets, torch.float32, "cpu")
-    assert tiny.codec(assets, 4) is again.codec(assets, 4)
+    assert tiny.load(sources, torch.float32, "cpu") is again.load(sources, torch.float32, "cpu")
+    assert tiny.codec(sources, 4) is again.codec(sources, 4)
 
 
-def test_the_tokenizer_of_random_models_reads_and_answers(tiny: BaseModel, assets: Assets) -> None:
-    codec = tiny.codec(assets, 4)
+def test_the_tokenizer_of_random_models_reads_and_answers(
+    tiny: BaseModel, sources: Sources
+) -> None:
+    codec = tiny.codec(sources, 4)
     assert len({*codec.digit_ids}) == 5
     assert codec.system_role
-    vocabulary = tiny.load(assets, torch.float32, "cpu").config.vocab_size
+    vocabulary = tiny.load(sources, torch.float32, "cpu").config.vocab_size
     assert len(codec.tokenizer) <= vocabulary
     text = 'Amélie (2001): "10/10", said I.\n'
     ids = codec.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -98,13 +100,13 @@ def test_the_tokenizer_of_random_models_reads_and_answers(tiny: BaseModel, asset
     assert max(ids) < vocabulary
 
 
-def test_an_unknown_architecture_is_the_users_error(tiny: BaseModel, assets: Assets) -> None:
+def test_an_unknown_architecture_is_the_users_error(tiny: BaseModel, sources: Sources) -> None:
     with pytest.raises(UserError, match=r"'gpt' does not exist \(choose llama or phi3 or gemma3\)"):
-        of(tiny, "gpt").load(assets, torch.float32, "cpu")
+        of(tiny, "gpt").load(sources, torch.float32, "cpu")
 
 
 def test_phi3_is_split_and_its_window_is_off_or_native(
-    tiny: BaseModel, assets: Assets, monkeypatch: pytest.MonkeyPatch
+    tiny: BaseModel, sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_config = base_module._tiny_config
 
@@ -116,7 +118,7 @@ def test_phi3_is_split_and_its_window_is_off_or_native(
     monkeypatch.setattr(base_module, "_tiny_config", windowed)
     models = {}
     for window in ("off", "native"):
-        model = of(tiny, "phi3", sliding_window=window).load(assets, torch.float32, "cpu")
+        model = of(tiny, "phi3", sliding_window=window).load(sources, torch.float32, "cpu")
         assert isinstance(model.get_decoder().layers[0].self_attn.qkv_proj, SplitProjection)  # pyright: ignore
         models[window] = hidden(model), model.config.sliding_window
     assert models["off"][1] is None
@@ -128,26 +130,26 @@ def test_phi3_is_split_and_its_window_is_off_or_native(
 
 
 def test_a_local_folder_gives_the_saved_model(
-    tiny: BaseModel, assets: Assets, saved: Path, make_examples: Callable[..., list[Example]]
+    tiny: BaseModel, sources: Sources, saved: Path, make_examples: Callable[..., list[Example]]
 ) -> None:
-    expected = hidden(tiny.load(assets, torch.float32, "cpu"))
+    expected = hidden(tiny.load(sources, torch.float32, "cpu"))
     base = local(tiny, saved)
-    model, codec = base.load(assets, torch.float32, "cpu"), base.codec(assets, 4)
+    model, codec = base.load(sources, torch.float32, "cpu"), base.codec(sources, 4)
     assert torch.equal(hidden(model), expected)
-    assert codec.digit_ids == tiny.codec(assets, 4).digit_ids
+    assert codec.digit_ids == tiny.codec(sources, 4).digit_ids
     examples = make_examples()
     groups = list(by_prefix([e.ids for e in examples], [e.user_id for e in examples]))
     assert len(respond(model, codec, Decode(), groups, examples, 0, 4096)) == len(examples)
 
 
 def test_no_pad_token_is_needed(
-    tiny: BaseModel, assets: Assets, saved: Path, make_examples: Callable[..., list[Example]]
+    tiny: BaseModel, sources: Sources, saved: Path, make_examples: Callable[..., list[Example]]
 ) -> None:
     """LLaMA-3 has none, and rows of any length stand in one batch."""
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
     base = local(tiny, saved)
-    model, codec = base.load(assets, torch.float32, "cpu"), base.codec(assets, 4)
+    model, codec = base.load(sources, torch.float32, "cpu"), base.codec(sources, 4)
     assert model.config.pad_token_id is None
     assert codec.tokenizer.pad_token is None
     examples = make_examples()
@@ -161,15 +163,15 @@ def test_no_pad_token_is_needed(
         assert together[i].expected_rating == pytest.approx(alone[0].expected_rating, rel=1e-4)
 
 
-def test_others_find_the_same_weights(tiny: BaseModel, assets: Assets, saved: Path) -> None:
+def test_others_find_the_same_weights(tiny: BaseModel, sources: Sources, saved: Path) -> None:
     hub = Hub("model", "someone/model", "abc", ["*.safetensors"])
-    assert tiny.published(assets) is None
-    assert replace(tiny, random=None, source=hub).published(assets) == "someone/model"
-    assert local(tiny, saved).published(assets) == str(saved)
-    assert local(tiny, saved, source=hub).published(assets) == str(saved)
+    assert tiny.published(sources) is None
+    assert replace(tiny, random=None, source=hub).published(sources) == "someone/model"
+    assert local(tiny, saved).published(sources) == str(saved)
+    assert local(tiny, saved, source=hub).published(sources) == str(saved)
 
 
-def test_a_local_phi3_is_split_too(tiny: BaseModel, assets: Assets, tmp_path: Path) -> None:
+def test_a_local_phi3_is_split_too(tiny: BaseModel, sources: Sources, tmp_path: Path) -> None:
     from transformers import Phi3Config, Phi3ForCausalLM
 
     torch.manual_seed(0)
@@ -180,52 +182,52 @@ def test_a_local_phi3_is_split_too(tiny: BaseModel, assets: Assets, tmp_path: Pa
     )  # fmt: skip
     stock = Phi3ForCausalLM(config).eval()
     stock.save_pretrained(tmp_path)
-    native = local(tiny, tmp_path, sliding_window="native").load(assets, torch.float32, "cpu")
+    native = local(tiny, tmp_path, sliding_window="native").load(sources, torch.float32, "cpu")
     assert isinstance(native.get_decoder().layers[1].self_attn.qkv_proj, SplitProjection)  # pyright: ignore
     stock.set_attn_implementation(ATTENTION)
     torch.testing.assert_close(hidden(native), hidden(stock))
-    off = local(tiny, tmp_path).load(assets, torch.float32, "cpu")
+    off = local(tiny, tmp_path).load(sources, torch.float32, "cpu")
     assert off is not native
     assert off.config.sliding_window is None
 
 
 @pytest.mark.parametrize("present", [[], ["config.json"], ["model.safetensors"]])
 def test_a_folder_without_weights_is_the_users_error(
-    tiny: BaseModel, assets: Assets, tmp_path: Path, present: list[str]
+    tiny: BaseModel, sources: Sources, tmp_path: Path, present: list[str]
 ) -> None:
     for name in present:
         (tmp_path / name).write_text("{}")
     base = local(tiny, tmp_path)
     for use in (
-        lambda: base.load(assets, torch.float32, "cpu"),
-        lambda: base.fingerprint(assets),
-        lambda: base.codec(assets, 4),
+        lambda: base.load(sources, torch.float32, "cpu"),
+        lambda: base.fingerprint(sources),
+        lambda: base.codec(sources, 4),
     ):
         with pytest.raises(UserError, match=r"has no config\.json with \*\.safetensors"):
             use()
 
 
 def test_the_fingerprint_follows_the_weights(
-    tiny: BaseModel, assets: Assets, saved: Path, tmp_path: Path
+    tiny: BaseModel, sources: Sources, saved: Path, tmp_path: Path
 ) -> None:
     base = local(tiny, saved)
-    before = base.fingerprint(assets)
-    assert base.fingerprint(assets) == before
+    before = base.fingerprint(sources)
+    assert base.fingerprint(sources) == before
     copied = tmp_path / "elsewhere"
     copied.mkdir()
     for file in saved.iterdir():
         (copied / file.name).write_bytes(file.read_bytes())
-    assert local(tiny, copied).fingerprint(assets) == before
+    assert local(tiny, copied).fingerprint(sources) == before
     # One adapter merged: the file's ends and its size stay what they were.
     weights = bytearray((saved / "model.safetensors").read_bytes())
     weights[len(weights) // 2] ^= 1
     (saved / "model.safetensors").write_bytes(weights)
-    changed = base.fingerprint(assets)
+    changed = base.fingerprint(sources)
     assert changed != before
     assert changed["config.json"] == before["config.json"]
 
 
-def test_large_weights_count_whole(tiny: BaseModel, assets: Assets, tmp_path: Path) -> None:
+def test_large_weights_count_whole(tiny: BaseModel, sources: Sources, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     weights = bytearray(os.urandom(2**20)) * 4
     seen = set()
@@ -233,21 +235,21 @@ def test_large_weights_count_whole(tiny: BaseModel, assets: Assets, tmp_path: Pa
         changed = copy.copy(weights)
         changed[position] ^= 1
         (tmp_path / "model.safetensors").write_bytes(changed)
-        seen.add(str(local(tiny, tmp_path).fingerprint(assets)))
+        seen.add(str(local(tiny, tmp_path).fingerprint(sources)))
     assert len(seen) == 3
 
 
-def test_fingerprints_of_sources_and_random_weights(tiny: BaseModel, assets: Assets) -> None:
+def test_fingerprints_of_sources_and_random_weights(tiny: BaseModel, sources: Sources) -> None:
     """They need neither disk nor network."""
-    assert tiny.fingerprint(assets) == tiny.random
+    assert tiny.fingerprint(sources) == tiny.random
     hub = Hub("model", "someone/model", "abc", ["*.safetensors"])
     base = replace(tiny, random=None, source=hub)
     other = replace(base, source=replace(hub, revision="def"))
-    assert base.fingerprint(assets) != other.fingerprint(assets)
+    assert base.fingerprint(sources) != other.fingerprint(sources)
 
 
 def test_a_model_that_scales_its_logits_is_refused(
-    tiny: BaseModel, assets: Assets, tmp_path: Path
+    tiny: BaseModel, sources: Sources, tmp_path: Path
 ) -> None:
     sizes: Any = {
         **{"vocab_size": 40, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1},
@@ -256,6 +258,6 @@ def test_a_model_that_scales_its_logits_is_refused(
     }
     for scale, folder in ((1.0, tmp_path / "plain"), (8.0, tmp_path / "scaled")):
         GraniteForCausalLM(GraniteConfig(**sizes, logits_scaling=scale)).save_pretrained(folder)
-    local(tiny, tmp_path / "plain").load(assets, torch.float32, "cpu")
+    local(tiny, tmp_path / "plain").load(sources, torch.float32, "cpu")
     with pytest.raises(UserError, match="the architecture granite is not supported"):
-        local(tiny, tmp_path / "scaled").load(assets, torch.float32, "cpu")
+        local(tiny, tmp_path / "scaled").load(sources, torch.float32, "cpu")

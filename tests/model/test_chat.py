@@ -8,12 +8,12 @@ import pytest
 from pydantic import BaseModel as Schema
 from pydantic import Field
 
-from persona_lab.assets import Assets
 from persona_lab.configure import check
 from persona_lab.distill.chat import Conversation, Reply, Request
 from persona_lab.errors import UserError
 from persona_lab.model import BaseModel
 from persona_lab.model.chat import LocalChat
+from persona_lab.sources import Sources
 
 SIZES = {"architecture": "llama", "hidden_size": 64, "intermediate_size": 128, "layers": 2}
 SIZES |= {"heads": 4, "kv_heads": 2, "vocab_size": 512}
@@ -49,62 +49,62 @@ def asks(*requests: Request) -> Conversation[list[Reply]]:
     return replies
 
 
-def answers(assets: Assets, *requests: Request, chat: LocalChat = CHAT) -> list[Reply]:
-    (replies,) = chat.converse([asks(*requests)], assets)
+def answers(sources: Sources, *requests: Request, chat: LocalChat = CHAT) -> list[Reply]:
+    (replies,) = chat.converse([asks(*requests)], sources)
     return replies
 
 
-def test_a_reply_is_valid_json_whatever_the_model(assets: Assets) -> None:
+def test_a_reply_is_valid_json_whatever_the_model(sources: Sources) -> None:
     for sample in range(4):
-        (reply,) = answers(assets, ask("Fargo", sample=sample))
+        (reply,) = answers(sources, ask("Fargo", sample=sample))
         found = Outer.model_validate_json(reply.text)
         assert 1 <= found.movie_1.rating <= 5
         assert reply.tokens_out > 12
         assert reply.money == 0
 
 
-def test_side_by_side_as_alone(assets: Assets) -> None:
+def test_side_by_side_as_alone(sources: Sources) -> None:
     requests = [ask("Fargo"), ask("Heat, a movie with a longer description"), ask("Alien")]
     chat = replace(CHAT, side_by_side=2)
-    alone = [answers(assets, request)[0] for request in requests]
-    together = chat.converse([asks(request) for request in requests], assets)
+    alone = [answers(sources, request)[0] for request in requests]
+    together = chat.converse([asks(request) for request in requests], sources)
     assert [reply for (reply,) in together] == alone
     # Conversations of unequal length.
-    longer, shorter = chat.converse([asks(*requests), asks(requests[0])], assets)
+    longer, shorter = chat.converse([asks(*requests), asks(requests[0])], sources)
     assert (longer, shorter) == (alone, alone[:1])
 
 
-def test_samples_differ_and_repeat(assets: Assets) -> None:
-    first, again = answers(assets, ask("Fargo"), ask("Fargo"))
+def test_samples_differ_and_repeat(sources: Sources) -> None:
+    first, again = answers(sources, ask("Fargo"), ask("Fargo"))
     assert first == again
-    assert answers(assets, ask("Fargo", sample=1)) != [first]
-    assert answers(assets, ask("Fargo"), chat=replace(CHAT, seed=1)) != [first]
+    assert answers(sources, ask("Fargo", sample=1)) != [first]
+    assert answers(sources, ask("Fargo"), chat=replace(CHAT, seed=1)) != [first]
     greedy = [ask("Fargo", temperature=0.0, sample=n) for n in (0, 1)]
-    likeliest, sampled = answers(assets, *greedy)
+    likeliest, sampled = answers(sources, *greedy)
     assert likeliest != sampled
-    assert answers(assets, greedy[0], chat=replace(CHAT, seed=1)) == [likeliest]
+    assert answers(sources, greedy[0], chat=replace(CHAT, seed=1)) == [likeliest]
 
 
-def test_free_text_has_no_form(assets: Assets) -> None:
-    (reply,) = answers(assets, ask("Fargo", schema=None))
+def test_free_text_has_no_form(sources: Sources) -> None:
+    (reply,) = answers(sources, ask("Fargo", schema=None))
     assert 0 < reply.tokens_out <= 12
     with pytest.raises(json.JSONDecodeError):
         json.loads(reply.text)
 
 
-def test_a_reply_ends_at_the_longest_that_was_asked_for(assets: Assets) -> None:
-    (reply,) = answers(assets, ask("Fargo", max_tokens=20), chat=replace(CHAT, max_new_tokens=500))
+def test_a_reply_ends_at_the_longest_that_was_asked_for(sources: Sources) -> None:
+    (reply,) = answers(sources, ask("Fargo", max_tokens=20), chat=replace(CHAT, max_new_tokens=500))
     assert Outer.model_validate_json(reply.text)
     assert reply.tokens_out < 500
 
 
-def test_a_prompt_that_does_not_fit_is_refused(assets: Assets) -> None:
+def test_a_prompt_that_does_not_fit_is_refused(sources: Sources) -> None:
     with pytest.raises(UserError, match="context"):
-        answers(assets, ask("Fargo " * 3000))
+        answers(sources, ask("Fargo " * 3000))
 
 
-def test_weights_are_known_by_their_fingerprint(assets: Assets) -> None:
+def test_weights_are_known_by_their_fingerprint(sources: Sources) -> None:
     other = replace(TINY, random={**SIZES, "layers": 1})
-    assert CHAT.fingerprint(assets) == CHAT.fingerprint(assets)
-    assert CHAT.fingerprint(assets) != replace(CHAT, model=other).fingerprint(assets)
+    assert CHAT.fingerprint(sources) == CHAT.fingerprint(sources)
+    assert CHAT.fingerprint(sources) != replace(CHAT, model=other).fingerprint(sources)
     assert CHAT.price(1000, 1000) == 0

@@ -127,9 +127,9 @@ def test_a_pattern_that_finds_no_rating_in_its_match_is_the_users_error() -> Non
 
 
 @pytest.fixture
-def talkative(tiny: BaseModel, codec: Codec, assets: Any, in_fp64: None) -> PreTrainedModel:
+def talkative(tiny: BaseModel, codec: Codec, sources: Any, in_fp64: None) -> PreTrainedModel:
     """A random fp64 model that mostly writes digits, breaks and ends of turns."""
-    model = copy.deepcopy(tiny.load(assets, torch.float64, "cpu"))
+    model = copy.deepcopy(tiny.load(sources, torch.float64, "cpu"))
     size, hidden = model.config.vocab_size, model.config.hidden_size
     torch.manual_seed(0)
     to_vocabulary = nn.Linear(hidden, size, dtype=torch.float64)

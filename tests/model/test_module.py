@@ -41,9 +41,9 @@ Fit = Callable[..., TrainedAdapter]
 
 
 @pytest.fixture
-def base(tiny: BaseModel, assets: Any) -> PreTrainedModel:
+def base(tiny: BaseModel, sources: Any) -> PreTrainedModel:
     """Random weights as large as a trained model's: small ones cannot be sure of any token."""
-    model = copy.deepcopy(tiny.load(assets, torch.float32, "cpu"))
+    model = copy.deepcopy(tiny.load(sources, torch.float32, "cpu"))
     for parameter in model.parameters():
         if parameter.dim() == 2:
             parameter.data *= 15
@@ -175,11 +175,11 @@ def test_only_the_adapter_is_trained_in_fp32_on_a_half_base(
     fit: Fit,
     tiny: BaseModel,
     codec: Codec,
-    assets: Any,
+    sources: Any,
     make_examples: Callable[..., list[Example]],
     tmp_path: Path,
 ) -> None:
-    half = copy.deepcopy(tiny.load(assets, torch.bfloat16, "cpu"))
+    half = copy.deepcopy(tiny.load(sources, torch.bfloat16, "cpu"))
     adapter = fit_adapter(
         half,
         codec,

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from persona_lab.assets import Assets
 from persona_lab.errors import UserError
 from persona_lab.model import BaseModel
 from persona_lab.model import base as base_module
 from persona_lab.model.engine import Tree, group, run
 from persona_lab.model.phi3 import SplitProjection
 from persona_lab.model.quantise import is_quantised
+from persona_lab.sources import Sources
 
 
 @pytest.fixture(autouse=True)
@@ -41,13 +41,13 @@ def linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
 @pytest.mark.parametrize("family", ["llama", "phi3"])
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 def test_the_decoders_linear_layers_are_in_four_bits(
-    tiny: BaseModel, assets: Assets, family: str, kind: Any
+    tiny: BaseModel, sources: Sources, family: str, kind: Any
 ) -> None:
     import bitsandbytes
 
     base = replace(tiny, random={**(tiny.random or {}), "architecture": family})
-    whole = linears(base.load(assets, torch.float32, "cpu"))
-    model = base.load(assets, torch.float32, "cpu", kind)
+    whole = linears(base.load(sources, torch.float32, "cpu"))
+    model = base.load(sources, torch.float32, "cpu", kind)
     small = linears(model)
     assert is_quantised(model)
     assert small.keys() == whole.keys()
@@ -71,9 +71,9 @@ def test_the_decoders_linear_layers_are_in_four_bits(
 
 @pytest.mark.usefixtures("four_bits")
 def test_a_base_in_four_bits_passes_gradients_on_also_after_it_has_rated(
-    tiny: BaseModel, assets: Assets
+    tiny: BaseModel, sources: Sources
 ) -> None:
-    model = tiny.load(assets, torch.float32, "cpu", "nf4")
+    model = tiny.load(sources, torch.float32, "cpu", "nf4")
     with torch.inference_mode():
         before = hidden(model)
     embeddings = model.get_input_embeddings().weight
@@ -87,8 +87,8 @@ def test_a_base_in_four_bits_passes_gradients_on_also_after_it_has_rated(
 
 
 @pytest.mark.usefixtures("four_bits")
-def test_both_bases_are_kept_apart(tiny: BaseModel, assets: Assets) -> None:
-    whole, small = (tiny.load(assets, torch.float32, "cpu", each) for each in (None, "nf4"))
+def test_both_bases_are_kept_apart(tiny: BaseModel, sources: Sources) -> None:
+    whole, small = (tiny.load(sources, torch.float32, "cpu", each) for each in (None, "nf4"))
     with torch.inference_mode():
         difference = (hidden(whole) - hidden(small)).abs().max()
     assert 1e-4 < difference < 1
@@ -96,18 +96,18 @@ def test_both_bases_are_kept_apart(tiny: BaseModel, assets: Assets) -> None:
 
 
 def test_without_bitsandbytes_it_says_what_to_install(
-    tiny: BaseModel, assets: Assets, monkeypatch: pytest.MonkeyPatch
+    tiny: BaseModel, sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.nn", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[qlora\]'"):
-        tiny.load(assets, torch.float32, "cpu", "nf4")
+        tiny.load(sources, torch.float32, "cpu", "nf4")
 
 
 @pytest.mark.usefixtures("four_bits")
-def test_layers_whose_rows_end_within_a_block_stay_whole(tiny: BaseModel, assets: Assets) -> None:
+def test_layers_whose_rows_end_within_a_block_stay_whole(tiny: BaseModel, sources: Sources) -> None:
     import bitsandbytes
 
     odd = replace(tiny, random={**(tiny.random or {}), "intermediate_size": 48})
-    small = linears(odd.load(assets, torch.float32, "cpu", "nf4"))
+    small = linears(odd.load(sources, torch.float32, "cpu", "nf4"))
     whole = {name for name, m in small.items() if not isinstance(m, bitsandbytes.nn.Linear4bit)}
     assert whole == {"lm_head"} | {f"model.layers.{n}.mlp.down_proj" for n in range(2)}

@@ -12,12 +12,12 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
-from persona_lab.assets import Assets
 from persona_lab.errors import UserError
 from persona_lab.model import BaseModel, Decode, Lora, Train, Trainer, fit_on_devices
 from persona_lab.model.engine import Group
 from persona_lab.model.ranks import _raised, add_up, own_share, spread
 from persona_lab.prompting import Codec, Example
+from persona_lab.sources import Sources
 
 DDP = Trainer(strategy="ddp", devices=2)
 
@@ -25,7 +25,7 @@ DDP = Trainer(strategy="ddp", devices=2)
 def test_two_processes_train_the_adapter_of_one(
     tiny: BaseModel,
     codec: Codec,
-    assets: Assets,
+    sources: Sources,
     make_examples: Callable[..., list[Example]],
     tmp_path: Path,
 ) -> None:
@@ -38,7 +38,7 @@ def test_two_processes_train_the_adapter_of_one(
         folder.mkdir()
         logger = CSVLogger(folder, name="curve", version="")
         adapter = fit_on_devices(
-            partial(tiny.load, assets, torch.float32, "cpu"),
+            partial(tiny.load, sources, torch.float32, "cpu"),
             codec,
             examples,
             recipe,

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from persona_lab.cache import Cache
 from persona_lab.personas import Demographics, KMeansPersonas, Personas
-from persona_lab.store import Store
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from persona_lab.store import Store
 def test_personas_survive_the_store(clustering, tmp_path):
     users = pd.DataFrame({"user_id": [5, 7, 9], "gender": ["M", "F", "F"]})
     personas = clustering.fit(np.eye(3, dtype=np.float32), users, 0)
-    store = Store(tmp_path)
+    store = Cache(tmp_path)
     stored = store.once(Personas, {"clustering": clustering}, lambda: personas).value
     pd.testing.assert_frame_equal(stored.assignment, personas.assignment)
     pd.testing.assert_frame_equal(stored.curve, personas.curve)

@@ -3,9 +3,9 @@ import sys
 import numpy as np
 import pytest
 
-from persona_lab.assets import Assets
 from persona_lab.errors import UserError
 from persona_lab.report.words import PRIOR, distinct_words, tagger
+from persona_lab.sources import Sources
 
 
 def test_the_score_is_the_log_odds_over_its_standard_error_by_hand():
@@ -31,11 +31,11 @@ def test_the_tagger_finds_nouns_and_adjectives(monkeypatch, tmp_path):
     for word, kind in (("dark", "ADJ"), ("films", "NOUN"), ("likes", "VERB")):
         ruler.add([[{"LOWER": word}]], {"POS": kind, "LEMMA": word.rstrip("s")})
     monkeypatch.setattr(spacy, "load", lambda folder, exclude: blank)
-    monkeypatch.setattr(Assets, "fetch", lambda self, source: tmp_path)
-    assert tagger(Assets(tmp_path))(["Likes dark Films, always"]) == [["dark", "film"]]
+    monkeypatch.setattr(Sources, "fetch", lambda self, source: tmp_path)
+    assert tagger(Sources(tmp_path))(["Likes dark Films, always"]) == [["dark", "film"]]
 
 
 def test_without_spacy_the_user_is_told_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(UserError, match="\\.\\[figures\\]"):
-        tagger(Assets(tmp_path))
+        tagger(Sources(tmp_path))

@@ -1,7 +1,6 @@
-"""Pinned public artefacts in, verified folders of the cache out.
+"""Pinned public artefacts in, verified folders of the cache out: by pip, by URL or from the hub.
 
-The only room beside `store` that decides where files are; it fetches by pip, by URL or from the
-hub, and it owns the two moves by which any folder is published: `locked` and `publish`.
+Reads and writes the cache and the network, in `Sources.fetch` and `derive` alone.
 """
 
 import hashlib
@@ -11,23 +10,23 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from filelock import FileLock, Timeout
-
+from persona_lab.cache import NotAtHand, once
+from persona_lab.component import hash_file
 from persona_lab.errors import UserError
 
 _log = logging.getLogger(__name__)
 
+_LISTING = ".files.json"
 _WAYS = (
     "name a local copy in the component's path field; or put the wheel or archive into a folder "
     "and name that folder in PERSONA_LAB_WHEELS (for a hub id: a filled HF_HOME); "
@@ -59,10 +58,6 @@ class Source(Protocol):
 
 class Unusable(Exception):
     """What a source offers is not the artefact that was pinned."""
-
-
-class NotAtHand(UserError):
-    """What is asked for would have to be fetched or computed, and that was ruled out."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +184,7 @@ class Hub:
 
 
 @dataclass(frozen=True)
-class Assets:
+class Sources:
     """The cache folder of artefacts and of what is derived from them.
 
     Attributes:
@@ -239,20 +234,15 @@ class Assets:
         return self._once(folder, build, f"preparing {name}")
 
     def _once(self, folder: Path, build: Callable[[Path], None], doing: str) -> Path:
-        if _whole(folder):
+        def listed(fresh: Path) -> None:
+            build(fresh)
+            (fresh / _LISTING).write_text(json.dumps(_sizes(fresh), indent=1, sort_keys=True))
+
+        if _damage(folder) is None:
             return folder
         if self.offline:
             raise NotAtHand(f"{folder.name} is not in the cache", "run once to have it there")
-        with locked(folder):
-            if _whole(folder):
-                return folder
-            if folder.exists():
-                _log.warning("%s is damaged", folder)
-            _log.info("%s", doing)
-            start = time.perf_counter()
-            publish(folder, build)
-            _listing(folder).write_text(json.dumps(_sizes(folder), indent=1, sort_keys=True))
-            _log.info("%s: ready in %.1f s", folder.name, time.perf_counter() - start)
+        once(folder, _damage, listed, doing)
         return folder
 
 
@@ -263,91 +253,8 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "persona_lab"
 
 
-def hash_file(file: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock file beside `folder`; the system frees it when its owner dies.
-
-    Whoever reads the folder while it may be replaced holds the lock too. What a `publish` that was
-    killed between its two moves has left aside is put back.
-
-    Raises:
-        UserError: The folder's parent cannot be made or written.
-    """
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        _log.info("%s/%s: another job makes it; waiting", folder.parent.name, folder.name)
-        lock.acquire()
-    except OSError as error:
-        raise UserError(
-            f"the folder {folder.parent} cannot be written: {error.strerror}",
-            "name one that can be written; PERSONA_LAB_CACHE names the cache",
-        ) from error
-    try:
-        if not folder.exists() and (aside := _aside(folder)).exists():
-            aside.rename(folder)
-        yield
-    finally:
-        lock.release()
-
-
-def publish(folder: Path, build: Callable[[Path], None]) -> None:
-    """Let `build` fill an empty folder, then put it in the place of `folder`.
-
-    The caller holds the lock. Where `folder` was there before, it is absent for the instant between
-    two renames; to all who hold the lock, also after a kill at any moment, it is the old one or the
-    new one, whole.
-    """
-    fresh, old = folder.with_name(f".{folder.name}.tmp"), _aside(folder)
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        build(fresh)
-        for path in [*fresh.rglob("*"), fresh]:
-            _sync(path)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    _sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def published(folder: Path) -> bool:
-    """Whether `folder` is there, or is absent only for the instant within a `publish`."""
-    # Asked twice: the second rename may come between the first two answers.
-    return folder.exists() or _aside(folder).exists() or folder.exists()
-
-
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _digest(spec: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _listing(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.files.json")
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -355,12 +262,14 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
-def _whole(folder: Path) -> bool:
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a fetched folder, None when all that was listed is there."""
     try:
-        listed = json.loads(_listing(folder).read_text())
-    except (OSError, ValueError):
-        return False
-    return folder.is_dir() and listed.items() <= _sizes(folder).items()
+        listed = json.loads((folder / _LISTING).read_text())
+    except (OSError, ValueError) as error:
+        return str(error)
+    lost = listed.items() - _sizes(folder).items()
+    return f"{min(lost)[0]} is not as it was" if lost else None
 
 
 def _verify(file: Path, sha256: str) -> None:

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persona_lab import store as store_module
-from persona_lab.assets import locked
-from persona_lab.store import Store, content_hash, describe
+from persona_lab.cache import Cache, content_hash, locked
+from persona_lab.component import describe
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Component:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+def store(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "store")
 
 
 def never() -> Toy:
@@ -76,7 +76,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from persona_lab.store import Store
+from persona_lab.cache import Cache
 
 class Toy:
     STAGE, VERSION = "toy", 1
@@ -93,7 +93,7 @@ def compute():
     return Toy()
 
 {before}
-entry = Store(Path(sys.argv[1])).once(Toy, {{"a": 1}}, compute)
+entry = Cache(Path(sys.argv[1])).once(Toy, {{"a": 1}}, compute)
 print(entry.reused)
 """
 
@@ -110,7 +110,7 @@ def job(root: Path, *, compute="pass", save="pass", before="pass") -> Iterator[s
             process.kill()
 
 
-def test_it_is_computed_once_and_then_read(store: Store, caplog: pytest.LogCaptureFixture):
+def test_it_is_computed_once_and_then_read(store: Cache, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO):
         first = store.once(Toy, {"a": 1}, lambda: Toy("hello"))
         again = store.once(Toy, {"a": 1}, never)
@@ -123,7 +123,7 @@ def test_it_is_computed_once_and_then_read(store: Store, caplog: pytest.LogCaptu
     assert f"toy {first.key}: reused" in caplog.text
 
 
-def test_the_manifest_says_what_the_entry_is(store: Store):
+def test_the_manifest_says_what_the_entry_is(store: Cache):
     entry = store.once(Toy, {"component": Component()}, lambda: Toy("hello"))
     stored = manifest(entry.folder)
     assert stored.pop("created").endswith("+00:00")
@@ -142,7 +142,7 @@ def test_the_manifest_says_what_the_entry_is(store: Store):
     }
 
 
-def test_find_computes_nothing(store: Store):
+def test_find_computes_nothing(store: Cache):
     assert store.find(Toy, {"a": 1}) is None
     entry = store.once(Toy, {"a": 1}, lambda: Toy("hello"))
     assert store.find(Toy, {"a": 1}) == replace(entry, reused=True)
@@ -150,7 +150,7 @@ def test_find_computes_nothing(store: Store):
     assert store.find(Toy, {"a": 1}) is None
 
 
-def test_find_waits_for_a_rerun_that_is_between_its_two_moves(store: Store):
+def test_find_waits_for_a_rerun_that_is_between_its_two_moves(store: Cache):
     entry = store.once(Toy, {}, lambda: Toy("old"))
     aside = entry.folder.with_name(f".{entry.key}.old")
     held, found = threading.Event(), []
@@ -170,7 +170,7 @@ def test_find_waits_for_a_rerun_that_is_between_its_two_moves(store: Store):
     assert found == [replace(entry, reused=True)]
 
 
-def test_find_does_not_wait_for_the_first_computation(store: Store):
+def test_find_does_not_wait_for_the_first_computation(store: Cache):
     with locked(store.folder(Toy, {})):
         waiting = threading.Thread(target=lambda: store.find(Toy, {}), daemon=True)
         waiting.start()
@@ -178,13 +178,13 @@ def test_find_does_not_wait_for_the_first_computation(store: Store):
         assert not waiting.is_alive()
 
 
-def test_a_part_is_read_without_the_rest(store: Store, monkeypatch: pytest.MonkeyPatch):
+def test_a_part_is_read_without_the_rest(store: Cache, monkeypatch: pytest.MonkeyPatch):
     entry = store.once(Toy, {}, lambda: Toy("hello"))
     monkeypatch.setattr(Toy, "load", never)
     assert entry.part(lambda folder: (folder / "deep" / "toy.txt").stat().st_size) == 5
 
 
-def test_seconds_are_those_of_the_first_computation(store: Store):
+def test_seconds_are_those_of_the_first_computation(store: Cache):
     def slow() -> Toy:
         time.sleep(0.05)
         return Toy("hello")
@@ -193,7 +193,7 @@ def test_seconds_are_those_of_the_first_computation(store: Store):
     assert store.once(Toy, {}, never).seconds >= 0.05
 
 
-def test_rerun_replaces_what_is_stored(store: Store):
+def test_rerun_replaces_what_is_stored(store: Cache):
     store.once(Toy, {}, lambda: Toy("old"))
     renewed = store.once(Toy, {}, lambda: Toy("new"), rerun=True)
     assert not renewed.reused
@@ -202,7 +202,7 @@ def test_rerun_replaces_what_is_stored(store: Store):
 
 
 def test_a_result_is_read_at_its_first_use_and_kept_unless_it_is_large(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Cache, monkeypatch: pytest.MonkeyPatch
 ):
     entry = store.once(Toy, {}, lambda: Toy("hello"))
     read: list[Path] = []
@@ -215,7 +215,7 @@ def test_a_result_is_read_at_its_first_use_and_kept_unless_it_is_large(
     assert len(read) == 3
 
 
-def test_what_a_kill_between_the_two_moves_left_aside_is_put_back(store: Store):
+def test_what_a_kill_between_the_two_moves_left_aside_is_put_back(store: Cache):
     entry = store.once(Toy, {}, lambda: Toy("old"))
     entry.folder.rename(entry.folder.with_name(f".{entry.key}.old"))
     again = store.once(Toy, {}, never)
@@ -224,7 +224,7 @@ def test_what_a_kill_between_the_two_moves_left_aside_is_put_back(store: Store):
 
 
 @pytest.mark.parametrize("rerun", [False, True])
-def test_an_error_leaves_what_was_there(store: Store, rerun: bool):
+def test_an_error_leaves_what_was_there(store: Cache, rerun: bool):
     def fail() -> Toy:
         raise RuntimeError("no luck")
 
@@ -237,7 +237,7 @@ def test_an_error_leaves_what_was_there(store: Store, rerun: bool):
 
 
 @pytest.mark.parametrize("moment", ["compute", "save"])
-def test_a_kill_leaves_nothing_and_blocks_nobody(store: Store, moment: str):
+def test_a_kill_leaves_nothing_and_blocks_nobody(store: Cache, moment: str):
     stop = "print('here', flush=True); time.sleep(60)"
     with job(store.root, **{moment: stop}) as process:
         assert process.stdout
@@ -253,7 +253,7 @@ def test_a_kill_leaves_nothing_and_blocks_nobody(store: Store, moment: str):
     assert [path.name for path in (store.root / "toy").iterdir() if path.is_dir()] == [entry.key]
 
 
-def test_two_processes_compute_once(store: Store, tmp_path: Path):
+def test_two_processes_compute_once(store: Cache, tmp_path: Path):
     count = tmp_path / "count"
     compute = f"open({str(count)!r}, 'a').write('x'); time.sleep(0.5)"
     wait = "print('ready', flush=True); sys.stdin.readline()"
@@ -284,7 +284,7 @@ def change(file: Path) -> None:
 @pytest.mark.parametrize("damage", [Path.unlink, empty, change])
 @pytest.mark.parametrize("name", ["deep/toy.txt", "manifest.json"])
 def test_damage_is_seen_and_mended(
-    store: Store,
+    store: Cache,
     caplog: pytest.LogCaptureFixture,
     name: str,
     damage: Callable[[Path], None],
@@ -302,7 +302,7 @@ def test_damage_is_seen_and_mended(
     assert store.once(Toy, {}, lambda: Toy("third")).value == Toy("THIRD")
 
 
-def test_an_entry_under_another_key_is_damaged(store: Store, caplog: pytest.LogCaptureFixture):
+def test_an_entry_under_another_key_is_damaged(store: Cache, caplog: pytest.LogCaptureFixture):
     entry = store.once(Toy, {"a": 1}, lambda: Toy("one"))
     entry.folder.rename(entry.folder.with_name(store.key(Toy, {"a": 2})))
     assert store.once(Toy, {"a": 2}, lambda: Toy("two")).value == Toy("TWO")
@@ -310,7 +310,7 @@ def test_an_entry_under_another_key_is_damaged(store: Store, caplog: pytest.LogC
 
 
 def test_a_large_file_is_read_in_full_once_per_machine(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Cache, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(store_module, "_LARGE_BYTES", 4)
     entry = store.once(Toy, {}, lambda: Toy("hello"))
@@ -320,13 +320,13 @@ def test_a_large_file_is_read_in_full_once_per_machine(
     assert store.find(Toy, {}) is None, "the time of change differs"
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert store.find(Toy, {}) is not None
-    assert Store(store.root, verify=True).find(Toy, {}) is None
+    assert Cache(store.root, verify=True).find(Toy, {}) is None
     monkeypatch.setattr(platform, "node", lambda: "another")
     assert store.find(Toy, {}) is None
 
 
 def test_the_key_is_what_it_was_when_results_were_stored(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Cache, monkeypatch: pytest.MonkeyPatch
 ):
     for kind in (Component, Inner):
         monkeypatch.setattr(kind, "__module__", "toys")
@@ -335,7 +335,7 @@ def test_the_key_is_what_it_was_when_results_were_stored(
     assert store.key(Toy, spec) == "58d99be1ab60dbdf1524"
 
 
-def test_the_key_follows_what_the_result_depends_on(store: Store):
+def test_the_key_follows_what_the_result_depends_on(store: Cache):
     def key(component: Component, kind: type[Toy] = Toy) -> str:
         return store.key(kind, {"component": component})
 
@@ -373,14 +373,14 @@ def otherwise_written(value: Any) -> Any:
 
 @given(st.dictionaries(TEXT, JSON))
 def test_the_key_does_not_depend_on_how_the_spec_is_written(spec: dict[str, Any]):
-    store = Store(Path("unused"))
+    store = Cache(Path("unused"))
     key = store.key(Toy, spec)
     assert store.key(Toy, otherwise_written(spec)) == key
     assert store.key(Toy, json.loads(json.dumps(describe(spec)))) == key
     assert store.key(Toy, {"spec": spec}) != key
 
 
-def test_whole_floats_are_integers_and_truth_is_neither(store: Store):
+def test_whole_floats_are_integers_and_truth_is_neither(store: Cache):
     assert store.key(Toy, {"rate": 1.0}) == store.key(Toy, {"rate": 1})
     assert store.key(Toy, {"rate": True}) != store.key(Toy, {"rate": 1})
     assert store.key(Toy, {"rate": 0.1 + 0.2}) != store.key(Toy, {"rate": 0.3})
@@ -401,7 +401,7 @@ def test_the_source_of_a_class_of_somebody_else_is_part_of_its_description(
         described.append(describe(importlib.import_module("own_module").Own()))
     assert described[0]["class"] == described[1]["class"] == "own_module.Own"
     assert described[0] != described[1]
-    assert "source" not in describe(Store(tmp_path))
+    assert "source" not in describe(Cache(tmp_path))
 
 
 def test_describe_names_the_class_and_leaves_out_neutral_fields():
@@ -421,7 +421,7 @@ def test_describe_names_the_class_and_leaves_out_neutral_fields():
     }
 
 
-def test_a_field_that_came_later_counts_only_where_it_is_used(store: Store):
+def test_a_field_that_came_later_counts_only_where_it_is_used(store: Cache):
     @dataclass(frozen=True)
     class Later:
         rate: float

