@@ -6,7 +6,7 @@ once the run's sources are in the cache.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from persona_lab.configure import load_finished
 from persona_lab.errors import UserError
-from persona_lab.memory import Index, Recalled
+from persona_lab.memory import Bank, Recalled, Table
 
 Movie = int | str
 """An item_id, or a title as the data set spells it."""
@@ -95,14 +95,14 @@ class Agents(Mapping[int, "UserAgent"]):
         return int(found.iloc[0])
 
     @cached_property
-    def index(self) -> Index:
-        """The table of all memories, built in the cache at first use."""
-        return Index.open(
-            # The run had no need of it.
-            replace(self.sources, offline=False),
+    def bank(self) -> Bank:
+        """What all agents recall from; what they remember later goes into the run's folder."""
+        return Bank(
             self.prepared.memories.value,
             self.prepared.vectors.value,
             self.experiment.memory,
+            self.experiment.protocol.recall_time,
+            Table(self.folder / "memories"),
         )
 
 
@@ -126,7 +126,8 @@ class UserAgent:
 
     def recall(self, movie: Movie) -> list[Recalled]:
         """What of the user's long-term memory comes to mind at a movie, most similar first."""
-        return self.agents.index.recall(self.user_id, self.agents.item_id(movie))
+        row = {"user_id": self.user_id, "item_id": self.agents.item_id(movie), "position": _LAST}
+        return self.agents.bank.recall_rows(pd.DataFrame([row]))[0]
 
     def rate(self, movies: Sequence[Movie]) -> pd.DataFrame:
         """How the user would rate movies.

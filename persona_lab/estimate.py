@@ -273,7 +273,9 @@ def _stages(
             seed=data.seed,
         )
         made_up = replace(data, reader=likes)
-        split = made_up.split(likes.read(None, "error"), protocol, NoMovieInfo(), sources)
+        split = made_up.split(
+            likes.read(None, "error", data.scale), protocol, NoMovieInfo(), sources
+        )
         if not isinstance(experiment.movie_info, NoMovieInfo):
             split = replace(split, movies=split.movies.assign(summary=_words(_SUMMARY_WORDS)))
         assumed.append(
@@ -330,6 +332,7 @@ def _declared_examples(
             traits=(1, 1, 1) if memory.profile else None,
             memories=[recalled] * memory.top_k if memory.interactions else None,
             movie=movies[item],
+            scale=split.scale,
         )
         words = [word for section in prompt.sections for word in known(section.text)]
         ids = np.repeat(words[: len(n_tokens)], n_tokens[: len(words)])

@@ -168,7 +168,7 @@ class Experiment:
             rerun=rerun,
         )
         crossed = self._crossed(sources, store, folder, prepared, plan, rerun)
-        shown_mean = "{mean}" in self.prompt.movie
+        shown_mean = self.prompt.shows_mean
         found = _once(
             store,
             Baselines,
@@ -435,7 +435,7 @@ class Experiment:
 
     def codec(self, sources: Sources) -> Codec:
         """How the model reads prompts and writes ratings."""
-        return self.model.codec(sources, self.decode.max_new_tokens)
+        return self.model.codec(sources, self.decode.max_new_tokens, self.data.scale)
 
     def _prompts_spec(self, sources: Sources, prepared: Prepared, memory: Memory) -> dict[str, Any]:
         return {
@@ -524,12 +524,8 @@ class Experiment:
     @property
     def control(self) -> bool:
         """Whether prompt, memory or personas are changed so that it is no row of Table 1."""
-        shown = self.memory
-        papers = Memory(shown.name, shown.profile, shown.interactions)
-        whole = set(self.prompt.show) == {"profile", "traits", "memories"}
-        whole = whole and "{mean}" in self.prompt.movie
-        of_profiles = self.adapter.name != "persona" or getattr(self.personas, "of_profiles", True)
-        return not (shown == papers and whole and self.prompt.order == "paper" and of_profiles)
+        grouped = self.personas.departures if self.adapter.name == "persona" else []
+        return bool([*self.prompt.departures, *self.memory.departures, *grouped])
 
     @property
     def row_id(self) -> str | None:
