@@ -5,7 +5,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 CONF = "persona_lab.conf"
@@ -21,19 +21,19 @@ def configured(choice: str, **changes: Any) -> Any:
     fields = dict(_fields(choice))
     target = fields.pop("_target_")
     parts = {name: _object(value) for name, value in fields.items() if name not in changes}
-    return instantiate({"_target_": target}, **parts, **changes)
+    return get_object(target)(**parts, **changes)
 
 
 @lru_cache(maxsize=None)
 def _fields(choice: str) -> dict[str, Any]:
-    group = choice.split("=")[0]
+    group, option = choice.split("=")
     GlobalHydra.instance().clear()
     with initialize_config_module(CONF, version_base="1.3"):
-        # The setup scales some groups: the paper's leaves them as they are written.
-        cfg = compose("config", ["setup=paper", choice])
-    fields = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(fields, dict)
-    return fields[group]
+        fields = OmegaConf.to_container(compose(f"{group}/{option}"), resolve=True)
+    for name in group.split("/"):
+        assert isinstance(fields, dict)
+        fields = fields[name]
+    return fields
 
 
 def _object(value: Any) -> Any:
