@@ -4,7 +4,6 @@ What the cache and the store hold is counted; what they lack is taken from a dec
 estimate says so. Computes no stage, loads no weights, needs no network; `Estimate.save` writes.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,18 +19,17 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from persona_lab.cache import Cache, NotAtHand
-from persona_lab.component import describe
+from persona_lab.cache import NotAtHand
 from persona_lab.data import Cost, NoMovieInfo, Split, Synthetic
 from persona_lab.evaluation import row_id
 from persona_lab.experiment import Experiment, Prepared
+from persona_lab.lab import Lab
 from persona_lab.model import lend
 from persona_lab.model.engine import pack, parts
 from persona_lab.model.train import by_prefix
 from persona_lab.personas import Personas
 from persona_lab.prompting import Example
 from persona_lab.prompting.examples import catalogue
-from persona_lab.sources import Sources
 
 # The declared shape: texts as long as the LLM-free distiller writes them on MovieLens-100K.
 _PROFILE_WORDS, _MEMORY_WORDS, _SUMMARY_WORDS = 340, 40, 40
@@ -127,7 +125,7 @@ class Estimate:
         return cls(parts=parts, distillation=(key, Cost(**cost)), **found)
 
 
-def estimate(experiment: Experiment, sources: Sources, store: Cache) -> Estimate:
+def estimate(experiment: Experiment, lab: Lab) -> Estimate:
     """Count what a run would take.
 
     Arithmetic is that of the layers' matrices, of attention over what a token may see, and of the
@@ -135,37 +133,43 @@ def estimate(experiment: Experiment, sources: Sources, store: Cache) -> Estimate
     frozen base, whose weights need no gradient; 4 more per adapter's weight; attention's backward
     is twice its forward. Sampling is counted at its full length. Embedding is left out.
 
+    Args:
+        experiment: The run's.
+        lab: Its places; what is not at hand there is neither fetched nor computed.
+
     Raises:
         UserError: As the experiment itself would, where it has seen enough.
     """
-    sources, store = replace(sources, offline=True), replace(store, computing=False)
+    lab = lab.at_hand
     assumed: list[str] = []
-    prepared, split, personas = _stages(experiment, sources, store, assumed)
+    prepared = experiment.prepare(lab)
+    written = all(entry.there for entry in prepared.entries.values())
+    split = _split(experiment, lab, prepared, assumed)
+    personas = prepared.personas.value if written else _personas(experiment, split, assumed)
     histories = split.train.groupby("user_id").size().tolist()
-    cost = Cost() if prepared else experiment.distiller.estimate(histories)
-    examples = _examples(experiment, sources, prepared, split, assumed)
-    division = experiment.adapter.plan(split.train, personas, experiment.seed)
-    scale = _Scale.of(experiment, sources, trained=bool(division.rows))
-    keys = _keys(experiment)
+    cost = Cost() if prepared.memories.there else experiment.distiller.estimate(histories)
+    examples = _examples(experiment, lab, prepared if written else None, split, assumed)
+    plan = experiment.adapter.plan(split.train, personas, experiment.seed)
+    scale = _Scale.of(experiment, lab, trained=bool(plan.rows))
 
     parts, training = [], Work()
-    for name, rows in division.rows.items():
+    for name, rows in plan.rows.items():
         work = _training(experiment, examples(rows, training=True))
-        parts.append(Part(keys(name), name, len(rows), work, scale.training(work)))
+        key = experiment.training(lab, prepared, plan, name).key
+        parts.append(Part(key, name, len(rows), work, scale.training(work)))
         training = max(training, work, key=lambda each: each.largest)
     rating = _rating(experiment, examples(split.test, training=False))
     steps = 0 if experiment.decode.name == "expected" else experiment.decode.max_new_tokens - 1
     flop = scale.rating(rating, steps)
-    parts += [
-        Part(f"{keys('predictions')} {rater}", "predictions", rating.rows, rating, flop)
-        for rater in ("own", *division.crossed)
-    ]
+    for rater in (None, *plan.crossed):
+        key = experiment.rating(lab, prepared, plan, rater).key
+        parts.append(Part(key, "predictions", rating.rows, rating, flop))
 
     return Estimate(
         label=row_id(experiment.role, experiment.adapter.name, experiment.memory.name)
         or f"{experiment.role} · {experiment.adapter.name} · {experiment.memory.name}",
         model=experiment.model.name,
-        distillation=(keys("memories"), cost),
+        distillation=(prepared.memories.key, cost),
         parts=parts,
         adapter_parameters=scale.adapter,
         weights=scale.held + 4 * scale.adapter,
@@ -251,46 +255,46 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _stages(
-    experiment: Experiment, sources: Sources, store: Cache, assumed: list[str]
-) -> tuple[Prepared | None, Split, Personas]:
-    """The stored stages; else the split of the data, or of as many made-up users."""
-    try:
-        prepared = experiment.prepare(sources, store)
-        return prepared, prepared.split.value, prepared.personas.value
-    except NotAtHand:
-        pass
+def _split(experiment: Experiment, lab: Lab, prepared: Prepared, assumed: list[str]) -> Split:
+    """The stored split; else that of the data, or of as many made-up users."""
+    if prepared.split.there:
+        return prepared.split.value
     data, protocol = experiment.data, experiment.protocol
     try:
-        split = data.split(data.ratings(sources), protocol, experiment.movie_info, sources)
+        return data.split(prepared.ratings(), protocol, experiment.movie_info, lab.sources)
     except NotAtHand:
-        likes = Synthetic(
-            n_users=2 * data.n_users + 1,
-            n_items=max(_MOVIES, data.max_ratings),
-            n_personas=1,
-            ratings_per_user=[data.min_ratings, data.max_ratings],
-            opposition=0.0,
-            seed=data.seed,
-        )
-        made_up = replace(data, reader=likes)
-        split = made_up.split(
-            likes.read(None, "error", data.scale), protocol, NoMovieInfo(), sources
-        )
-        if not isinstance(experiment.movie_info, NoMovieInfo):
-            split = replace(split, movies=split.movies.assign(summary=_words(_SUMMARY_WORDS)))
-        assumed.append(
-            f"{data.name} is not in the cache: {data.n_users} users of {data.min_ratings} to "
-            f"{data.max_ratings} ratings"
-        )
+        pass
+    likes = Synthetic(
+        n_users=2 * data.n_users + 1,
+        n_items=max(_MOVIES, data.max_ratings),
+        n_personas=1,
+        ratings_per_user=[data.min_ratings, data.max_ratings],
+        opposition=0.0,
+        seed=data.seed,
+    )
+    made_up = replace(data, reader=likes)
+    ratings = likes.read(None, "error", data.scale)
+    split = made_up.split(ratings, protocol, NoMovieInfo(), lab.sources)
+    assumed.append(
+        f"{data.name} is not in the cache: {data.n_users} users of {data.min_ratings} to "
+        f"{data.max_ratings} ratings"
+    )
+    if isinstance(experiment.movie_info, NoMovieInfo):
+        return split
+    return replace(split, movies=split.movies.assign(summary=_words(_SUMMARY_WORDS)))
+
+
+def _personas(experiment: Experiment, split: Split, assumed: list[str]) -> Personas:
+    """As many users in each as there can be."""
     n_personas = min(getattr(experiment.personas, "n_personas", _PERSONAS), len(split.users))
     assumed.append(f"personas are not there yet: {n_personas} of as many users each")
     assignment = split.users[["user_id"]].assign(persona=np.arange(len(split.users)) % n_personas)
-    return None, split, Personas(assignment, np.zeros((n_personas, 1)), pd.DataFrame())
+    return Personas(assignment, np.zeros((n_personas, 1)), pd.DataFrame())
 
 
 def _examples(
     experiment: Experiment,
-    sources: Sources,
+    lab: Lab,
     prepared: Prepared | None,
     split: Split,
     assumed: list[str],
@@ -298,7 +302,8 @@ def _examples(
     """The experiment's own examples, or ones of the declared lengths."""
     if prepared is not None:
         try:
-            return partial(experiment.examples, prepared, experiment.codec(sources))
+            experiment.codec(lab)
+            return partial(experiment.examples, lab, prepared)
         except NotAtHand:
             pass
     what = f"the tokenizer of {experiment.model.name}" if prepared else "profiles and memories"
@@ -413,8 +418,8 @@ class _Scale:
     logits: int
 
     @classmethod
-    def of(cls, experiment: Experiment, sources: Sources, *, trained: bool) -> Self:
-        model = experiment.model.outline(sources)
+    def of(cls, experiment: Experiment, lab: Lab, *, trained: bool) -> Self:
+        model = experiment.model.outline(lab.sources)
         config: Any = model.config
         head_dim = getattr(config, "head_dim", None) or (
             config.hidden_size // config.num_attention_heads
@@ -478,24 +483,3 @@ def _adapter(experiment: Experiment, model: PreTrainedModel) -> tuple[int, int]:
         parameters, _ = lent.get_nb_trainable_parameters()
         adapted: list[Any] = [m for m in lent.modules() if isinstance(m, BaseTunerLayer)]
         return parameters, sum(each.in_features for each in adapted)
-
-
-def _keys(experiment: Experiment) -> Callable[[str], str]:
-    """Keys of a run's stages, equal where two runs of one sweep share them.
-
-    The store's own keys need the data; these need the choices alone.
-    """
-    one = experiment
-    memories = [one.data, one.data.path, one.movie_info, one.protocol.item_mean]
-    memories += [one.protocol.traits, one.protocol.title_check, one.distiller]
-    shared = [*memories, one.protocol, one.embedder, one.personas, one.seed, one.model]
-    shared += [one.model.path, one.prompt, one.adapter, one.peft, one.train]
-    shared += [one.trainer.computes, one.trainer.weights]
-    trained = [*shared, one.memory.in_training(), one.decode.max_new_tokens]
-    stages = {"memories": memories, "predictions": [*shared, one.memory, one.decode]}
-
-    def key(name: str) -> str:
-        text = json.dumps(describe(stages.get(name, [*trained, name])), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-    return key

@@ -1,6 +1,6 @@
 """A component as conf/ configures it, with what a test changes: defaults stand in conf/ alone."""
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -8,7 +8,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-CONF = "persona_lab.conf"
+# Makes models options of slm and llm.
+from persona_lab.compose import CONF
 
 
 def configured(choice: str, **changes: Any) -> Any:
@@ -24,12 +25,14 @@ def configured(choice: str, **changes: Any) -> Any:
     return get_object(target)(**parts, **changes)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fields(choice: str) -> dict[str, Any]:
-    group, option = choice.split("=")
+    group = choice.split("=")[0]
     GlobalHydra.instance().clear()
     with initialize_config_module(CONF, version_base="1.3"):
-        fields = OmegaConf.to_container(compose(f"{group}/{option}"), resolve=True)
+        # The setup scales some groups: the paper's leaves them as they are written.
+        cfg = compose("config", ["setup=paper", choice])
+    fields = OmegaConf.to_container(cfg, resolve=True)
     for name in group.split("/"):
         assert isinstance(fields, dict)
         fields = fields[name]

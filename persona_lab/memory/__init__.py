@@ -4,7 +4,7 @@ from persona_lab.memory.bank import Bank, Recalled
 from persona_lab.memory.embedder import Embedder, Encode, Hashed, SentenceEmbedder, ServerEmbedder
 from persona_lab.memory.memory import Memory
 from persona_lab.memory.table import Table
-from persona_lab.memory.vectors import Vectors, embed, item_text
+from persona_lab.memory.vectors import Vectors, embed, embedding, item_text
 
 __all__ = [
     "Bank",
@@ -18,5 +18,6 @@ __all__ = [
     "Table",
     "Vectors",
     "embed",
+    "embedding",
     "item_text",
 ]

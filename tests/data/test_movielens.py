@@ -12,7 +12,7 @@ from configured import configured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persona_lab.data import MovieLens1M, MovieLens100K, Scale
+from persona_lab.data import MovieLens1M, MovieLens100K
 from persona_lab.errors import UserError
 
 FIVE = configured("data/scale=five_stars")
@@ -76,7 +76,12 @@ def test_a_zip_reads_as_its_folder(ml_1m: MovieLensFolder) -> None:
 @pytest.mark.parametrize("end", ["\r\n", "\n", "\r\n\r\n"])
 def test_line_ends_are_accepted(ml_1m: MovieLensFolder, end: str) -> None:
     folder = ml_1m(ratings=("\r\n".join(RATINGS) + end).encode())
-    assert MovieLens1M().read(folder, "error", FIVE).frame["timestamp"].tolist() == [100, 90, 80, 85]
+    assert MovieLens1M().read(folder, "error", FIVE).frame["timestamp"].tolist() == [
+        100,
+        90,
+        80,
+        85,
+    ]
 
 
 BAD_LINES = [
@@ -263,7 +268,13 @@ def test_both_layouts_of_ml_100k_are_one_data_set(
     [
         (RECBOLE, "ml-100k.inter", "rating:", "score:", "line 1: the header .* has no rating"),
         (RECBOLE, "ml-100k.inter", "\t3\t90", "\t3", "line 3: .* has 3 fields, not the 4"),
-        (RECBOLE, "ml-100k.inter", "\t3\t90", "\t8\t90", "line 3: rating 8 is not one of 1, 2, 3, 4, 5"),
+        (
+            RECBOLE,
+            "ml-100k.inter",
+            "\t3\t90",
+            "\t8\t90",
+            "line 3: rating 8 is not one of 1, 2",
+        ),
         (RECBOLE, "ml-100k.item", "Animation ", "Animation\t", "line 2: .* has 5 fields"),
         (GROUPLENS, "u.item", "|0|", "|2|", "line 1: unknown 2 is not 0 or 1"),
         (GROUPLENS, "u.data", "\t1\t80", "\tgood\t80", "line 3: rating good is not a plain"),
