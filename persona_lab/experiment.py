@@ -40,11 +40,13 @@ from persona_lab.evaluation import (
 )
 from persona_lab.memory import Bank, Embedder, Memory, Vectors, embed
 from persona_lab.model import (
-    AdapterMode,
     BaseModel,
     Decode,
+    Fit,
+    Mode,
     Peft,
     Plan,
+    Rating,
     Response,
     Train,
     TrainedAdapter,
@@ -143,7 +145,7 @@ class Experiment:
     prompt: Template
     model: BaseModel
     peft: Peft
-    adapter: AdapterMode
+    adapter: Mode
     train: Train
     decode: Decode
     trainer: Trainer
@@ -401,32 +403,27 @@ class Experiment:
         rerun: bool = False,
     ) -> dict[str, Entry[TrainedAdapter]]:
         """Every adapter of the plan, trained or reused, by its name."""
+        adapters: dict[str, Entry[TrainedAdapter]] = {}
 
         def fit(name: str) -> TrainedAdapter:
             codec = self.codec(sources)
-            return fit_on_devices(
-                partial(self.base, sources),
-                codec,
+            start = plan.starts.get(name)
+            work = Fit(
+                name,
                 self.examples(prepared, codec, plan.rows[name], training=True),
                 self.train,
                 self.peft.config(self.model.lora_targets),
-                self.trainer,
-                folder=folder,
-                logger=logger,
-                seed=self.seed,
-                name=name,
+                self.seed,
+                None if start is None else adapters[start].read(),
             )
+            base = partial(self.base, sources)
+            return fit_on_devices(base, codec, work, self.trainer, folder, logger)
 
-        return {
-            name: _once(
-                store,
-                TrainedAdapter,
-                self._adapter_spec(sources, prepared, name),
-                lambda name=name: fit(name),
-                rerun=rerun,
-            )
-            for name in plan.rows
-        }
+        for name in plan.rows:
+            spec = self._adapter_spec(sources, prepared, name)
+            compute = partial(fit, name)
+            adapters[name] = _once(store, TrainedAdapter, spec, compute, rerun=rerun)
+        return adapters
 
     def base(self, sources: Sources) -> PreTrainedModel:
         """The frozen base model, where and as the run holds it."""
@@ -435,7 +432,7 @@ class Experiment:
 
     def codec(self, sources: Sources) -> Codec:
         """How the model reads prompts and writes ratings."""
-        return self.model.codec(sources, self.decode.max_new_tokens)
+        return self.model.codec(sources, self.decode.max_new_tokens, self.data.scale)
 
     def _prompts_spec(self, sources: Sources, prepared: Prepared, memory: Memory) -> dict[str, Any]:
         return {
@@ -508,16 +505,9 @@ class Experiment:
             own = [i for i, route in enumerate(routes) if route == name]
             adapter = None if name is None else adapters[name].read()
             with attach(base, adapter, merge=self.decode.merge):
-                answers = rate_examples(
-                    base,
-                    codec,
-                    [examples[i] for i in own],
-                    self.decode,
-                    self.trainer,
-                    folder=folder,
-                    seed=self.seed,
-                    name=name or "the frozen model",
-                )
+                rows = [examples[i] for i in own]
+                rating = Rating(name or "the frozen model", rows, self.decode, self.seed)
+                answers = rate_examples(base, codec, rating, self.trainer, folder)
             responses |= dict(zip(own, answers, strict=True))
         return [responses[i] for i in range(len(examples))]
 
@@ -593,7 +583,7 @@ class Experiment:
         """All users' test rows as each adapter that the plan crosses rates them, by its name."""
         crossed = {}
         for name in plan.crossed:
-            alone = Plan({name: plan.rows[name]}, dict.fromkeys(plan.route, name))
+            alone = plan.alone(name)
             spec = self._predictions_spec(sources, store, prepared, alone) | {"crossed": name}
 
             def rate(alone: Plan = alone) -> Predictions:

@@ -20,9 +20,8 @@ from persona_lab.errors import UserError
 from persona_lab.prompting.template import Prompt, Role, Section
 
 if TYPE_CHECKING:
+    from persona_lab.data import Scale
     from transformers import PreTrainedTokenizerFast
-
-RATINGS = (1, 2, 3, 4, 5)
 
 _SYSTEM, _USER, _ANSWER = "systemtextstandshere", "usertextstandshere", "answerstandshere"
 _ANSWER_LENGTH = 2
@@ -56,10 +55,10 @@ class _Slot:
 
 @dataclass(frozen=True)
 class _Ending:
-    """The ids between the last message and the digit, the five digits, and the end of a turn."""
+    """The ids between the last message and the rating, those of the values, and a turn's end."""
 
     before: tuple[int, ...]
-    digits: tuple[int, ...]
+    values: tuple[int, ...]
     end: int
 
 
@@ -73,12 +72,14 @@ class Codec:
             joins the same sections as paragraphs that end in the place of the rating.
         context: Tokens that a prompt and its answer may take together.
         new_tokens: Tokens that decoding may add to a prompt; room for them is kept free.
+        scale: The values that are answered with.
     """
 
     tokenizer: PreTrainedTokenizerFast
     chat: Literal["template", "plain"]
     context: int
-    new_tokens: int = 4
+    new_tokens: int
+    scale: Scale
     _pieces: dict[tuple[str, bool], tuple[int, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -99,19 +100,18 @@ class Codec:
         return _SYSTEM in rendered
 
     @property
-    def digit_ids(self) -> tuple[int, ...]:
-        """Ids of the ratings 1 to 5 as they stand after a prompt."""
-        return self._ending.digits
+    def value_ids(self) -> tuple[int, ...]:
+        """Ids of the scale's values as they stand after a prompt."""
+        return self._ending.values
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Ids that end a response: the end of the assistant's turn and of a text."""
         return tuple(sorted({self._ending.end, *self._ids_of("eos_token_id")}))
 
-    def answer(self, rating: int) -> list[int]:
-        """Return the ids that a training row teaches: the digit and the end of the turn."""
-        assert rating in RATINGS, rating
-        return [self._ending.digits[rating - 1], self._ending.end]
+    def answer(self, rating: float) -> list[int]:
+        """Return the ids that a training row teaches: the rating and the end of the turn."""
+        return [self._ending.values[int(self.scale.index(rating))], self._ending.end]
 
     def encode(self, prompt: Prompt) -> Encoded:
         """Tokenise a prompt, dropping of it what exceeds the context (decision 23).
@@ -221,11 +221,12 @@ class Codec:
 
     @cached_property
     def _ending(self) -> _Ending:
-        """Found by tokenising all five answers in their place: "4" and " 4" are other tokens."""
+        """Found by tokenising all answers in their place: "4" and " 4" are other tokens."""
+        labels = self.scale.labels
         for before, after in self._surroundings():
-            rows = [_ids_after(self._tokenise, ":", f"{before}{r}{after}") for r in RATINGS]
+            rows = [_ids_after(self._tokenise, ":", f"{before}{label}{after}") for label in labels]
             columns = enumerate(zip(*rows, strict=False))
-            at = next((i for i, column in columns if len({*column}) == len(RATINGS)), None)
+            at = next((i for i, column in columns if len({*column}) == len(labels)), None)
             if at is None or len({(row[:at], row[at + 1 :]) for row in rows}) > 1:
                 continue
             ends = [i for i in rows[0][at + 1 :] if i in self._added]
@@ -234,7 +235,7 @@ class Codec:
                 raise UserError("the tokenizer has no token that ends an answer", "set eos_token")
             return _Ending(rows[0][:at], tuple(row[at] for row in rows), ends[0])
         raise UserError(
-            "the tokenizer does not write the ratings 1 to 5 as one token each",
+            f"the tokenizer does not write the ratings {self.scale.listed} as one token each",
             "use a model whose tokenizer does",
         )
 
