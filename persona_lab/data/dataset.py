@@ -4,6 +4,7 @@ Reads disk, and the network by way of the sources: `ratings`, and `fingerprint` 
 user's own.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from persona_lab.cache import content_hash
+from persona_lab.cache import Stage, content_hash
 from persona_lab.component import component, neutral
 from persona_lab.data.movie_info import MovieInfo
 from persona_lab.data.protocol import Protocol
@@ -76,6 +77,29 @@ class Data:
         if files is None and self.source is not None:
             files = sources.fetch(self.source)
         return self.reader.read(files, self.invalid, self.scale)
+
+    def stage(
+        self,
+        ratings: Callable[[], Ratings],
+        protocol: Protocol,
+        movie_info: MovieInfo,
+        sources: Sources,
+    ) -> Stage[Split]:
+        """The split as a stage of the flow.
+
+        Args:
+            ratings: All ratings, as from `ratings`.
+            protocol: `item_mean` (decision 1).
+            movie_info: What else is known of the movies.
+            sources: Public artefacts.
+        """
+        inputs = {
+            "data": self,
+            "content": self.fingerprint(sources),
+            "movie_info": [movie_info, movie_info.fingerprint(sources)],
+            "item_mean": protocol.item_mean,
+        }
+        return Stage(Split, inputs, lambda: self.split(ratings(), protocol, movie_info, sources))
 
     def fingerprint(self, sources: Sources) -> Any:
         """What identifies the files: a source's pins, or the hash of a path's content.

@@ -9,6 +9,7 @@ from persona_lab.model.loss import AnswerLoss, Loss
 from persona_lab.model.modes import Mode, Plan
 from persona_lab.model.module import Fit, Rating, UserAgentModule
 from persona_lab.model.peft import Peft
+from persona_lab.model.predictions import Predictions
 from persona_lab.model.train import Train
 from persona_lab.model.trainer import Trainer
 
@@ -21,6 +22,7 @@ __all__ = [
     "Mode",
     "Peft",
     "Plan",
+    "Predictions",
     "Rating",
     "Response",
     "Train",

@@ -4,7 +4,7 @@ A mode (decision 12) is a grouping of users, a cap on rows and a start. Pure.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -31,14 +31,6 @@ class Plan:
     route: dict[int, str | None]
     starts: dict[str, str] = field(default_factory=dict)
     crossed: tuple[str, ...] = ()
-
-    def alone(self, name: str) -> Self:
-        """The plan by which one adapter, trained as in this plan, rates every user."""
-        needed = [name]
-        while needed[0] in self.starts:
-            needed.insert(0, self.starts[needed[0]])
-        rows = {adapter: self.rows[adapter] for adapter in needed}
-        return replace(self, rows=rows, route=dict.fromkeys(self.route, name), crossed=())
 
 
 @runtime_checkable
