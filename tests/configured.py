@@ -1,6 +1,6 @@
 """A component as conf/ configures it, with what a test changes: defaults stand in conf/ alone."""
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -24,7 +24,7 @@ def configured(choice: str, **changes: Any) -> Any:
     return instantiate({"_target_": target}, **parts, **changes)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fields(choice: str) -> dict[str, Any]:
     group = choice.split("=")[0]
     GlobalHydra.instance().clear()
