@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from filelock import FileLock, Timeout
 
-from persona_lab.component import describe, hash_file
+from persona_lab.component import component, describe, hash_file
 from persona_lab.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class Entry(Generic[T]):
             return load(self.folder)
 
 
-@dataclass(frozen=True)
+@component
 class Cache:
     """Content-addressed results of stages.
 

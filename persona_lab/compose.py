@@ -33,8 +33,7 @@ CONF = "persona_lab.conf"
 # Groups that only choose options of others.
 OVERLAYS = {"setup", "role", "slm", "llm", "row", "experiment"}
 # Fields of no group that cannot change a result, or that a row has a place of its own for.
-_SWITCHES = {"rerun": bool, "verify": bool, "cache": str | None}
-_UNNAMED = {*OVERLAYS, *_SWITCHES, "seed", "task", "logger"}
+_UNNAMED = {*OVERLAYS, "seed", "rerun", "verify", "cache", "task", "logger"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,17 +86,20 @@ def build(cfg: DictConfig, changed: Mapping[str, Any], cwd: Path, folder: Path) 
     from persona_lab.lab import Lab
     from persona_lab.sources import Sources, default_cache
 
-    fields = _absolute(OmegaConf.to_container(cfg, resolve=True), cwd)
-    for key, kind in {"seed": Experiment, **_SWITCHES}.items():
-        _check_switch(key, kind, fields[key])
-    parts = make(fields)
+    parts = make(_absolute(OmegaConf.to_container(cfg, resolve=True), cwd))
     names = {field.name for field in dataclasses.fields(Experiment)} - {"changed"}
-    experiment = Experiment(changed=dict(changed), **{name: parts[name] for name in names})
+    choices = {name: parts[name] for name in names} | {"changed": dict(changed)}
+    if not isinstance(cfg.cache, str | None):
+        raise UserError(f"cache is {cfg.cache!r}", "it should be a folder, or null")
     root = cwd / Path(cfg.cache).expanduser() if cfg.cache else default_cache()
-    lab = Lab(
-        Sources(root), Cache(root / "store", verify=cfg.verify), folder, parts["logger"], cfg.rerun
-    )
-    return Run(experiment, lab, parts["task"])
+    places = {
+        "sources": Sources(root),
+        "cache": _fit(Cache, "", {"root": root / "store", "verify": cfg.verify}),
+        "folder": folder,
+        "logger": parts["logger"],
+        "rerun": cfg.rerun,
+    }
+    return Run(_fit(Experiment, "", choices), _fit(Lab, "", places), parts["task"])
 
 
 def _absolute(node: Any, cwd: Path) -> Any:
@@ -111,17 +113,6 @@ def _absolute(node: Any, cwd: Path) -> Any:
         else _absolute(value, cwd)
         for key, value in node.items()
     }
-
-
-def _check_switch(key: str, kind: Any, value: Any) -> None:
-    from pydantic import TypeAdapter, ValidationError
-
-    if dataclasses.is_dataclass(kind):
-        kind = {field.name: field.type for field in dataclasses.fields(kind)}[key]
-    try:
-        TypeAdapter(kind).validate_python(value, strict=True)
-    except ValidationError as error:
-        raise _misfit(error, "", {key: value}, kind) from None
 
 
 def make(node: Any, where: str = "") -> Any:
@@ -145,17 +136,18 @@ def make(node: Any, where: str = "") -> Any:
         key: make(value, f"{where}.{key}" if where else str(key)) for key, value in node.items()
     }
     path = parts.pop("_target_", None)
-    if path is None:
-        return parts
+    return parts if path is None else _fit(_resolve(path, where), where, parts)
+
+
+def _fit(target: Any, where: str, parts: Mapping[str, Any]) -> Any:
     from pydantic import ValidationError
 
-    target = _resolve(path, where)
     try:
         return target(**parts)
     except ValidationError as error:
         raise _misfit(error, where, parts, target) from None
     except TypeError as error:
-        raise UserError(f"{where}: {error}", f"see the fields of {path}") from error
+        raise UserError(f"{where}: {error}", "see the fields of its class") from error
 
 
 def _resolve(path: str, where: str = "") -> Any:

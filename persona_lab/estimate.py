@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from peft.tuners.tuners_utils import BaseTunerLayer
+from pydantic import TypeAdapter
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -40,6 +41,7 @@ _PERSONAS = 4
 _FOUR_BITS = 4.125 / 8  # bytes of a weight in 4 bits, with a scale of 8 bits for 64 of them
 _ANSWER = 2  # tokens that a training row teaches: the digit and the end of the turn
 _FILE = "plan.json"
+_PIPED_WIDTH = 180
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,34 @@ class Work:
     attended: int = 0
     largest: int = 0
     answers: int = 0
+
+    @classmethod
+    def of(cls, rows: Sequence[list[int]], users: Sequence[int], budget: int, answers: int) -> Self:
+        """Pack rows of token ids as the engine does, at most `budget` tokens at once.
+
+        Args:
+            rows: Token ids of each row.
+            users: Whose they are.
+            budget: Tokens computed at once; a single row may have more.
+            answers: Positions of each row at which the head is applied.
+        """
+        attended = unique = largest = 0
+        for batch in pack(list(by_prefix(rows, users, answers)), budget):
+            at_once = sum(group.n_tokens for group in batch)
+            if at_once > budget:
+                at_once = max(part.n_tokens for part in parts(batch[0], budget))
+            largest = max(largest, at_once)
+            for group in batch:
+                n = len(group.prefix)
+                attended += n * (n + 1) // 2
+                attended += sum(s * n + s * (s + 1) // 2 for s in map(len, group.suffixes))
+                unique += group.n_tokens
+        tokens = sum(map(len, rows))
+        return cls(len(rows), tokens, unique, attended, largest, answers * len(rows))
+
+    def __add__(self, other: "Work") -> "Work":
+        sums = {name: n + getattr(other, name) for name, n in vars(self).items()}
+        return Work(**sums | {"largest": max(self.largest, other.largest)})
 
 
 @dataclass(frozen=True)
@@ -119,10 +149,7 @@ class Estimate:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
-        found = json.loads((folder / _FILE).read_text())
-        parts = [Part(**{**part, "work": Work(**part["work"])}) for part in found.pop("parts")]
-        key, cost = found.pop("distillation")
-        return cls(parts=parts, distillation=(key, Cost(**cost)), **found)
+        return TypeAdapter(cls).validate_json((folder / _FILE).read_text())
 
 
 def estimate(experiment: Experiment, lab: Lab) -> Estimate:
@@ -150,17 +177,17 @@ def estimate(experiment: Experiment, lab: Lab) -> Estimate:
     cost = Cost() if prepared.memories.there else experiment.distiller.estimate(histories)
     examples = _examples(experiment, lab, prepared if written else None, split, assumed)
     plan = experiment.adapter.plan(split.train, personas, experiment.seed)
-    scale = _Scale.of(experiment, lab, trained=bool(plan.rows))
+    shape = Shape.of(experiment, lab, trained=bool(plan.rows))
 
     parts, training = [], Work()
     for name, rows in plan.rows.items():
         work = _training(experiment, examples(rows, training=True))
         key = experiment.training(lab, prepared, plan, name).key
-        parts.append(Part(key, name, len(rows), work, scale.training(work)))
-        training = max(training, work, key=lambda each: each.largest)
+        parts.append(Part(key, name, len(rows), work, shape.training(work)))
+        training = max(training, work, key=lambda work: work.largest)
     rating = _rating(experiment, examples(split.test, training=False))
     steps = 0 if experiment.decode.name == "expected" else experiment.decode.max_new_tokens - 1
-    flop = scale.rating(rating, steps)
+    flop = shape.rating(rating, steps)
     for rater in (None, *plan.crossed):
         key = experiment.rating(lab, prepared, plan, rater).key
         parts.append(Part(key, "predictions", rating.rows, rating, flop))
@@ -171,10 +198,10 @@ def estimate(experiment: Experiment, lab: Lab) -> Estimate:
         model=experiment.model.name,
         distillation=(prepared.memories.key, cost),
         parts=parts,
-        adapter_parameters=scale.adapter,
-        weights=scale.held + 4 * scale.adapter,
-        activations=max(scale.kept_in_training(training), scale.kept_in_rating(rating)),
-        optimiser=12 * scale.adapter,
+        adapter_parameters=shape.adapter,
+        weights=shape.held + 4 * shape.adapter,
+        activations=max(shape.kept_in_training(training), shape.kept_in_rating(rating)),
+        optimiser=12 * shape.adapter,
         tflops=experiment.trainer.tflops,
         assumed=assumed,
     )
@@ -182,71 +209,76 @@ def estimate(experiment: Experiment, lab: Lab) -> Estimate:
 
 def show(estimates: Sequence[Estimate]) -> None:
     """Print a table of runs, with the sum over them in which a shared part counts once."""
+    lines = [
+        {
+            "run": run.label,
+            "model": run.model,
+            **_work(run.parts),
+            **_memory(run),
+            **_bill([run]),
+        }
+        for run in estimates
+    ]
+    if len(estimates) > 1:
+        distinct = {part.key: part for run in estimates for part in run.parts}
+        lines.append({"run": "all", **_work(distinct.values()), **_bill(estimates)})
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=_PIPED_WIDTH)
     table = Table(box=box.SIMPLE, title="What it would take", title_justify="left")
-    for head in ("run", "model", *_NUMBERS):
-        table.add_column(head, justify="right" if head in _NUMBERS else "left")
-    for each in estimates:
-        sizes = (each.weights, each.activations, each.optimiser)
-        table.add_row(
-            *(each.label, each.model, *_work(each.parts)),
-            f"{each.adapter_parameters / 1e6:.4g} M" if each.adapter_parameters else "–",
-            f"{4 * each.adapter_parameters / 1e6:.4g}" if each.adapter_parameters else "–",
-            *(f"{size / 1e9:.3g}" for size in (*sizes, sum(sizes))),
-            *(_time(sum(_seconds(each).values())), *_bill([each.distillation])),
-        )
-    if len(estimates) > 1:
-        distinct = {part.key: part for each in estimates for part in each.parts}
-        seconds = {key: n for each in estimates for key, n in _seconds(each).items()}
-        table.add_section()
-        bill = _bill(each.distillation for each in estimates)
-        blank = [""] * (len(_NUMBERS) - 9)
-        table.add_row(
-            *("all", "", *_work(distinct.values()), *blank, _time(sum(seconds.values())), *bill)
-        )
+    for head in lines[0]:
+        table.add_column(head, justify="left" if head in ("run", "model") else "right")
+    for line in lines:
+        if line["run"] == "all":
+            table.add_section()
+        table.add_row(*(line.get(head, "") for head in lines[0]))
     console.print(table)
-    for said in dict.fromkeys(said for each in estimates for said in each.assumed):
-        console.print(f"Estimated: {said}.", highlight=False)
-    rates = {f"{each.tflops:g}" for each in estimates}
+    for assumption in dict.fromkeys(text for run in estimates for text in run.assumed):
+        console.print(f"Estimated: {assumption}.", highlight=False)
+    rates = sorted({f"{run.tflops:g}" for run in estimates})
     console.print(
         "Rows to train on by adapter, least to most. Tokens: of all epochs, were each row computed "
         "alone; computed: with a user's shared prefix once. GB: what is held at once. Time at "
-        f"trainer.tflops={','.join(sorted(rates))}, an assumption; decoding runs below it. LLM: "
+        f"trainer.tflops={','.join(rates)}, an assumption; decoding runs below it. LLM: "
         "the distillation alone; movie texts and vectors that a server is asked for come on top.",
         highlight=False,
     )
 
 
-_PIPED_WIDTH = 180
-_NUMBERS = (
-    *("train on", "rate", "M tokens", "computed", "PFLOP", "an adapter", "MB"),
-    *("GB weights", "activations", "optimiser", "together", "time"),
-    *("LLM calls", "M LLM tokens", "money"),
-)
-
-
-def _seconds(each: Estimate) -> dict[str, float]:
-    return {part.key: part.flop / each.tflops / 1e12 for part in each.parts}
-
-
-def _work(parts: Iterable[Part]) -> list[str]:
+def _work(parts: Iterable[Part]) -> dict[str, str]:
     parts = list(parts)
     trained = sorted(part.rows for part in parts if part.name != "predictions")
-    rows = [f"{n:,}" for n in dict.fromkeys([*trained[:1], *trained[-1:]])]
+    sizes = [f"{n:,}" for n in dict.fromkeys([*trained[:1], *trained[-1:]])]
     rated = sum(part.rows for part in parts if part.name == "predictions")
-    tokens = (sum(p.work.tokens for p in parts), sum(p.work.unique_tokens for p in parts))
-    return [
-        f"{len(trained)} x {'–'.join(rows)}" if trained else "–",
-        f"{rated:,}",
-        *(f"{n / 1e6:.3g}" for n in tokens),
-        f"{sum(part.flop for part in parts) / 1e15:.3g}",
-    ]
+    return {
+        "train on": f"{len(trained)} x {'–'.join(sizes)}" if trained else "–",
+        "rate": f"{rated:,}",
+        "M tokens": f"{sum(part.work.tokens for part in parts) / 1e6:.3g}",
+        "computed": f"{sum(part.work.unique_tokens for part in parts) / 1e6:.3g}",
+        "PFLOP": f"{sum(part.flop for part in parts) / 1e15:.3g}",
+    }
 
 
-def _bill(distillations: Iterable[tuple[str, Cost]]) -> list[str]:
-    total = sum(dict(distillations).values(), Cost())
-    return [f"{total.calls:,}", f"{total.tokens / 1e6:.3g}", f"{total.money:,.2f}"]
+def _memory(run: Estimate) -> dict[str, str]:
+    millions = run.adapter_parameters / 1e6
+    return {
+        "an adapter": f"{millions:.4g} M" if millions else "–",
+        "MB": f"{4 * millions:.4g}" if millions else "–",
+        "GB weights": f"{run.weights / 1e9:.3g}",
+        "activations": f"{run.activations / 1e9:.3g}",
+        "optimiser": f"{run.optimiser / 1e9:.3g}",
+        "together": f"{(run.weights + run.activations + run.optimiser) / 1e9:.3g}",
+    }
+
+
+def _bill(runs: Sequence[Estimate]) -> dict[str, str]:
+    seconds = {part.key: part.flop / run.tflops / 1e12 for run in runs for part in run.parts}
+    cost = sum(dict(run.distillation for run in runs).values(), Cost())
+    return {
+        "time": _time(sum(seconds.values())),
+        "LLM calls": f"{cost.calls:,}",
+        "M LLM tokens": f"{cost.tokens / 1e6:.3g}",
+        "money": f"{cost.money:,.2f}",
+    }
 
 
 def _time(seconds: float) -> str:
@@ -273,7 +305,8 @@ def _split(experiment: Experiment, lab: Lab, prepared: Prepared, assumed: list[s
         seed=data.seed,
     )
     made_up = replace(data, reader=likes)
-    split = made_up.split(likes.read(None, "error"), protocol, NoMovieInfo(), lab.sources)
+    ratings = likes.read(None, "error", data.scale)
+    split = made_up.split(ratings, protocol, NoMovieInfo(), lab.sources)
     assumed.append(
         f"{data.name} is not in the cache: {data.n_users} users of {data.min_ratings} to "
         f"{data.max_ratings} ratings"
@@ -336,6 +369,7 @@ def _declared_examples(
             traits=(1, 1, 1) if memory.profile else None,
             memories=[recalled] * memory.top_k if memory.interactions else None,
             movie=movies[item],
+            scale=split.scale,
         )
         words = [word for section in prompt.sections for word in known(section.text)]
         ids = np.repeat(words[: len(n_tokens)], n_tokens[: len(words)])
@@ -352,45 +386,20 @@ def _training(experiment: Experiment, examples: Sequence[Example]) -> Work:
     recipe, work = experiment.train, Work()
     for epoch in range(recipe.epochs):
         for step in recipe.steps(examples, experiment.seed, epoch):
-            # A row's last token that is computed is its digit: it predicts the end of the turn.
-            ids = [[*examples[i].ids, -examples[i].rating] for i in step]
+            # A row's last token that is computed is its answer: it predicts the end of the turn.
+            rows = [[*examples[i].ids, -1 - int(examples[i].rating)] for i in step]
             users = [examples[i].user_id for i in step]
-            work = _add(work, ids, users, recipe.tokens_per_microbatch, answers=_ANSWER)
+            work += Work.of(rows, users, recipe.tokens_per_microbatch, answers=_ANSWER)
     return work
 
 
 def _rating(experiment: Experiment, examples: Sequence[Example]) -> Work:
-    budget = experiment.trainer.tokens_per_batch
-    ids, users = [each.ids for each in examples], [each.user_id for each in examples]
-    return _add(Work(), ids, users, budget, answers=1)
-
-
-def _add(
-    work: Work, ids: Sequence[list[int]], users: Sequence[int], budget: int, answers: int
-) -> Work:
-    unique, attended, largest = work.unique_tokens, work.attended, work.largest
-    for batch in pack(list(by_prefix(ids, users, answers)), budget):
-        whole = sum(each.n_tokens for each in batch)
-        if whole > budget:
-            whole = max(part.n_tokens for part in parts(batch[0], budget))
-        largest = max(largest, whole)
-        for each in batch:
-            n = len(each.prefix)
-            attended += n * (n + 1) // 2
-            attended += sum(s * n + s * (s + 1) // 2 for s in map(len, each.suffixes))
-            unique += each.n_tokens
-    return Work(
-        rows=work.rows + len(ids),
-        tokens=work.tokens + sum(map(len, ids)),
-        unique_tokens=unique,
-        attended=attended,
-        largest=largest,
-        answers=work.answers + answers * len(ids),
-    )
+    rows, users = [row.ids for row in examples], [row.user_id for row in examples]
+    return Work.of(rows, users, experiment.trainer.tokens_per_batch, answers=1)
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Shape:
     """A base model with an adapter, as numbers.
 
     Attributes:
@@ -417,6 +426,7 @@ class _Scale:
 
     @classmethod
     def of(cls, experiment: Experiment, lab: Lab, *, trained: bool) -> Self:
+        """Count a model by its outline: no weights are loaded."""
         model = experiment.model.outline(lab.sources)
         config: Any = model.config
         head_dim = getattr(config, "head_dim", None) or (
@@ -454,6 +464,7 @@ class _Scale:
         return matrices, 4.0 * self.layers * self.query * work.attended
 
     def training(self, work: Work) -> float:
+        """Operations of a forward and a backward pass."""
         matrices, attention = self.forward(work)
         return 2 * matrices + 3 * attention + 6.0 * self.adapter * work.unique_tokens
 
@@ -467,10 +478,12 @@ class _Scale:
         return matrices + attention + per_token + steps * work.rows * (step + adapter)
 
     def kept_in_training(self, work: Work) -> float:
+        """Bytes that the largest micro-batch keeps for its backward pass."""
         rows = work.largest * work.answers / max(work.unique_tokens, 1)
         return self.layers * self.kept * work.largest + self.logits * rows
 
     def kept_in_rating(self, work: Work) -> float:
+        """Bytes that the largest batch keeps: its keys and values, and one layer."""
         rows = work.largest * work.answers / max(work.unique_tokens, 1)
         return (self.layers * self.cached + self.kept) * work.largest + self.logits * rows
 
@@ -480,4 +493,4 @@ def _adapter(experiment: Experiment, model: PreTrainedModel) -> tuple[int, int]:
     with lend(model, experiment.peft.config(experiment.model.lora_targets), seed=0) as lent:
         parameters, _ = lent.get_nb_trainable_parameters()
         adapted: list[Any] = [m for m in lent.modules() if isinstance(m, BaseTunerLayer)]
-        return parameters, sum(each.in_features for each in adapted)
+        return parameters, sum(module.in_features for module in adapted)

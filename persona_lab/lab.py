@@ -1,17 +1,18 @@
 """Where a run reads, keeps and shows things, handed along as one."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Self, TypeVar
 
 from persona_lab.cache import Cache, Entry, Output, Stage
+from persona_lab.component import component
 from persona_lab.model.loggers import Logger
 from persona_lab.sources import Sources
 
 T = TypeVar("T", bound=Output)
 
 
-@dataclass(frozen=True)
+@component
 class Lab:
     """The places of a run.
 

@@ -115,5 +115,6 @@ class Plan:
 
         plans = [Estimate.load(job) for job in jobs]
         # r10 after r2.
-        show(sorted(plans, key=lambda plan: [int(n) for n in re.findall(r"\d+", plan.label)]))
+        if plans:
+            show(sorted(plans, key=lambda plan: [int(n) for n in re.findall(r"\d+", plan.label)]))
         return len(jobs)
