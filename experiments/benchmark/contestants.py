@@ -30,21 +30,24 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
+from persona_lab.compose import configure
 from persona_lab.model import (
     Decode,
-    Train,
+    Fit,
+    Rating,
     TrainedAdapter,
     UserAgentModule,
     attach,
     lend,
     rate_examples,
 )
-from persona_lab.model.adapters import weights_of
+from persona_lab.model.lending import weights_of
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Example
 
 NEW_TOKENS = 4
 _LR = 3e-4
+_SETUP = configure("decode=greedy").experiment
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ class Ours:
         """One optimiser step (see `Contestant`)."""
         config = copy.copy(self.adapter.config)
         config.lora_dropout = config.lora_dropout if dropout else 0.0
-        recipe = Train(lr=_LR, epochs=1, batch_size=len(rows), rows_per_prefix=len(rows))
+        step = {"batch_size": len(rows), "rows_per_prefix": len(rows)}
+        recipe = replace(_SETUP.train, lr=_LR, epochs=1, **step)
         with (
             lend(self.rows.base, config, seed=0, low_cpu_mem_usage=True) as lent,
             tempfile.TemporaryDirectory() as folder,
@@ -99,7 +103,8 @@ class Ours:
             weights = {name: t.clone() for name, t in self.adapter.weights.items()}
             set_peft_model_state_dict(lent, weights, low_cpu_mem_usage=True)
             lent.train()
-            module = _Timed(self.rows.base, self.rows.codec, list(rows), recipe, seed=0)
+            fit = Fit("the benchmark", list(rows), recipe, config, seed=0)
+            module = _Timed(self.rows.base, self.rows.codec, fit)
             trainer = self.rows.trainer.lightning(Path(folder), None, "training", max_epochs=1)
             trainer.fit(module)
         (loss,) = module.losses
@@ -137,15 +142,9 @@ class OursRating:
             tempfile.TemporaryDirectory() as folder,
         ):
             began = now()
+            rating = Rating("the benchmark", list(rows), self.decode, seed=0)
             responses = rate_examples(
-                self.rows.base,
-                self.rows.codec,
-                list(rows),
-                self.decode,
-                self.rows.trainer,
-                folder=Path(folder),
-                seed=0,
-                name="the benchmark",
+                *(self.rows.base, self.rows.codec, rating, self.rows.trainer, Path(folder))
             )
             seconds = now() - began
         answers = {_key(row): each.text for row, each in zip(rows, responses, strict=True)}
@@ -153,9 +152,9 @@ class OursRating:
 
 
 # A pattern that no text matches: no row stops before its fourth token or its end, as in generate.
-generate_fully = Decode("greedy", max_new_tokens=NEW_TOKENS, pattern="(?!)([1-5])")
-stop_early = replace(generate_fully, pattern=Decode.pattern)
-score_only = Decode("expected")
+generate_fully = replace(_SETUP.decode, max_new_tokens=NEW_TOKENS, pattern="(?!)(.)")
+stop_early = replace(generate_fully, pattern=_SETUP.decode.pattern)
+score_only = configure("decode=expected").experiment.decode
 
 
 class _Peer:
