@@ -5,7 +5,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 CONF = "persona_lab.conf"
@@ -21,7 +21,7 @@ def configured(choice: str, **changes: Any) -> Any:
     fields = dict(_fields(choice))
     target = fields.pop("_target_")
     parts = {name: _object(value) for name, value in fields.items() if name not in changes}
-    return instantiate({"_target_": target}, **parts, **changes)
+    return get_object(target)(**parts, **changes)
 
 
 @lru_cache(maxsize=None)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from persona_lab.distill.english import split_genres
+from persona_lab.distill.taste import split_genres
 from persona_lab.distill.titles import natural_title
 
 # Longest texts that a prompt shows, in characters; a catalogue's are far below.

@@ -23,7 +23,7 @@ from persona_lab.data import Cost
 from persona_lab.distill.chat import TOKENS_PER_WORD, Chat, Conversation, Reply, Request
 from persona_lab.distill.histories import History, Scope, UserMemories
 from persona_lab.distill.prompts import Prompts
-from persona_lab.distill.reasons import verdict
+from persona_lab.distill.histories import rated_as
 from persona_lab.distill.titles import Titles
 from persona_lab.sources import Sources
 
@@ -184,7 +184,7 @@ class _User:
                 predicted = yield from self._predict(profile, batch)
             written = yield from self._write(profile, batch, predicted)
             for n, row in enumerate(batch, 1):
-                plain = verdict(row["title"], _year(row), row["rating"])
+                plain = rated_as(row["title"], _year(row), str(row["rating"]))
                 self.counts["interactions_plain"] += self.distiller.enriched and (
                     f"movie_{n}" not in written
                 )
@@ -298,7 +298,7 @@ class _User:
         about, because = self._text(explained.about), self._text(explained.because)
         because = re.sub(r"^because\b[\s,:]*", "", because, flags=re.IGNORECASE) or because
         stop = "" if about.endswith((".", "!", "?")) else "."
-        rated = verdict(row["title"], _year(row), row["rating"])
+        rated = rated_as(row["title"], _year(row), str(row["rating"]))
         return self._named(
             self._text(f"{about}{stop} {rated} because {because}"), own=row["item_id"]
         )

@@ -18,7 +18,7 @@ from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 from persona_lab.data import Split
-from persona_lab.distill.english import split_genres
+from persona_lab.distill.taste import split_genres
 from persona_lab.errors import UserError
 from persona_lab.personas.personas import Personas
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from persona_lab.distill.reasons import verdict
+from persona_lab.distill.histories import rated_as
 from persona_lab.prompting.codec import Codec
 from persona_lab.prompting.template import TRAITS, Prompt, Template
 
@@ -153,7 +153,7 @@ def _memory_text(
         return recalled.text
     movie = movies[recalled.item_id]
     year = None if pd.isna(movie["year"]) else int(movie["year"])
-    return f"{verdict(movie['title'], year, recalled.rating)}."
+    return f"{rated_as(movie['title'], year, str(recalled.rating))}."
 
 
 def _recall(rows: pd.DataFrame, bank: Bank | None, memory: Memory) -> Sequence[Sequence[Recalled]]:

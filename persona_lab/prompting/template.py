@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from persona_lab.distill.english import split_genres
+from persona_lab.distill.taste import split_genres
 from persona_lab.errors import UserError
 
 Role = Literal["system", "user"]
