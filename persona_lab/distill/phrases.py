@@ -18,7 +18,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from string import Formatter
 from typing import Any, NamedTuple
 
@@ -26,8 +26,9 @@ from pydantic import PositiveInt
 
 from persona_lab.component import component
 
-Forms = str | Sequence[str]
+# Facts by name; what is not known has no name here.
 Facts = Mapping[str, Any]
+Forms = str | Sequence[str]
 
 
 @component
@@ -85,20 +86,25 @@ class Voice:
         return zlib.crc32(f"{self.seed} {self.user_id} ".encode())
 
 
-class _Field(NamedTuple):
-    before: str
-    path: tuple[str, ...]
-    way: str
+Put = Callable[[Any], str]
 
 
-class _Form(NamedTuple):
-    text: bytes
+class Form(NamedTuple):
+    """A form of a sentence.
+
+    Attributes:
+        place: Its text, by which a voice chooses among the wordings.
+        names: The facts that it needs.
+        wordings: Each a row of (text, a fact's name, the names within it, how it is put); the
+            name is "" where a text ends without a fact.
+    """
+
+    place: bytes
     names: frozenset[str]
-    wordings: list[tuple[_Field, ...]]
+    wordings: Sequence[Sequence[tuple[str, str, Sequence[str], Put]]]
 
 
-Sentence = tuple[_Form, ...]
-Choice = Callable[[_Form], int]
+Sentence = Sequence[Form]
 
 
 class Writer:
@@ -112,23 +118,23 @@ class Writer:
 
     def __init__(self, phrases: Phrases) -> None:
         self._phrases = phrases
+        self._genre = cache(self._words_of)
+        self._one, self._many = cache(self._movie), cache(self._movies)
+        self._parts = {name: self._sentence(forms) for name, forms in phrases.parts.items()}
         self._themes = {
-            theme: [_sentence(forms) for forms in sentences]
+            theme: [self._sentence(forms) for forms in sentences]
             for theme, sentences in phrases.profile.items()
         }
-        self.reason, self.beside = _sentence(phrases.reason), _sentence(phrases.beside)
-        self.feelings = [_sentence(forms) for forms in phrases.feelings]
-        self._parts = {name: _sentence(forms) for name, forms in phrases.parts.items()}
-        self._levels = {name: (level[::2], level[1::2]) for name, level in phrases.levels.items()}
-        self._movies: dict[Any, str] = {}
+        self.reason, self.beside = self._sentence(phrases.reason), self._sentence(phrases.beside)
+        self.feelings = [self._sentence(forms) for forms in phrases.feelings]
 
     def profile(self, facts: Facts, voice: Voice) -> str:
         """A whole profile, of at most `most_words` words where its expendable themes allow."""
         said = {
-            theme: " ".join(filter(None, (self.say(form, facts, voice) for form in sentences)))
+            theme: " ".join(filter(None, (self.say(each, facts, voice) for each in sentences)))
             for theme, sentences in self._themes.items()
         }
-        for theme in (None, *self._phrases.expendable):
+        for theme in ("", *self._phrases.expendable):
             said.pop(theme, None)
             text = " ".join(filter(None, said.values()))
             if len(text.split()) <= self._phrases.most_words:
@@ -137,56 +143,61 @@ class Writer:
 
     def say(self, sentence: Sentence, facts: Facts, voice: Voice, turn: int = 0) -> str:
         """A sentence in the user's wording; "" where no form's facts are known."""
-        return self._say(sentence, facts, lambda form: voice.pick(form.text, len(form.wordings), turn))
+        for form in sentence:
+            if form.names <= facts.keys():
+                return _said(form, facts, voice.pick(form.place, len(form.wordings), turn))
+        return ""
 
-    def movie(self, genres: tuple[str, ...], directors: tuple[str, ...]) -> str:
-        """One movie, without article: "crime drama by Jane Doe"."""
-        known = self._movies.get((genres, directors))
-        if known is None:
-            facts = {"genres": genres} | ({"directors": list(directors)} if directors else {})
-            known = self._movies[genres, directors] = self._say(self._parts["movie"], facts, _first)
-        return known
+    def part(self, name: str, facts: Facts, wording: int = 0) -> str:
+        """A part of a sentence; "" where no form's facts are known."""
+        for form in self._parts[name]:
+            if form.names <= facts.keys():
+                return _said(form, facts, wording)
+        return ""
 
-    def _say(self, sentence: Sentence, facts: Facts, choice: Choice) -> str:
-        form = next((form for form in sentence if form.names <= facts.keys()), None)
-        if form is None:
-            return ""
-        said = []
-        for before, path, way in form.wordings[choice(form) if len(form.wordings) > 1 else 0]:
-            said.append(before)
-            if path:
-                value: Any = facts
-                for name in path:
-                    value = value[name]
-                said.append(self._put(value, way))
-        return "".join(said)
+    def _sentence(self, forms: Forms) -> Sentence:
+        return [self._form(text) for text in ([forms] if isinstance(forms, str) else forms)]
 
-    def _put(self, value: Any, way: str) -> str:
-        if isinstance(value, list):
-            name, _, joint = way.partition(" ")
-            if not name:
-                return listed(value)
-            part = self._parts[name]
-            first, others = value[0], value[1:]
-            members = [self._say(part, first, _first)]
-            return listed(members + [self._say(part, other, _last) for other in others], joint)
-        if isinstance(value, dict):
-            return self._say(self._parts[way], value, _first)
-        if isinstance(value, tuple):
-            movie = self._of_genres(value)
-            if way == "one":
-                return movie
-            return f"{movie[:-1]}ies" if movie.endswith("y") else f"{movie}s"
-        if way in self._levels:
-            words, cuts = self._levels[way]
-            return words[bisect_right(cuts, value)]
-        if way in ("a", "A"):
-            return f"{way}n {value}" if value[0] in "aeiou8" else f"{way} {value}"
-        if way in ("kind", "offer"):
-            return self._genre(value)[way]
-        return format(value, way)
+    def _form(self, text: str) -> Form:
+        wordings = []
+        for wording in text.split(" | "):
+            fields = []
+            for before, path, way, _ in Formatter().parse(wording.strip()):
+                name, *within = (path or "").split(".")
+                fields.append((before, name, within, self._put(way or "")))
+            wordings.append(fields)
+        names = {name for wording in wordings for _, name, _, _ in wording} - {""}
+        return Form(text.encode(), frozenset(names), wordings)
 
-    def _of_genres(self, genres: tuple[str, ...]) -> str:
+    def _put(self, way: str) -> Put:
+        """How a fact is put, by what follows the colon."""
+        name, _, joint = way.partition(" ")
+        if not way:
+            return lambda value: listed(value) if isinstance(value, list) else str(value)
+        if name in self._phrases.parts:
+            return lambda value: self._members(name, value, joint)
+        if level := self._phrases.levels.get(way):
+            words, cuts = level[::2], level[1::2]
+            return lambda value: str(words[bisect_right(cuts, value)])
+        ways: dict[str, Put] = {
+            "kind": lambda genre: self._genre(genre)["kind"],
+            "offer": lambda genre: self._genre(genre)["offer"],
+            "one": self._one,
+            "many": self._many,
+            "a": _with_article,
+            "A": lambda phrase: _with_article(phrase).capitalize(),
+        }
+        return ways.get(way) or f"{{:{way}}}".format
+
+    def _members(self, part: str, value: Any, joint: str) -> str:
+        if not isinstance(value, list):
+            return self.part(part, value)
+        members = [
+            self.part(part, member, -1 if place else 0) for place, member in enumerate(value)
+        ]
+        return listed(members, joint)
+
+    def _movie(self, genres: tuple[str, ...]) -> str:
         if len(genres) > 2:
             kinds = [self._genre(genre)["kind"] for genre in genres]
             return self._phrases.mix.format(kinds=listed(kinds))
@@ -194,12 +205,14 @@ class Writer:
         adjectives = [self._genre(genre)["adjective"] for genre in genres if genre != noun]
         return " ".join([*adjectives, self._genre(noun)["noun"] if noun else "movie"])
 
-    def _genre(self, name: str) -> Mapping[str, str]:
-        words = self._phrases.genres.get(name)
-        if words is None:
-            other = self._phrases.other_genre.items()
-            words = {key: text.format(name=name.lower()) for key, text in other}
-        return words
+    def _movies(self, genres: tuple[str, ...]) -> str:
+        movie = self._one(genres)
+        return f"{movie[:-1]}ies" if movie.endswith("y") else f"{movie}s"
+
+    def _words_of(self, genre: str) -> Mapping[str, str]:
+        other = self._phrases.other_genre.items()
+        words = {name: text.format(name=genre.lower()) for name, text in other}
+        return self._phrases.genres.get(genre, words)
 
 
 def listed(parts: Sequence[str], joint: str = "") -> str:
@@ -209,25 +222,17 @@ def listed(parts: Sequence[str], joint: str = "") -> str:
     return f"{', '.join(parts[:-1])} {joint or 'and'} {parts[-1]}"
 
 
-def _sentence(forms: Forms) -> Sentence:
-    return tuple(_form(text) for text in ([forms] if isinstance(forms, str) else forms))
+def _said(form: Form, facts: Facts, wording: int) -> str:
+    said = ""
+    for before, name, within, put in form.wordings[wording if len(form.wordings) > 1 else 0]:
+        said += before
+        if name:
+            value = facts[name]
+            for inner in within:
+                value = value[inner]
+            said += put(value)
+    return said
 
 
-def _form(text: str) -> _Form:
-    wordings = [
-        tuple(
-            _Field(before, tuple(name.split(".")) if name else (), way or "")
-            for before, name, way, _ in Formatter().parse(wording.strip())
-        )
-        for wording in text.split(" | ")
-    ]
-    names = {field.path[0] for wording in wordings for field in wording if field.path}
-    return _Form(text.encode(), frozenset(names), wordings)
-
-
-def _first(form: _Form) -> int:
-    return 0
-
-
-def _last(form: _Form) -> int:
-    return -1
+def _with_article(phrase: str) -> str:
+    return f"an {phrase}" if phrase[0] in "aeiou8" else f"a {phrase}"

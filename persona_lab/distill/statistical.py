@@ -80,7 +80,8 @@ def _interaction(movie: Rated, taste: Taste, writer: Writer, voice: Voice, turn:
     """
     label = taste.scale.labels[movie.place]
     facts = taste.reasons(movie) | taste.beside(movie) | {"label": label}
-    facts["movie"] = writer.movie(movie.genres, movie.directors[:2])
+    directors = {"directors": list(movie.directors[:2])} if movie.directors else {}
+    facts["movie"] = writer.part("movie", {"genres": movie.genres, **directors})
     feelings = writer.feelings[taste.level(movie.rating, len(writer.feelings))]
     facts["plain"] = writer.say(feelings, facts, voice, turn)
     reason = writer.say(writer.reason, facts, voice, turn)

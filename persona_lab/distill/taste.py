@@ -4,12 +4,15 @@ Everything is read from running sums, so that a profile after every batch costs 
 the history. What would rest on too few ratings is no fact.
 """
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import combinations
+from operator import itemgetter
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from persona_lab.data import Scale
@@ -19,7 +22,7 @@ _PRIOR = 4.0
 # Later actors of a cast seldom decide a rating.
 _LEADING = 3
 # With fewer ratings little can be said; with fewer than _LONG nothing of change.
-FEW, _LONG = 6, 30
+_FEW, _LONG = 6, 30
 # What movies are rated on average, as a share of the scale: 3.6 of 1 to 5.
 _TYPICAL = 0.65
 # Cuts between movies of low and high averages, likewise: 3.0, 3.5 and 4.0.
@@ -112,45 +115,28 @@ class Sums:
 
     Attributes:
         n: How many.
-        total: Sum of the ratings.
+        total: Of the ratings.
         highest: How many are the highest of the scale.
-        lows: How many are low.
+        low: How many are low.
         compared: How many have an average of others.
-        above: Sum of rating minus average over these.
+        above: Of rating minus average over these.
     """
 
-    __slots__ = ("above", "compared", "highest", "lows", "n", "total")
+    __slots__ = ("above", "compared", "highest", "low", "n", "total")
 
     def __init__(self) -> None:
-        self.n = self.highest = self.lows = self.compared = 0
+        self.n = self.highest = self.low = self.compared = 0
         self.total = self.above = 0.0
-
-    @property
-    def mean(self) -> float:
-        """Mean rating; there must be one."""
-        return self.total / self.n
-
-    @property
-    def lead(self) -> float:
-        """Mean of rating minus average of others; one must be known."""
-        return self.above / self.compared
-
-    def effect(self, usual: float) -> float:
-        """How far the mean is from the user's usual one, drawn towards 0 where ratings are few."""
-        return (self.total - self.n * usual) / (self.n + _PRIOR)
 
 
 class Taste:
     """What is known of a user after the movies added so far.
 
-    Differences between ratings are told in points of a scale from 1 to 5 where words depend on
-    them, and are else on the scale itself.
-
     Attributes:
         scale: Of the ratings.
         rated: The movies, in order.
         all: Sums over all of them.
-        shares: Number of ratings by place on the scale.
+        counts: Number of ratings by place on the scale.
         genres: Sums by genre; likewise `pairs`, `eras`, `directors` and `actors`.
         bands: Sums by the movie's average: how many of the cuts it reaches.
     """
@@ -158,13 +144,13 @@ class Taste:
     def __init__(self, scale: Scale) -> None:
         self.scale = scale
         width = scale.high - scale.low
+        # Thresholds are in points of a scale from 1 to 5.
         self._point = width / 4
         self._cuts = [scale.low + share * width for share in _BANDS]
-        self._typical = scale.low + _TYPICAL * width
-        self._low_places = sum(value <= scale.low + _LOW * width for value in scale.values)
+        self._lows = int(np.searchsorted(scale.values, scale.low + _LOW * width, side="right"))
         self.rated: list[Rated] = []
         self.all = Sums()
-        self.shares = [0] * len(scale.values)
+        self.counts = [0] * len(scale.labels)
         self.genres: defaultdict[str, Sums] = defaultdict(Sums)
         self.pairs: defaultdict[tuple[str, str], Sums] = defaultdict(Sums)
         self.eras: defaultdict[str, Sums] = defaultdict(Sums)
@@ -174,10 +160,8 @@ class Taste:
 
     def add(self, movie: Rated) -> None:
         """Count one more movie."""
-        rating, mean = movie.rating, movie.mean
-        highest, low = movie.place == len(self.shares) - 1, movie.place < self._low_places
         self.rated.append(movie)
-        self.shares[movie.place] += 1
+        self.counts[movie.place] += 1
         groups = [
             self.all,
             *(self.genres[name] for name in movie.genres),
@@ -187,16 +171,21 @@ class Taste:
         ]
         if movie.era is not None:
             groups.append(self.eras[movie.era])
-        if mean is not None:
-            groups.append(self.bands[sum(mean >= cut for cut in self._cuts)])
+        if movie.mean is not None:
+            groups.append(self.bands[bisect_right(self._cuts, movie.mean)])
         for sums in groups:
             sums.n += 1
-            sums.total += rating
-            sums.highest += highest
-            sums.lows += low
-            if mean is not None:
+            sums.total += movie.rating
+            sums.highest += movie.place == len(self.counts) - 1
+            sums.low += movie.place < self._lows
+            if movie.mean is not None:
                 sums.compared += 1
-                sums.above += rating - mean
+                sums.above += movie.rating - movie.mean
+
+    @property
+    def usual(self) -> float:
+        """The user's mean rating; NaN before the first."""
+        return self.all.total / self.all.n if self.rated else float("nan")
 
     def level(self, rating: float, levels: int) -> int:
         """In which of so many levels, from 0, a rating lies."""
@@ -204,60 +193,54 @@ class Taste:
         return round((rating - low) / (high - low) * (levels - 1))
 
     def facts(self) -> Facts:
-        """What the ratings show, at least one: numbers, labels of ratings, and groups of these."""
-        facts: Facts = {"n": self.all.n, "usual": self.all.mean}
-        if self.all.n < FEW:
+        """What the ratings, at least one, show."""
+        n = self.all.n
+        facts: Facts = {"n": n, "usual": self.usual}
+        if n < _FEW:
             labels = [self.scale.labels[movie.place] for movie in self.rated]
-            facts |= {"single": labels[0]} if len(labels) == 1 else {"ratings": labels}
-            genres = Counter(genre for movie in self.rated for genre in movie.genres)
-            facts["seen"] = [{"genre": genre} for genre, _ in genres.most_common(3)]
+            facts |= {"ratings": labels} if n > 1 else {"single": labels[0]}
+            facts["seen"] = [{"genre": genre} for genre, _ in _genres(self.rated).most_common(3)]
         else:
-            self._least = 3 if self.all.n < 40 else 4
-            facts |= self._genre_facts() | dict(self._era_facts()) | dict(self._people_facts())
-            facts |= dict(self._habit_facts())
-            if self.all.compared >= FEW:
-                facts |= dict(self._average_facts())
-            if self.all.n >= _LONG:
-                facts |= dict(self._drift_facts())
+            facts |= self._groups() | self._habits() | self._beside_averages()
+            if n >= _LONG:
+                facts |= self._drift()
         return {name: fact for name, fact in facts.items() if fact not in ([], None)}
 
+    def reasons(self, movie: Rated) -> Facts:
+        """What the ratings so far, if any, say of such a movie with such a rating."""
+        usual, point = self.usual, self._point
+        above = movie.rating - usual
+        evidence = sorted(self._evidence(movie), key=itemgetter("effect", "mean"))
+        if not evidence:
+            return {}
+        if abs(above) < 0.5 * point:
+            near = min(evidence, key=lambda group: abs(group["mean"] - movie.rating))
+            by = abs(near["mean"] - movie.rating) / point
+            if by > 0.5:
+                return {"ordinary": usual}
+            return {"same" if by < 0.05 else "near": near}
+        support, contrast = evidence[-1], evidence[0]
+        if above < 0:
+            support, contrast = contrast, support
+        telling = support["effect"] * above > 0 and abs(support["effect"]) >= 0.1
+        if telling and abs(support["mean"] - movie.rating) <= point:
+            return {"above": above, "support": support}
+        if abs(contrast["mean"] - movie.rating) > point:
+            return {"contrast": contrast}
+        return {"above": above, "unusual": usual} if self.all.n >= 5 else {}
+
     def beside(self, movie: Rated) -> Facts:
-        """The rating beside the average that others give, or beside the ratings so far."""
+        """The rating beside the average that others give, or else beside the ratings so far."""
         if movie.mean is not None:
             by = (movie.rating - movie.mean) / self._point
             return {"alike": movie.mean} if abs(by) < 0.3 else {"mean": movie.mean, "by": by}
         if self.all.n < 10:
             return {}
-        count = self.shares[movie.place]
-        return {"share": max(count / self.all.n, 0.01)} if count else {"first": self.all.n}
-
-    def reasons(self, movie: Rated) -> Facts:
-        """What the ratings so far, if any, say of such a movie with such a rating."""
-        if not self.rated:
-            return {}
-        usual, point = self.all.mean, self._point
-        groups = sorted(self._evidence(movie), key=lambda group: (group["effect"], group["mean"]))
-        if not groups:
-            return {}
-        above = movie.rating - usual
-        facts: Facts = {"above": above}
-        if abs(above) < 0.5 * point:
-            near = min(groups, key=lambda group: abs(group["mean"] - movie.rating))
-            by = abs(near["mean"] - movie.rating) / point
-            if by > 0.5:
-                return facts | {"ordinary": usual}
-            return facts | {"same" if by < 0.05 else "near": near}
-        support, contrast = (groups[-1], groups[0]) if above > 0 else (groups[0], groups[-1])
-        telling = support["effect"] * above > 0 and abs(support["effect"]) >= 0.1 * point
-        if telling and abs(support["mean"] - movie.rating) <= point:
-            return facts | {"support": support}
-        if abs(contrast["mean"] - movie.rating) > point:
-            return facts | {"contrast": contrast}
-        return facts | {"unusual": usual} if self.all.n >= 5 else {}
+        share = _share(self.counts[movie.place], self.all.n)
+        return {"share": share} if share else {"new": self.scale.labels[movie.place]}
 
     def _evidence(self, movie: Rated) -> Iterator[Facts]:
         """What is shared with enough movies rated before."""
-        usual = self.all.mean
         shared: tuple[tuple[str, tuple[Any, ...], Mapping[Any, Sums]], ...] = (
             ("genre", movie.genres, self.genres),
             ("pair", movie.pairs, self.pairs),
@@ -268,195 +251,171 @@ class Taste:
             for name in names:
                 sums = groups.get(name)
                 if sums and sums.n >= 2:
-                    yield {kind: name, "mean": sums.mean, "effect": sums.effect(usual)}
+                    yield {kind: name, **self._told(sums)}
         era = self.eras.get(movie.era) if movie.era else None
         # An era that most movies are from says nothing.
         if era and 3 <= era.n < 0.6 * self.all.n:
-            yield {"era": movie.era, "mean": era.mean, "effect": era.effect(usual)}
+            yield {"era": movie.era, **self._told(era)}
 
-    def _ranked(self, groups: Mapping[str, Sums], least: int, kind: str) -> list[Facts]:
-        """The groups with enough ratings, best liked first."""
-        usual = self.all.mean
-        known = [
-            {kind: name, "mean": sums.mean, "n": sums.n, "effect": sums.effect(usual) / self._point}
-            for name, sums in groups.items()
+    def _told(self, sums: Sums) -> Facts:
+        effect = _drawn(sums.total, sums.n, self.usual) / self._point
+        return {"n": sums.n, "mean": sums.total / sums.n, "effect": effect}
+
+    def _known(self, kind: str, groups: Mapping[Any, Sums], least: int) -> list[Facts]:
+        """The groups with enough ratings, by name."""
+        return [
+            {kind: name, **self._told(sums)}
+            for name, sums in sorted(groups.items())
             if sums.n >= least
         ]
-        return sorted(known, key=lambda group: (-group["effect"], group[kind]))
 
-    def _genre_facts(self) -> Facts:
-        known = self._ranked(self.genres, self._least, "genre")
-        liked = [group for group in known[:4] if group["effect"] >= 0.1]
-        disliked = [group for group in known[:-5:-1] if group["effect"] <= -0.1]
-        told = {group["genre"] for group in (*liked, *disliked)}
-        rest = [group for group in known if group["genre"] not in told][:4]
-        often = sorted((-sums.n, genre) for genre, sums in self.genres.items())[:4]
-        n = self.all.n
-        return {
+    def _known_genres(self) -> list[Facts]:
+        whole = self.all
+        lead = whole.above / whole.compared if whole.compared else 0.0
+        genres = self._known("genre", self.genres, 1)
+        for facts in genres:
+            sums = self.genres[facts["genre"]]
+            facts["share"] = sums.n / whole.n
+            facts["highest_share"], facts["low_share"] = sums.highest / sums.n, sums.low / sums.n
+            facts["more_highest"] = _drawn(sums.highest, sums.n, whole.highest / whole.n)
+            facts["more_low"] = _drawn(sums.low, sums.n, whole.low / whole.n)
+            if sums.compared:
+                facts["lead"] = sums.above / sums.compared
+                facts["own_way"] = _drawn(sums.above, sums.compared, lead) / self._point
+        return genres
+
+    def _groups(self) -> Facts:
+        """Genres, pairs of them, decades and people that are rated otherwise than the rest."""
+        least = 3 if self.all.n < 40 else 4
+        watched = self._known_genres()
+        genres = [group for group in watched if group["n"] >= least]
+        liked, disliked = _most(genres, "effect", 0.1, 4), _most(genres, "effect", 0.1, 4, -1)
+        not_liked = [group for group in genres if group not in liked]
+        not_disliked = [group for group in genres if group not in disliked]
+        rest = [group for group in not_liked if group in not_disliked]
+        facts = {
             "liked": liked,
             "favourites": liked[:3],
             "disliked": disliked,
             "least_liked": disliked[:2],
-            "otherwise" if told else "genres": rest,
-            "watched": [{"genre": genre, "share": -k / n} for k, genre in often if -k >= n / 10],
-            **self._pair_facts(liked, disliked),
-            **self._extreme_facts(known, liked, disliked),
-            **self._own_way_facts(liked, disliked),
-        }
-
-    def _pair_facts(self, liked: list[Facts], disliked: list[Facts]) -> Facts:
-        """Pairs of genres rated higher, or lower, than either genre."""
-        above, below = [], []
-        likes, dislikes = ({group["genre"] for group in groups} for groups in (liked, disliked))
-        for pair, sums in self.pairs.items():
-            if sums.n < self._least:
-                continue
-            effect = sums.effect(self.all.mean) / self._point
-            means = [self.genres[genre].mean for genre in pair]
-            if effect >= 0.2 and sums.mean > max(means) and dislikes.isdisjoint(pair):
-                above.append((-effect, pair, sums.mean))
-            if effect <= -0.2 and sums.mean < min(means) and likes.isdisjoint(pair):
-                below.append((effect, pair, sums.mean))
-        return {
-            name: [{"pair": pair, "mean": mean} for _, pair, mean in sorted(pairs)[:2]]
-            for name, pairs in (("best_pairs", above), ("worst_pairs", below))
-        }
-
-    def _extreme_facts(
-        self, known: list[Facts], liked: list[Facts], disliked: list[Facts]
-    ) -> Facts:
-        """What is given the highest rating, and what a low one, more often than the rest."""
-        facts: Facts = {
+            "otherwise" if liked or disliked else "genres": _most(rest, "effect", -9, 4),
+            "watched": _most(watched, "share", 0.1, 4),
             "highest": self.scale.labels[-1],
-            "low": self.scale.labels[max(self._low_places, 1) - 1],
+            "low": self.scale.labels[max(self._lows, 1) - 1],
+            "given_highest": _most(not_disliked, "more_highest", 0.08, 2),
+            "given_low": _most(not_liked, "more_low", 0.08, 2),
+            "eras": sorted(
+                self._known("era", self.eras, least), key=lambda group: group["era"] != _OLD
+            ),
         }
-        told = {group["genre"] for group in disliked}
-        for name, count in (("given_highest", "highest"), ("given_low", "lows")):
-            usual = getattr(self.all, count) / self.all.n
-            shares = []
-            for genre in {group["genre"] for group in known} - told:
-                of, k = self.genres[genre].n, getattr(self.genres[genre], count)
-                if k > 1 and k / of >= usual + 0.08:
-                    shares.append((k / of, genre))
-            most = sorted(shares, reverse=True)[:2]
-            facts[name] = [{"genre": genre, "share": share} for share, genre in most]
-            told = {group["genre"] for group in liked} | {genre for _, genre in most}
+        if self.all.compared >= _FEW:
+            facts["kind_to"] = _most(not_disliked, "own_way", 0.1, 3)
+            facts["harsh_on"] = _most(not_liked, "own_way", 0.1, 3, -1)
+        means = {group["genre"]: group["mean"] for group in genres}
+        pairs = self._known("pair", self.pairs, least)
+        for name, sign in (("best_pairs", 1), ("worst_pairs", -1)):
+            # Such as say more than either genre does.
+            telling = [
+                pair
+                for pair in pairs
+                if all(sign * (pair["mean"] - means[genre]) > 0 for genre in pair["pair"])
+            ]
+            facts[name] = _most(telling, "effect", 0.2, 2, sign)
+        # A movie may be named after its hero.
+        titles = {movie.title for movie in self.rated}
+        for role, groups, enough in (("directors", self.directors, 2), ("actors", self.actors, 3)):
+            people = [
+                person
+                for person in self._known("name", groups, enough)
+                if person["name"] not in titles
+            ]
+            facts[f"good_{role}"] = _most(people, "effect", 0.25, 2)
+            facts[f"bad_{role}"] = _most(people, "effect", 0.25, 1, -1)
         return facts
 
-    def _own_way_facts(self, liked: list[Facts], disliked: list[Facts]) -> Facts:
-        """Genres rated further from the movies' averages than the rest."""
-        if self.all.compared < FEW:
-            return {}
-        usual, point = self.all.lead, self._point
-        likes, dislikes = ({group["genre"] for group in groups} for groups in (liked, disliked))
-        kind, harsh = [], []
-        for genre, sums in self.genres.items():
-            if sums.compared < self._least or genre in (dislikes if sums.lead > 0 else likes):
-                continue
-            offset = (sums.above - sums.compared * usual) / (sums.compared + _PRIOR) / point
-            if offset >= 0.1 and sums.lead >= 0.1 * point:
-                kind.append((-sums.lead, genre))
-            if offset <= -0.1 and sums.lead <= -0.1 * point:
-                harsh.append((sums.lead, genre))
-        return {
-            name: [{"genre": genre, "by": -by} for by, genre in sorted(groups)[:3]]
-            for name, groups in (("kind_to", kind), ("harsh_on", harsh))
-        }
-
-    def _era_facts(self) -> Iterator[tuple[str, Any]]:
-        known = sorted(
-            (era != _OLD, era, sums) for era, sums in self.eras.items() if sums.n >= self._least
-        )
-        if len(known) == 1 and known[0][2].n >= 0.8 * self.all.n:
-            yield "only_era", known[0][1]
-        if len(known) > 1:
-            yield "eras", [{"era": era, "mean": sums.mean} for _, era, sums in known]
-        old, new = (
-            [movie.rating for movie in self.rated if movie.year and (movie.year < 1980) is before]
-            for before in (True, False)
-        )
-        if min(len(old), len(new)) >= 5:
-            newer = sum(new) / len(new) - sum(old) / len(old)
-            if abs(newer) >= 0.3 * self._point:
-                yield "newer", newer
-
-    def _people_facts(self) -> Iterator[tuple[str, Any]]:
-        for role, groups, least in (("directors", self.directors, 2), ("actors", self.actors, 3)):
-            people = self._ranked(groups, least, "name")
-            if people:
-                # A movie may be named after its hero.
-                titles = {movie.title for movie in self.rated}
-                people = [person for person in people if person["name"] not in titles]
-            yield f"good_{role}", [person for person in people if person["effect"] >= 0.25][:2]
-            worst = [person for person in people[::-1] if person["effect"] <= -0.25]
-            yield f"bad_{role}", worst[:1]
-
-    def _average_facts(self) -> Iterator[tuple[str, Any]]:
+    def _beside_averages(self) -> Facts:
         """How the ratings depend on the movies' average ratings."""
-        lead = self.all.lead
-        yield "generosity", lead / self._point
-        yield ("even" if abs(lead) < 0.15 * self._point else "lead"), lead
-        yield "by", abs(lead)
+        if self.all.compared < _FEW:
+            typical = self.scale.low + 4 * _TYPICAL * self._point
+            return {"generosity": (self.usual - typical) / self._point}
+        lead = self.all.above / self.all.compared
+        facts: Facts = {"generosity": lead / self._point, "by": abs(lead)}
+        facts["even" if abs(lead) < 0.15 * self._point else "lead"] = lead
         known = [band for band in range(len(_BANDS), -1, -1) if self.bands[band].n >= 3]
         if len(known) < 2:
-            return
-        bounds = [None, *self._cuts, None]
-        bands = []
-        for band in known:
-            ends = {"start": bounds[band], "stop": bounds[band + 1]}
-            average = {name: end for name, end in ends.items() if end is not None}
-            bands.append({"average": average, "mean": self.bands[band].mean})
-        yield "bands", bands
+            return facts
+        ends = [None, *self._cuts, None]
+        facts["bands"] = bands = [
+            {
+                "average": _without_none(start=ends[band], stop=ends[band + 1]),
+                "mean": self.bands[band].total / self.bands[band].n,
+            }
+            for band in known
+        ]
         if self.all.compared >= 20:
-            # Of the user's rating to the movies' average, from band to band of half a point.
+            # Points of rating for a point of the averages; bands are half a point apart.
             rise = (bands[0]["mean"] - bands[-1]["mean"]) / self._point
-            yield "agreement", 2 * rise / (known[0] - known[-1])
+            facts["agreement"] = 2 * rise / (known[0] - known[-1])
+        return facts
 
-    def _drift_facts(self) -> Iterator[tuple[str, Any]]:
+    def _drift(self) -> Facts:
         """What has changed in the last third of the history."""
         size = self.all.n // 3
         before, lately = self.rated[:-size], self.rated[-size:]
         old, new = (sum(movie.rating for movie in part) / len(part) for part in (before, lately))
-        facts = {"old": old, "new": new, "size": size}
-        changed = abs(new - old) >= 0.3 * self._point
-        shares = [
-            {genre: k / len(part) for genre, k in _genre_counts(part).items()}
-            for part in (before, lately)
+        was, now = _genres(before), _genres(lately)
+        turns = [
+            {"genre": genre, "by": now[genre] / len(lately) - was[genre] / len(before)}
+            for genre in sorted(self.genres)
         ]
-        gains = sorted(
-            (shares[1].get(genre, 0.0) - shares[0].get(genre, 0.0), genre) for genre in self.genres
-        )
-        towards = [{"genre": genre} for gain, genre in gains[::-1] if gain >= 0.15][:2]
-        away = [{"genre": genre} for gain, genre in gains if gain <= -0.15][:2]
-        yield "towards", towards
-        yield "away", away
-        if changed:
-            yield "change", facts | {"by": new - old}
+        towards, away = _most(turns, "by", 0.15, 2), _most(turns, "by", 0.15, 2, -1)
+        facts: Facts = {"towards": towards, "away": away}
+        change = {"old": old, "new": new, "size": size, "by": new - old}
+        if abs(new - old) >= 0.3 * self._point:
+            facts["change"] = change
         elif not towards and not away:
-            yield "steady", facts
+            facts["steady"] = change
+        return facts
 
-    def _habit_facts(self) -> Iterator[tuple[str, Any]]:
+    def _habits(self) -> Facts:
         """How often each rating is given, the typical one and the spread."""
-        n, labels = self.all.n, self.scale.labels
-        counts = list(zip(labels, self.shares, strict=True))[::-1]
-        top = max(self.shares)
-        if self.all.compared < FEW:
-            yield "generosity", (self.all.mean - self._typical) / self._point
+        n, top = self.all.n, max(self.counts)
+        given = [
+            {"label": label, "count": count, "share": _share(count, n)}
+            for label, count in zip(self.scale.labels, self.counts, strict=True)
+        ][::-1]
+        typical = [rating for rating in given if rating["count"] == top]
         if top == n:
-            yield "always", labels[self.shares.index(n)]
-            return
-        yield "typical", [{"label": label} for label, count in counts if count == top]
-        # What was given is never at 0%.
-        shares = [(label, max(count / n, 0.01)) for label, count in counts if count]
-        yield "given", [{"label": label, "share": share} for label, share in shares]
-        yield "never", [{"label": label} for label, count in counts if not count]
-        squares = sum(
-            count * (value - self.all.mean) ** 2
-            for value, count in zip(self.scale.values, self.shares, strict=True)
-        )
-        yield "spread", (squares / n) ** 0.5
-        yield "variety", (squares / n) ** 0.5 / self._point
+            return {"always": typical[0]["label"]}
+        spread = sum((movie.rating - self.usual) ** 2 for movie in self.rated) ** 0.5 / n**0.5
+        return {
+            "typical": typical,
+            "given": [rating for rating in given if rating["count"]],
+            "never": [rating for rating in given if not rating["count"]],
+            "spread": spread,
+            "variety": spread / self._point,
+        }
 
 
-def _genre_counts(movies: list[Rated]) -> Counter[str]:
+def _most(groups: list[Facts], by: str, least: float, count: int, sign: int = 1) -> list[Facts]:
+    """The groups with the most of something, or with -1 the least: at least so much of it."""
+    enough = [group for group in groups if sign * group.get(by, -np.inf * sign) >= least]
+    return sorted(enough, key=lambda group: -sign * group[by])[:count]
+
+
+def _drawn(total: float, n: int, usual: float) -> float:
+    """How far a mean is from the usual one, drawn towards 0 where its n are few."""
+    return (total - n * usual) / (n + _PRIOR)
+
+
+def _share(count: int, n: int) -> float:
+    # What was given is never at 0%.
+    return max(count / n, 0.01) if count else 0.0
+
+
+def _genres(movies: list[Rated]) -> Counter[str]:
     return Counter(genre for movie in movies for genre in movie.genres)
+
+
+def _without_none(**values: float | None) -> Facts:
+    return {name: value for name, value in values.items() if value is not None}
