@@ -3,7 +3,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from persona_lab.distill.english import (
     Voice,
     amount,
