@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from persona_lab.data.cost import Cost
-from persona_lab.data.scale import Scale
 
 _TABLES = ("train", "test", "movies", "users")
 _FACTS = ("cohort", "train_fraction", "validation_fraction", "skipped", "counts")
@@ -53,7 +52,6 @@ class Split:
     skipped: dict[str, int]
     counts: dict[str, int]
     cost: Cost = field(default_factory=Cost)
-    scale: Scale = Scale((1, 2, 3, 4, 5), ("hated it", "disliked it", "are neutral about it", "liked it", "loved it"))
 
     def training_rows(self, ratings: pd.DataFrame) -> pd.DataFrame:
         """Training rows, by this split's rule, of any users whose whole histories are given."""
