@@ -11,7 +11,7 @@ from persona_lab.distill.histories import (
     history_rows,
     rated_as,
 )
-from persona_lab.distill.memories import Memories, distil, users_traits
+from persona_lab.distill.memories import Memories, distil, distillation, users_traits
 from persona_lab.distill.movies import LlmMovieInfo
 from persona_lab.distill.phrases import Phrases
 from persona_lab.distill.prompts import Prompts
@@ -39,6 +39,7 @@ __all__ = [
     "UserMemories",
     "converse_in_rounds",
     "distil",
+    "distillation",
     "history_rows",
     "rated_as",
     "traits",

@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Annotated
 
 import pytest
+from persona_lab.configure import check
 from pydantic import BaseModel as Schema
 from pydantic import Field
 
-from persona_lab.configure import check
 from persona_lab.distill.chat import Conversation, Reply, Request
 from persona_lab.errors import UserError
 from persona_lab.model import BaseModel
