@@ -175,7 +175,9 @@ def estimate(experiment: Experiment, lab: Lab) -> Estimate:
     split = _split(experiment, lab, prepared, assumed)
     personas = prepared.personas.value if written else _personas(experiment, split, assumed)
     histories = split.train.groupby("user_id").size().tolist()
-    cost = Cost() if prepared.memories.there else experiment.distiller.estimate(histories)
+    cost = Cost()
+    if not prepared.memories.there:
+        cost = experiment.distiller.estimate(histories, split.scale)
     plan = experiment.plan(split, personas)
     tuning = experiment.tuning(lab, prepared, plan)
     examples = _examples(experiment, tuning if written else None, split, assumed)

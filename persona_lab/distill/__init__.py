@@ -4,9 +4,16 @@ A distiller writes the texts; the flow around it hands it the histories and chec
 """
 
 from persona_lab.distill.chat import Chat, Conversation, Reply, Request, converse_in_rounds
-from persona_lab.distill.histories import Distiller, History, UserMemories, history_rows
+from persona_lab.distill.histories import (
+    Distiller,
+    History,
+    UserMemories,
+    history_rows,
+    rated_as,
+)
 from persona_lab.distill.memories import Memories, distil, distillation, users_traits
 from persona_lab.distill.movies import LlmMovieInfo
+from persona_lab.distill.phrases import Phrases
 from persona_lab.distill.prompts import Prompts
 from persona_lab.distill.reflection import Reflection
 from persona_lab.distill.server import OpenAI
@@ -22,6 +29,7 @@ __all__ = [
     "LlmMovieInfo",
     "Memories",
     "OpenAI",
+    "Phrases",
     "Prompts",
     "Reflection",
     "Reply",
@@ -33,6 +41,7 @@ __all__ = [
     "distil",
     "distillation",
     "history_rows",
+    "rated_as",
     "traits",
     "users_traits",
 ]

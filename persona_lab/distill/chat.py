@@ -6,7 +6,7 @@ nothing of networks, ledgers or money, and a `Chat` carries many of them side by
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -68,6 +68,7 @@ T = TypeVar("T")
 Conversation = Generator[Request, Reply, T]
 
 
+@runtime_checkable
 class Chat(Protocol):
     """An LLM that answers requests."""
 

@@ -1,17 +1,17 @@
-"""A split in, each user's history out; what a distiller must do. Pure."""
+"""A split in, each user's history out; what a distiller must do, and what all of them say. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 
-from persona_lab.data import Cost, Ratings, Split
+from persona_lab.data import Cost, Ratings, Scale, Split
 from persona_lab.data.split import in_time_order
-from persona_lab.errors import UserError
+from persona_lab.distill.titles import natural_title
 from persona_lab.sources import Sources
 
 Scope = Literal["training", "all"]
@@ -29,11 +29,13 @@ class History:
         table: A table with the history's rows among others': item_id, rating, timestamp, position,
             and the movie's title, year, genres, summary, cast, director and mean (NaN where the
             protocol shows none or the movie has none of its own). A movie is the same in all rows.
+        scale: Of the ratings.
         span: Which rows of the table are this user's.
     """
 
     user_id: int
     table: pd.DataFrame
+    scale: Scale
     span: slice = field(default_factory=lambda: slice(None))
 
     @cached_property
@@ -66,6 +68,7 @@ class UserMemories:
     cost: Cost = field(default_factory=Cost)
 
 
+@runtime_checkable
 class Distiller(Protocol):
     """Turns histories into memories, batch by batch (paper, section 3.2)."""
 
@@ -97,11 +100,12 @@ class Distiller(Protocol):
         """Hash of all that the texts depend on beside the fields."""
         ...
 
-    def estimate(self, sizes: Sequence[int]) -> Cost:
+    def estimate(self, sizes: Sequence[int], scale: Scale) -> Cost:
         """What distilling comes to, before anything is paid; nothing for one without an LLM.
 
         Args:
             sizes: Number of rows of each history.
+            scale: Of the ratings.
         """
         ...
 
@@ -116,14 +120,7 @@ def history_rows(split: Split, ratings: Ratings, scope: Scope) -> pd.DataFrame:
 
     Returns:
         Rows sorted by user_id and position.
-
-    Raises:
-        UserError: The scope is not one of the options.
     """
-    if scope not in get_args(Scope):
-        raise UserError(
-            f"distiller.scope is {scope}", f"choose one of {', '.join(get_args(Scope))}"
-        )
     rows = split.train
     if scope == "all":
         selected = ratings.frame["user_id"].isin(split.users["user_id"])
@@ -133,10 +130,27 @@ def history_rows(split: Split, ratings: Ratings, scope: Scope) -> pd.DataFrame:
     return joined[["user_id", *_ROW, *_MOVIE]]
 
 
-def histories(rows: pd.DataFrame) -> Iterator[History]:
+def histories(rows: pd.DataFrame, scale: Scale) -> Iterator[History]:
     """One history after another, from what `history_rows` gave."""
     users, starts = np.unique(rows["user_id"], return_index=True)
     table = rows.drop(columns="user_id")
     bounds = pairwise([*starts.tolist(), len(rows)])
     for user_id, (start, stop) in zip(users.tolist(), bounds, strict=True):
-        yield History(user_id, table, slice(start, stop))
+        yield History(user_id, table, scale, slice(start, stop))
+
+
+@lru_cache(2**16)
+def rated_as(title: str, year: int | None, label: str) -> str:
+    """What every text on an interaction says: "I rated Fargo (1996) as 5".
+
+    Args:
+        title: From the catalogue.
+        year: None where it is unknown.
+        label: The rating, as the scale writes it.
+    """
+    return f"I rated {natural_title(title)}{f' ({year})' if year else ''} as {label}"
+
+
+def rated_so_many(n: int) -> str:
+    """What a profile says that nothing else is known for."""
+    return f"I have rated {n} movies."

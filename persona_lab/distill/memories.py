@@ -16,8 +16,15 @@ import pandas as pd
 
 from persona_lab.cache import Entry, Stage
 from persona_lab.data import Cost, Protocol, Ratings, Split
-from persona_lab.distill.histories import Distiller, UserMemories, histories, history_rows
-from persona_lab.distill.reasons import verdict
+from persona_lab.distill.histories import (
+    Distiller,
+    History,
+    UserMemories,
+    histories,
+    history_rows,
+    rated_as,
+    rated_so_many,
+)
 from persona_lab.distill.titles import Titles
 from persona_lab.distill.traits import traits
 from persona_lab.sources import Sources
@@ -44,7 +51,7 @@ class Memories:
     """
 
     STAGE: ClassVar[str] = "memories"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     profiles: pd.DataFrame
     snapshots: pd.DataFrame
@@ -112,19 +119,20 @@ def distil(
         ValueError: The distiller did not return what its protocol asks for.
     """
     rows = history_rows(split, ratings, distiller.scope)
-    users = {user.user_id: user for user in distiller.distill(histories(rows), seed, sources)}
-    _check_complete(users, rows, distiller)
-    counts: Counter[str] = Counter()
-    cost = Cost()
+    owners = list(histories(rows, split.scale))
+    users = {user.user_id: user for user in distiller.distill(owners, seed, sources)}
+    _check_complete(users, owners, distiller)
     # In the order of ids, whatever the order in which they were done: the sums are then the same.
-    for _, user in sorted(users.items()):
+    ordered = [users[owner.user_id] for owner in owners]
+    cost = sum((user.cost for user in ordered), Cost())
+    counts: Counter[str] = Counter()
+    for user in ordered:
         counts.update(user.counts)
-        cost += user.cost
     if protocol.title_check:
-        check = _TitleCheck.of(split.movies, rows)
-        users = {user_id: check(user, counts) for user_id, user in users.items()}
+        titles = Titles.of(split.movies)
+        pairs = zip(ordered, owners, strict=True)
+        ordered = [_without_titles(user, owner, titles, counts) for user, owner in pairs]
 
-    ordered = [users[user_id] for user_id in split.users["user_id"]]
     profiles = pd.DataFrame(
         [(user.user_id, user.profile) for user in ordered], columns=["user_id", "profile"]
     ).merge(users_traits(split, ratings, protocol), on="user_id")
@@ -142,10 +150,12 @@ def distil(
     )
     # The bank holds the training rows, also where the distiller was given more.
     interactions = interactions.merge(split.train[["user_id", "item_id"]])
-    sizes = {"users": len(profiles), "rows": len(interactions)}
-    words = _words("profile", profiles["profile"]) | _words("interaction", interactions["text"])
-    counted = sizes | words | dict(sorted(counts.items()))
-    return Memories(profiles, snapshots, interactions, counted, cost)
+    sizes: dict[str, float] = {"users": len(profiles), "rows": len(interactions)}
+    for kind, texts in (("profile", profiles["profile"]), ("interaction", interactions["text"])):
+        words = np.array([len(text.split()) for text in texts])
+        sizes[f"{kind}_words_mean"] = round(float(words.mean()), 1)
+        sizes[f"{kind}_words_max"] = int(words.max())
+    return Memories(profiles, snapshots, interactions, sizes | dict(sorted(counts.items())), cost)
 
 
 def users_traits(split: Split, ratings: Ratings, protocol: Protocol) -> pd.DataFrame:
@@ -164,85 +174,58 @@ def users_traits(split: Split, ratings: Ratings, protocol: Protocol) -> pd.DataF
     return traits(measured, ratings.movies, split.users["user_id"])
 
 
-@dataclass(frozen=True, eq=False)
-class _TitleCheck:
-    """Drops what would tell a rating of the user's history (decisions 4 and 4b).
+def _without_titles(
+    written: UserMemories, history: History, titles: Titles, counts: Counter[str]
+) -> UserMemories:
+    """The texts without sentences that would tell a rating of the history (decisions 4 and 4b)."""
+    rows = history.rows
+    items = rows["item_id"].tolist()
+    rated = frozenset(items)
 
-    Attributes:
-        titles: Of the catalogue.
-        items: Item ids of all histories' rows.
-        facts: For each of them, the title, the year and the rating.
-        spans: Each user's rows.
-    """
+    def profile(text: str) -> str:
+        kept, dropped = titles.drop_sentences(text, rated)
+        counts["profile_sentences_dropped"] += dropped
+        if dropped and not kept:
+            counts["profiles_replaced"] += 1
+            return rated_so_many(len(items))
+        return kept
 
-    titles: Titles
-    items: list[int]
-    facts: list[tuple[str, int | None, int]]
-    spans: dict[int, slice]
+    def interaction(text: str, row: int) -> str:
+        kept, dropped = titles.drop_sentences(text, rated, own=items[row])
+        counts["interaction_sentences_dropped"] += dropped
+        label = history.scale.label(rows["rating"].iloc[row]) if dropped else ""
+        # What the text must at least say.
+        if dropped and f" as {label}" not in kept:
+            counts["verdicts_restored"] += 1
+            year = rows["year"].iloc[row]
+            plain = rated_as(rows["title"].iloc[row], None if pd.isna(year) else int(year), label)
+            return f"{plain}. {kept}".strip()
+        return kept
 
-    @classmethod
-    def of(cls, movies: pd.DataFrame, rows: pd.DataFrame) -> Self:
-        """Prepare for the catalogue and the rows of all histories."""
-        years = [None if pd.isna(year) else int(year) for year in rows["year"].tolist()]
-        facts = list(zip(rows["title"].tolist(), years, rows["rating"].tolist(), strict=True))
-        spans = {history.user_id: history.span for history in histories(rows)}
-        return cls(Titles.of(movies), rows["item_id"].tolist(), facts, spans)
-
-    def __call__(self, written: UserMemories, counts: Counter[str]) -> UserMemories:
-        """The user's texts without such sentences; what was done is added to the counts."""
-        span = self.spans[written.user_id]
-        items = self.items[span]
-        history = frozenset(items)
-
-        def profile(text: str) -> str:
-            kept, dropped = self.titles.drop_sentences(text, history)
-            counts["profile_sentences_dropped"] += dropped
-            if dropped and not kept:
-                counts["profiles_replaced"] += 1
-                return f"I have rated {len(items)} movies."
-            return kept
-
-        def interaction(text: str, item: int, facts: tuple[str, int | None, int]) -> str:
-            kept, dropped = self.titles.drop_sentences(text, history, own=item)
-            counts["interaction_sentences_dropped"] += dropped
-            # What the text must at least say.
-            if dropped and f" as {facts[-1]}" not in kept:
-                counts["verdicts_restored"] += 1
-                return f"{verdict(*facts)}. {kept}".strip()
-            return kept
-
-        texts = zip(written.interactions, items, self.facts[span], strict=True)
-        # The profile is most often the last snapshot, and counts once.
-        profiles = {text: profile(text) for text in {written.profile, *written.snapshots}}
-        return replace(
-            written,
-            profile=profiles[written.profile],
-            snapshots=[profiles[text] for text in written.snapshots],
-            interactions=[interaction(*each) for each in texts],
-        )
+    # The profile is most often the last snapshot, and counts once.
+    profiles = {text: profile(text) for text in {written.profile, *written.snapshots}}
+    return replace(
+        written,
+        profile=profiles[written.profile],
+        snapshots=[profiles[text] for text in written.snapshots],
+        interactions=[interaction(text, row) for row, text in enumerate(written.interactions)],
+    )
 
 
 def _check_complete(
-    users: dict[int, UserMemories], rows: pd.DataFrame, distiller: Distiller
+    users: dict[int, UserMemories], owners: list[History], distiller: Distiller
 ) -> None:
     """Refuse what a distiller of someone's own may have left out."""
-    for user_id, n in rows.groupby("user_id").size().items():
+    for owner in owners:
+        n = len(owner.rows)
         batches = -(-n // distiller.batch_size)
-        user = users.get(int(str(user_id)))
+        user = users.get(owner.user_id)
         if (
             user is None
             or (len(user.interactions), len(user.snapshots)) != (n, batches)
             or len(user.insights) not in (0, batches)
         ):
             raise ValueError(
-                f"{type(distiller).__name__} must give user {user_id} {n} interactions, "
+                f"{type(distiller).__name__} must give user {owner.user_id} {n} interactions, "
                 f"{batches} snapshots and as many insights, or none"
             )
-
-
-def _words(kind: str, texts: pd.Series) -> dict[str, float]:
-    words = np.array([len(text.split()) for text in texts.tolist()])
-    return {
-        f"{kind}_words_mean": round(float(words.mean()), 1),
-        f"{kind}_words_max": int(words.max()),
-    }

@@ -5,12 +5,12 @@ What an LLM does not know it is told to leave empty; nothing that it writes is m
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from persona_lab.component import component
 from persona_lab.data import Cost
 from persona_lab.distill.chat import TOKENS_PER_WORD, Chat, Conversation, Request
 from persona_lab.sources import Sources
@@ -34,7 +34,7 @@ class Known(BaseModel):
     director: str
 
 
-@dataclass(frozen=True)
+@component
 class LlmMovieInfo:
     """Texts that an LLM knows of movies, one call for each (the paper's prompts show such).
 
@@ -48,7 +48,7 @@ class LlmMovieInfo:
     chat: Chat
     prompt: str
     movie: str
-    version: int = 1
+    version: int
 
     def read(self, movies: pd.DataFrame, sources: Sources) -> tuple[pd.DataFrame, Cost]:
         """Texts from the LLM (see `MovieInfo`); empty ones where no reply has the form asked for.

@@ -7,12 +7,14 @@ write, each on one line and cut to a length, so that a title stays a title whate
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from persona_lab.distill.english import split_genres
+from persona_lab.component import component
+from persona_lab.data import Scale
+from persona_lab.distill.phrases import listed
+from persona_lab.distill.taste import split_genres
 from persona_lab.distill.titles import natural_title
 
 # Longest texts that a prompt shows, in characters; a catalogue's are far below.
@@ -20,13 +22,14 @@ _LONGEST = {"title": 200, "genres": 200, "director": 200, "cast": 400, "summary"
 _LONGEST_PROFILE = 20_000
 
 
-@dataclass(frozen=True)
+@component
 class Prompts:
     """The words of the calls (conf/distiller/prompts/).
 
     Attributes:
         version: Of the texts; part of each call's purpose.
-        setting: Who the LLM is, what is data, and the scale.
+        setting: Who the LLM is, what is data, and the scale: {numbers}, {low}, {high} and {scale},
+            which says what each of its values means.
         predict: Asks for the ratings of movies unseen.
         rated: Shows movies with their ratings.
         explain: Asks for "about" and "because" of each movie; left out without enriched texts.
@@ -53,24 +56,36 @@ class Prompts:
     no_profile: str
     movie: Mapping[str, str]
 
-    def predicting(self, form: str) -> str:
+    def predicting(self, form: str, scale: Scale) -> str:
         """The instruction of a call that predicts ratings."""
-        return self._instruction(self.setting, self.predict, form=form)
+        return self._instruction(form, scale, self.predict)
 
-    def writing(self, *, enriched: bool, reflection: bool, max_words: int, form: str) -> str:
+    def writing(
+        self, form: str, scale: Scale, *, enriched: bool, reflection: bool, max_words: int
+    ) -> str:
         """The instruction of a call that explains ratings and writes the profile."""
         return self._instruction(
-            self.setting,
+            form,
+            scale,
             self.rated,
             self.explain if enriched else "",
             self.insight if reflection else "",
             self.rewrite if reflection else self.extend,
             self.profile.replace("{max_words}", str(max_words)),
-            form=form,
         )
 
-    def _instruction(self, *texts: str, form: str) -> str:
-        return "\n\n".join(text for text in (*texts, self.answer.replace("{form}", form)) if text)
+    def _instruction(self, form: str, scale: Scale, *texts: str) -> str:
+        whole = all(float(label).is_integer() for label in scale.labels)
+        values = {
+            "numbers": "whole numbers" if whole else "numbers",
+            "low": scale.labels[0],
+            "high": scale.labels[-1],
+            "scale": _first_person(scale),
+        }
+        setting = self.setting
+        for name, value in values.items():
+            setting = setting.replace(f"{{{name}}}", value)
+        return "\n\n".join(filter(None, (setting, *texts, self.answer.replace("{form}", form))))
 
     def known(self, profile: str, movies: Iterable[Mapping[str, Any]]) -> str:
         """What a call knows: the profile and the movies, numbered from 1.
@@ -87,15 +102,24 @@ class Prompts:
 
     def _movie(self, movie: Mapping[str, Any]) -> str:
         values = {name: _value(name, movie.get(name)) for name in self.movie}
-        lines = (
+        return "\n".join(
             self.movie[name].replace("{value}", value) for name, value in values.items() if value
         )
-        return "\n".join(lines)
 
 
 def data(text: str, longest: int) -> str:
     """A text as data: on one line, without what opens or closes a tag, cut to a length."""
     return re.sub(r"\s+", " ", text).strip().replace("<", "‹").replace(">", "›")[:longest]
+
+
+def _first_person(scale: Scale) -> str:
+    """What each value means: "1 means that I hated the movie, 2 that I disliked it and ..."."""
+    meanings = [
+        f"{label} that I {re.sub('^are ', 'am ', words)}"
+        for label, words in zip(scale.labels, scale.words, strict=True)
+    ]
+    text = listed(meanings).replace(" that", " means that", 1)
+    return re.sub(r"\bit\b", "the movie", text, count=1)
 
 
 def _value(name: str, value: Any) -> str:

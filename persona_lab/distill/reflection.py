@@ -12,19 +12,26 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model
 
-from persona_lab.data import Cost
+from persona_lab.component import component, neutral
+from persona_lab.data import Cost, Scale
 from persona_lab.distill.chat import TOKENS_PER_WORD, Chat, Conversation, Reply, Request
-from persona_lab.distill.histories import History, Scope, UserMemories
+from persona_lab.distill.histories import (
+    History,
+    Scope,
+    UserMemories,
+    rated_as,
+    rated_so_many,
+)
 from persona_lab.distill.prompts import Prompts
-from persona_lab.distill.reasons import verdict
 from persona_lab.distill.titles import Titles
+from persona_lab.errors import UserError
 from persona_lab.sources import Sources
 
 _log = logging.getLogger(__name__)
@@ -48,10 +55,7 @@ class Explained(_Strict):
     because: str
 
 
-Rating = Annotated[int, Field(ge=1, le=5)]
-
-
-@dataclass(frozen=True)
+@component
 class Reflection:
     """Distils histories by self-reflection, users side by side.
 
@@ -72,14 +76,14 @@ class Reflection:
 
     chat: Chat
     prompts: Prompts
-    batch_size: PositiveInt = 10
-    max_words: PositiveInt = 2000
-    temperature: float = 0.7
-    reflection: bool = True
-    enriched: bool = True
-    scope: Scope = "training"
-    usual_words: Mapping[str, int] = field(default_factory=dict, metadata={"key": False})
-    name: str = field(default="openai", metadata={"key": False})
+    batch_size: PositiveInt
+    max_words: PositiveInt
+    temperature: float
+    reflection: bool
+    enriched: bool
+    scope: Scope
+    usual_words: Mapping[str, int] = neutral()
+    name: str = neutral()
 
     def distill(
         self, histories: Iterable[History], seed: int, sources: Sources
@@ -95,7 +99,8 @@ class Reflection:
             UserError: The LLM cannot be reached or paid.
         """
         known = list(histories)
-        expected = self.estimate([len(history.rows) for history in known])
+        sizes = [len(history.rows) for history in known]
+        expected = self.estimate(sizes, known[0].scale) if known else Cost()
         _log.info(
             "distilling %d users takes about %d calls, %d tokens in and %d out, money %.2f",
             *(len(known), expected.calls, expected.tokens_in, expected.tokens_out, expected.money),
@@ -107,26 +112,26 @@ class Reflection:
         """What the texts depend on beside the fields."""
         return self.chat.fingerprint(sources)
 
-    def estimate(self, sizes: Sequence[int]) -> Cost:
+    def estimate(self, sizes: Sequence[int], scale: Scale) -> Cost:
         """Calls, tokens and money, were every reply valid and as long as `usual_words` says.
 
         Args:
             sizes: Number of rows of each history.
+            scale: Of the ratings.
         """
         words = Counter(self.usual_words)
-        predicting = self.prompts.predicting(_form(_predictions(self.batch_size)))
+        predicting = len(self.predicting(self.batch_size, scale).split())
+        writing = len(self.writing(self.batch_size, scale).split())
         cost = Cost()
         for size in sizes:
             for start in range(0, size, self.batch_size):
                 n = min(self.batch_size, size - start)
                 shown = n * words["movie"] + (words["profile"] if start else 0)
                 if self.reflection and start:
-                    cost += self._call(len(predicting.split()) + shown, 0, n)
+                    cost += self._call(predicting + shown, 0, n)
                 written = words["profile"] + self.reflection * words["insight"]
                 written += self.enriched * n * words["interaction"]
-                cost += self._call(
-                    len(self.instruction(self.batch_size).split()) + shown, written, n
-                )
+                cost += self._call(writing + shown, written, n)
         return cost
 
     def _call(self, words_in: int, words_out: int, movies: int) -> Cost:
@@ -135,18 +140,30 @@ class Reflection:
         tokens_out = round(words_out * TOKENS_PER_WORD) + form
         return Cost(1, tokens_in, tokens_out, self.chat.price(tokens_in, tokens_out))
 
-    def instruction(self, movies: int) -> str:
-        """What a call is told that explains this many ratings and writes the profile."""
+    def predicting(self, movies: int, scale: Scale) -> str:
+        """What a call is told that predicts so many ratings."""
+        # Any number, as an example.
+        form = {name: _number(scale.nearest(scale.middle)) for name in _names(movies)}
+        return self.prompts.predicting(json.dumps(form), scale)
+
+    def writing(self, movies: int, scale: Scale) -> str:
+        """What a call is told that explains so many ratings and writes the profile."""
+        explained = {"about": "...", "because": "..."}
+        form = {
+            name: explained if kind is Explained else "..."
+            for name, kind in self.written(movies).items()
+        }
         return self.prompts.writing(
+            json.dumps(form),
+            scale,
             enriched=self.enriched,
             reflection=self.reflection,
             max_words=self.max_words,
-            form=_form(self._written(movies)),
         )
 
-    def _written(self, movies: int) -> dict[str, Any]:
-        """The parts of a reply that explains ratings and writes the profile."""
-        explained = _each(movies, Explained) if self.enriched else {}
+    def written(self, movies: int) -> dict[str, Any]:
+        """The parts of a reply that explains so many ratings and writes the profile."""
+        explained = dict.fromkeys(_names(movies), Explained) if self.enriched else {}
         insight = {"insight": str} if self.reflection else {}
         return {**explained, **insight, "profile": str}
 
@@ -166,6 +183,7 @@ class _User:
     def __init__(self, distiller: Reflection, history: History) -> None:
         self.distiller = distiller
         self.history = history
+        self.scale = history.scale
         self.items = frozenset(history.rows["item_id"])
         self.titles = Titles.of(history.rows)
         self.counts: Counter[str] = Counter()
@@ -184,15 +202,13 @@ class _User:
                 predicted = yield from self._predict(profile, batch)
             written = yield from self._write(profile, batch, predicted)
             for n, row in enumerate(batch, 1):
-                plain = verdict(row["title"], _year(row), row["rating"])
-                self.counts["interactions_plain"] += self.distiller.enriched and (
-                    f"movie_{n}" not in written
-                )
-                interactions.append(written.get(f"movie_{n}", f"{plain}."))
+                text = written.get(f"movie_{n}")
+                self.counts["interactions_plain"] += self.distiller.enriched and text is None
+                interactions.append(text or f"{self._plain(row)}.")
             insights.append(written.get("insight", ""))
             self.counts["profiles_kept"] += "profile" not in written
             profile = written.get("profile", profile)
-            snapshots.append(profile or f"I have rated {len(interactions)} movies.")
+            snapshots.append(profile or rated_so_many(len(interactions)))
         return UserMemories(
             self.history.user_id,
             snapshots[-1],
@@ -205,16 +221,20 @@ class _User:
 
     def _predict(
         self, profile: str, batch: Sequence[Mapping[str, Any]]
-    ) -> Conversation[dict[str, int]]:
+    ) -> Conversation[dict[str, float]]:
         """Ratings of unseen movies from the profile alone, by the movies' names in the form."""
-        prompts, parts = self.distiller.prompts, _predictions(len(batch))
+        distiller, names = self.distiller, _names(len(batch))
         unseen = [{**row, "rating": None} for row in batch]
-        ask = (prompts.predicting(_form(parts)), prompts.known(profile, unseen))
-        predicted = yield from self._ask("predict", ask, parts, dict.fromkeys(parts, _rating))
+        ask = (
+            distiller.predicting(len(batch), self.scale),
+            distiller.prompts.known(profile, unseen),
+        )
+        parts = dict.fromkeys(names, _rating_form(self.scale))
+        predicted = yield from self._ask("predict", ask, parts, dict.fromkeys(names, self._rating))
         self.counts["predictions"] += len(predicted)
         self.counts["prediction_stars_off"] += sum(
             abs(predicted[name] - row["rating"])
-            for name, row in zip(parts, batch, strict=True)
+            for name, row in zip(names, batch, strict=True)
             if name in predicted
         )
         return predicted
@@ -223,19 +243,26 @@ class _User:
         self,
         profile: str,
         batch: Sequence[Mapping[str, Any]],
-        predicted: Mapping[str, int],
+        predicted: Mapping[str, float],
     ) -> Conversation[dict[str, str]]:
         """The valid texts on a batch, by their names in the form."""
-        parts = self.distiller._written(len(batch))
+        distiller, names = self.distiller, _names(len(batch))
+        label = self.scale.label
         shown = [
-            {**row, "predicted": predicted.get(f"movie_{n}")} for n, row in enumerate(batch, 1)
+            {
+                **row,
+                "rating": label(row["rating"]),
+                "predicted": label(predicted[name]) if name in predicted else None,
+            }
+            for name, row in zip(names, batch, strict=True)
         ]
-        ask = (self.distiller.instruction(len(batch)), self.distiller.prompts.known(profile, shown))
+        ask = (distiller.writing(len(batch), self.scale), distiller.prompts.known(profile, shown))
         readers: dict[str, Callable[[Any], str]] = {
-            f"movie_{n}": lambda value, row=row: self._interaction(value, row)
-            for n, row in enumerate(batch, 1)
+            name: lambda value, row=row: self._interaction(value, row)
+            for name, row in zip(names, batch, strict=True)
         }
         readers |= {"insight": self._text, "profile": lambda value: self._named(self._text(value))}
+        parts = distiller.written(len(batch))
         return (yield from self._ask("reflect", ask, parts, readers))
 
     def _ask(
@@ -298,10 +325,22 @@ class _User:
         about, because = self._text(explained.about), self._text(explained.because)
         because = re.sub(r"^because\b[\s,:]*", "", because, flags=re.IGNORECASE) or because
         stop = "" if about.endswith((".", "!", "?")) else "."
-        rated = verdict(row["title"], _year(row), row["rating"])
+        plain = self._plain(row)
         return self._named(
-            self._text(f"{about}{stop} {rated} because {because}"), own=row["item_id"]
+            self._text(f"{about}{stop} {plain} because {because}"), own=row["item_id"]
         )
+
+    def _plain(self, row: Mapping[str, Any]) -> str:
+        year = None if pd.isna(row["year"]) else int(row["year"])
+        return rated_as(row["title"], year, self.scale.label(row["rating"]))
+
+    def _rating(self, value: Any) -> float:
+        try:
+            rating = float(str(value))
+            self.scale.index(rating)
+        except (ValueError, UserError):
+            raise _Rejected("malformed") from None
+        return _number(rating)
 
     def _named(self, text: str, own: int | None = None) -> str:
         """The text, if it names no movie of the history but its own (decisions 4 and 4b)."""
@@ -318,22 +357,21 @@ def _schema(parts: tuple[tuple[str, Any], ...]) -> type[BaseModel]:
     return create_model("Answer", __base__=_Strict, **fields)
 
 
-def _each(movies: int, kind: Any) -> dict[str, Any]:
-    return {f"movie_{n}": kind for n in range(1, movies + 1)}
+def _names(movies: int) -> list[str]:
+    return [f"movie_{n}" for n in range(1, movies + 1)]
 
 
-def _predictions(movies: int) -> dict[str, Any]:
-    return _each(movies, Rating)
+def _rating_form(scale: Scale) -> Any:
+    """The type of a rating in a reply's schema."""
+    values = [_number(value) for value in np.array(scale.values)]
+    if values == list(range(int(scale.low), int(scale.low) + len(values))):
+        return Annotated[int, Field(ge=values[0], le=values[-1])]
+    return Annotated[float, Field(json_schema_extra={"enum": values})]
 
 
-def _form(parts: Mapping[str, Any]) -> str:
-    """The JSON of a reply as a prompt shows it: for servers that hold replies to no schema."""
-    explained = {"about": "...", "because": "..."}
-    shown = {
-        name: explained if kind is Explained else "..." if kind is str else 3
-        for name, kind in parts.items()
-    }
-    return json.dumps(shown)
+def _number(value: Any) -> float:
+    """A value as JSON writes it shortest: 3, not 3.0."""
+    return int(value) if float(value).is_integer() else float(value)
 
 
 def _read(reply: Reply) -> dict[str, Any]:
@@ -346,20 +384,9 @@ def _read(reply: Reply) -> dict[str, Any]:
     for text in (reply.text[start:], re.sub(r",(?=\s*[}\]])", "", reply.text[start:])):
         try:
             # Not strict: line breaks may stand in texts as they are.
-            found, _ = json.JSONDecoder(strict=False).raw_decode(text)
+            answer, _ = json.JSONDecoder(strict=False).raw_decode(text)
         except (ValueError, RecursionError):
             continue
-        if isinstance(found, dict):
-            return found
+        if isinstance(answer, dict):
+            return answer
     raise _Rejected("malformed")
-
-
-def _rating(value: Any) -> int:
-    number = re.fullmatch(r"\s*([1-5])(\.0)?\s*", str(value))
-    if number is None:
-        raise _Rejected("malformed")
-    return int(number[1])
-
-
-def _year(row: Mapping[str, Any]) -> int | None:
-    return None if pd.isna(row["year"]) else int(row["year"])

@@ -1,32 +1,38 @@
-"""Histories in, memories out, without an LLM. Pure."""
+"""Histories in, memories out, without an LLM. Pure.
+
+Profiles and reasons state what the ratings show, in words and in numbers that a small language
+model can copy (M_s and M_l of the paper). No text names another movie than its own, and none knows
+a rating of a later batch. A movie's summary and cast are not repeated: a prompt shows them beside
+the memory.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from pydantic import PositiveInt
 
-from persona_lab.data import Cost
-from persona_lab.distill.english import Voice
-from persona_lab.distill.histories import History, Scope, UserMemories
-from persona_lab.distill.profile import write_profile
-from persona_lab.distill.reasons import write_interaction
+from persona_lab.component import component, neutral
+from persona_lab.data import Cost, Scale
+from persona_lab.distill.histories import History, Scope, UserMemories, rated_as
+from persona_lab.distill.phrases import Phrases, Voice, Writer
 from persona_lab.distill.taste import Rated, Taste, rated_movies
 from persona_lab.sources import Sources
 
 
-@dataclass(frozen=True)
+@component
 class Statistical:
     """Writes down what the ratings show; the paper's hierarchy (section 3.2) without its LLM.
 
     Attributes:
         batch_size: Rows after which the profile is written anew (paper, appendix A: at most 10).
         scope: Which ratings it is given (decision 3).
+        phrases: The words.
         name: What reports call it.
     """
 
-    batch_size: PositiveInt = 10
-    scope: Scope = "training"
-    name: str = field(default="statistical", metadata={"key": False})
+    batch_size: PositiveInt
+    scope: Scope
+    phrases: Phrases
+    name: str = neutral()
 
     def distill(
         self, histories: Iterable[History], seed: int, sources: Sources
@@ -39,27 +45,47 @@ class Statistical:
             sources: Not used.
         """
         table, rated = None, []
+        writer = Writer(self.phrases)
         for history in histories:
             if history.table is not table:
                 table = history.table
-                rated = rated_movies(table)
-            voice = Voice(seed, history.user_id)
-            yield self._of_user(history.user_id, rated[history.span], voice)
+                rated = rated_movies(table, history.scale)
+            yield self._of_user(history, rated[history.span], writer, Voice(seed, history.user_id))
 
     def fingerprint(self, sources: Sources) -> str:
         """A constant."""
         return "statistical"
 
-    def estimate(self, sizes: Sequence[int]) -> Cost:
+    def estimate(self, sizes: Sequence[int], scale: Scale) -> Cost:
         """Nothing (see `Distiller`)."""
         return Cost()
 
-    def _of_user(self, user_id: int, rated: Sequence[Rated], voice: Voice) -> UserMemories:
-        taste = Taste()
+    def _of_user(
+        self, history: History, rated: Sequence[Rated], writer: Writer, voice: Voice
+    ) -> UserMemories:
+        taste = Taste(history.scale)
         snapshots, interactions = [], []
         for start in range(0, len(rated), self.batch_size):
             for turn, movie in enumerate(rated[start : start + self.batch_size], start):
-                interactions.append(write_interaction(movie, taste, voice, turn))
+                interactions.append(_interaction(movie, taste, writer, voice, turn))
                 taste.add(movie)
-            snapshots.append(write_profile(taste, voice))
-        return UserMemories(user_id, snapshots[-1], snapshots, interactions)
+            snapshots.append(writer.profile(taste.facts(), voice))
+        return UserMemories(history.user_id, snapshots[-1], snapshots, interactions)
+
+
+def _interaction(movie: Rated, taste: Taste, writer: Writer, voice: Voice, turn: int) -> str:
+    """Why the user rated the movie so, from what was known of the user before.
+
+    The turn goes on from text to text, so that neighbours are worded differently.
+    """
+    label = taste.scale.labels[movie.place]
+    facts = taste.reasons(movie) | taste.beside(movie) | {"label": label}
+    directors = {"directors": list(movie.directors[:2])} if movie.directors else {}
+    facts["movie"] = writer.part("movie", {"genres": movie.genres, **directors})
+    feelings = writer.feelings[taste.level(movie.rating, len(writer.feelings))]
+    facts["plain"] = writer.say(feelings, facts, voice, turn)
+    reason = writer.say(writer.reason, facts, voice, turn)
+    # In step with the other turns, the same wordings would always meet.
+    beside = writer.say(writer.beside, facts, voice, turn + turn // 3)
+    text = f"{rated_as(movie.title, movie.year, label)} because {reason}. {beside}"
+    return text.rstrip()

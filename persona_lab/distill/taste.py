@@ -1,24 +1,39 @@
-"""Rated movies in, one by one; running sums of a user's taste out. Pure.
+"""Rated movies in, one by one; what they show of the user's taste out, as named facts. Pure.
 
-Everything that the texts say is read from these sums, so that a profile after every batch costs
-no second look at the history.
+Everything is read from running sums, so that a profile after every batch costs no second look at
+the history. What would rest on too few ratings is no fact.
 """
 
-from collections import defaultdict
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import combinations
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from persona_lab.distill.english import split_genres, split_names
+from persona_lab.data import Scale
 
 # Ratings at the user's own mean that every group starts with, so that few ratings say little.
 _PRIOR = 4.0
 # Later actors of a cast seldom decide a rating.
 _LEADING = 3
-_LOW = 2
+# With fewer ratings little can be said; with fewer than _LONG nothing of change.
+_FEW, _LONG = 6, 30
+# What movies are rated on average, as a share of the scale: 3.6 of 1 to 5.
+_TYPICAL = 0.65
+# Cuts between movies of low and high averages, likewise: 3.0, 3.5 and 4.0.
+_BANDS = (0.5, 0.625, 0.75)
+# Ratings up to here are low ones, likewise: 1 and 2.
+_LOW = 0.3
+_OLD = "before 1960"
+_UNNAMED = {"", "unknown", "(no genres listed)"}
 
-OLD = "before 1960"
+# Facts by name; one that is not known has no name here.
+Facts = dict[str, Any]
 
 
 class Rated(NamedTuple):
@@ -27,18 +42,20 @@ class Rated(NamedTuple):
     Attributes:
         title: From the catalogue.
         year: None where unknown.
-        rating: 1 to 5.
+        rating: On the scale.
+        place: Of the rating on the scale, from 0.
         mean: Average rating of others, None where unknown.
         genres: Named genres.
         pairs: Their pairs.
-        era: See `era`; None where unknown.
+        era: Its decade, "the 1990s", or one for all of the earlier years; None where unknown.
         directors: Names.
         actors: Names of the leading ones.
     """
 
     title: str
     year: int | None
-    rating: int
+    rating: float
+    place: int
     mean: float | None
     genres: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
@@ -47,32 +64,50 @@ class Rated(NamedTuple):
     actors: tuple[str, ...]
 
 
-def rated_movies(rows: pd.DataFrame) -> list[Rated]:
+def rated_movies(rows: pd.DataFrame, scale: Scale) -> list[Rated]:
     """The rows of histories (see `History`), in order; one movie's equal ratings are one object."""
     keys = list(zip(rows["item_id"].tolist(), rows["rating"].tolist(), strict=True))
     distinct = rows[~rows.duplicated(["item_id", "rating"]).to_numpy()]
-    columns = ("item_id", "title", "year", "rating", "mean", "genres", "director", "cast")
-    values = (distinct[column].tolist() for column in columns)
+    distinct = distinct.assign(place=scale.index(distinct["rating"]))
+    columns = ("item_id", "title", "year", "rating", "place", "mean", "genres", "director", "cast")
     rated = {}
-    for item_id, title, year, rating, mean, genres, director, cast in zip(*values, strict=True):
-        named = split_genres(_text(genres))
+    for item_id, title, year, rating, place, mean, genres, director, cast in zip(
+        *(distinct[column].tolist() for column in columns), strict=True
+    ):
+        named = split_genres(genres if isinstance(genres, str) else "")
+        year = None if pd.isna(year) else int(year)
         rated[item_id, rating] = Rated(
             title,
-            None if pd.isna(year) else int(year),
+            year,
             rating,
+            place,
             None if pd.isna(mean) else mean,
             named,
             tuple(combinations(sorted(named), 2)),
-            None if pd.isna(year) else era(int(year)),
-            split_names(_text(director)),
-            split_names(_text(cast))[:_LEADING],
+            None if year is None else f"the {year // 10 * 10}s" if year >= 1960 else _OLD,
+            split_names(director if isinstance(director, str) else ""),
+            split_names(cast if isinstance(cast, str) else "")[:_LEADING],
         )
     return [rated[key] for key in keys]
 
 
-def era(year: int) -> str:
-    """The decade of a year, "the 1990s"; one for all of the earlier years."""
-    return f"the {year // 10 * 10}s" if year >= 1960 else OLD
+@cache
+def split_genres(genres: str) -> tuple[str, ...]:
+    """The named genres of "Comedy|Crime", in order."""
+    return tuple(dict.fromkeys(genre for genre in genres.split("|") if genre not in _UNNAMED))
+
+
+@cache
+def split_names(names: str) -> tuple[str, ...]:
+    """The people of "Jane Doe, John Roe, Jr.|Max Moe", in order."""
+    people: list[str] = []
+    for name in names.replace("|", ",").split(","):
+        name = name.strip()
+        if people and name in {"Jr.", "Sr.", "II", "III"}:
+            people[-1] += f" {name}"
+        elif name:
+            people.append(name)
+    return tuple(dict.fromkeys(people))
 
 
 class Sums:
@@ -80,61 +115,42 @@ class Sums:
 
     Attributes:
         n: How many.
-        total: Sum of the ratings.
-        fives: How many are a 5.
-        lows: How many are a 1 or a 2.
+        total: Of the ratings.
+        highest: How many are the highest of the scale.
+        low: How many are low.
         compared: How many have an average of others.
-        above: Sum of rating minus average over these.
+        above: Of rating minus average over these.
     """
 
-    __slots__ = ("above", "compared", "fives", "lows", "n", "total")
+    __slots__ = ("above", "compared", "highest", "low", "n", "total")
 
     def __init__(self) -> None:
-        self.n = self.total = self.fives = self.lows = self.compared = 0
-        self.above = 0.0
-
-    def add(self, rating: int, mean: float | None) -> None:
-        """Count one rating."""
-        self.n += 1
-        self.total += rating
-        if rating == 5:
-            self.fives += 1
-        elif rating <= _LOW:
-            self.lows += 1
-        if mean is not None:
-            self.compared += 1
-            self.above += rating - mean
-
-    @property
-    def mean(self) -> float:
-        """Mean rating; NaN where there is none."""
-        return self.total / self.n if self.n else float("nan")
-
-    @property
-    def lead(self) -> float:
-        """Mean of rating minus average of others; NaN where none is known."""
-        return self.above / self.compared if self.compared else float("nan")
-
-    def effect(self, usual: float) -> float:
-        """How far the mean is from the user's usual one, drawn towards 0 where ratings are few."""
-        return (self.total - self.n * usual) / (self.n + _PRIOR)
+        self.n = self.highest = self.low = self.compared = 0
+        self.total = self.above = 0.0
 
 
 class Taste:
     """What is known of a user after the movies added so far.
 
     Attributes:
+        scale: Of the ratings.
         rated: The movies, in order.
         all: Sums over all of them.
-        shares: Number of ratings by value; index 0 is unused.
+        counts: Number of ratings by place on the scale.
         genres: Sums by genre; likewise `pairs`, `eras`, `directors` and `actors`.
-        bands: Sums by the movie's average: its half points, rounded down (7 is 3.5 to 4.0).
+        bands: Sums by the movie's average: how many of the cuts it reaches.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scale: Scale) -> None:
+        self.scale = scale
+        width = scale.high - scale.low
+        # Thresholds are in points of a scale from 1 to 5.
+        self._point = width / 4
+        self._cuts = [scale.low + share * width for share in _BANDS]
+        self._lows = int(np.searchsorted(scale.values, scale.low + _LOW * width, side="right"))
         self.rated: list[Rated] = []
         self.all = Sums()
-        self.shares = [0] * 6
+        self.counts = [0] * len(scale.labels)
         self.genres: defaultdict[str, Sums] = defaultdict(Sums)
         self.pairs: defaultdict[tuple[str, str], Sums] = defaultdict(Sums)
         self.eras: defaultdict[str, Sums] = defaultdict(Sums)
@@ -144,35 +160,262 @@ class Taste:
 
     def add(self, movie: Rated) -> None:
         """Count one more movie."""
-        rating, mean = movie.rating, movie.mean
         self.rated.append(movie)
-        self.shares[rating] += 1
-        self.all.add(rating, mean)
-        for name in movie.genres:
-            self.genres[name].add(rating, mean)
-        for pair in movie.pairs:
-            self.pairs[pair].add(rating, mean)
-        for name in movie.directors:
-            self.directors[name].add(rating, mean)
-        for name in movie.actors:
-            self.actors[name].add(rating, mean)
+        self.counts[movie.place] += 1
+        groups = [
+            self.all,
+            *(self.genres[name] for name in movie.genres),
+            *(self.pairs[pair] for pair in movie.pairs),
+            *(self.directors[name] for name in movie.directors),
+            *(self.actors[name] for name in movie.actors),
+        ]
         if movie.era is not None:
-            self.eras[movie.era].add(rating, mean)
-        if mean is not None:
-            self.bands[min(8, max(5, int(2 * mean)))].add(rating, mean)
+            groups.append(self.eras[movie.era])
+        if movie.mean is not None:
+            groups.append(self.bands[bisect_right(self._cuts, movie.mean)])
+        for sums in groups:
+            sums.n += 1
+            sums.total += movie.rating
+            sums.highest += movie.place == len(self.counts) - 1
+            sums.low += movie.place < self._lows
+            if movie.mean is not None:
+                sums.compared += 1
+                sums.above += movie.rating - movie.mean
 
     @property
     def usual(self) -> float:
-        """The user's mean rating."""
-        return self.all.mean
+        """The user's mean rating; NaN before the first."""
+        return self.all.total / self.all.n if self.rated else float("nan")
 
-    @property
-    def spread(self) -> float:
-        """Standard deviation of the ratings."""
-        usual = self.usual
-        squares = sum(count * (value - usual) ** 2 for value, count in enumerate(self.shares))
-        return (squares / self.all.n) ** 0.5
+    def level(self, rating: float, levels: int) -> int:
+        """In which of so many levels, from 0, a rating lies."""
+        low, high = self.scale.low, self.scale.high
+        return round((rating - low) / (high - low) * (levels - 1))
+
+    def facts(self) -> Facts:
+        """What the ratings, at least one, show."""
+        n = self.all.n
+        facts: Facts = {"n": n, "usual": self.usual}
+        if n < _FEW:
+            labels = [self.scale.labels[movie.place] for movie in self.rated]
+            facts |= {"ratings": labels} if n > 1 else {"single": labels[0]}
+            facts["seen"] = [{"genre": genre} for genre, _ in _genres(self.rated).most_common(3)]
+        else:
+            facts |= self._groups() | self._habits() | self._beside_averages()
+            if n >= _LONG:
+                facts |= self._drift()
+        return {name: fact for name, fact in facts.items() if fact not in ([], None)}
+
+    def reasons(self, movie: Rated) -> Facts:
+        """What the ratings so far, if any, say of such a movie with such a rating."""
+        usual, point = self.usual, self._point
+        above = movie.rating - usual
+        evidence = sorted(self._evidence(movie), key=itemgetter("effect", "mean"))
+        if not evidence:
+            return {}
+        if abs(above) < 0.5 * point:
+            near = min(evidence, key=lambda group: abs(group["mean"] - movie.rating))
+            by = abs(near["mean"] - movie.rating) / point
+            if by > 0.5:
+                return {"ordinary": usual}
+            return {"same" if by < 0.05 else "near": near}
+        support, contrast = evidence[-1], evidence[0]
+        if above < 0:
+            support, contrast = contrast, support
+        telling = support["effect"] * above > 0 and abs(support["effect"]) >= 0.1
+        if telling and abs(support["mean"] - movie.rating) <= point:
+            return {"above": above, "support": support}
+        if abs(contrast["mean"] - movie.rating) > point:
+            return {"contrast": contrast}
+        return {"above": above, "unusual": usual} if self.all.n >= 5 else {}
+
+    def beside(self, movie: Rated) -> Facts:
+        """The rating beside the average that others give, or else beside the ratings so far."""
+        if movie.mean is not None:
+            by = (movie.rating - movie.mean) / self._point
+            return {"alike": movie.mean} if abs(by) < 0.3 else {"mean": movie.mean, "by": by}
+        if self.all.n < 10:
+            return {}
+        share = _share(self.counts[movie.place], self.all.n)
+        return {"share": share} if share else {"new": self.scale.labels[movie.place]}
+
+    def _evidence(self, movie: Rated) -> Iterator[Facts]:
+        """What is shared with enough movies rated before."""
+        shared: tuple[tuple[str, tuple[Any, ...], Mapping[Any, Sums]], ...] = (
+            ("genre", movie.genres, self.genres),
+            ("pair", movie.pairs, self.pairs),
+            ("director", movie.directors, self.directors),
+            ("actor", movie.actors, self.actors),
+        )
+        for kind, names, groups in shared:
+            for name in names:
+                sums = groups.get(name)
+                if sums and sums.n >= 2:
+                    yield {kind: name, **self._told(sums)}
+        era = self.eras.get(movie.era) if movie.era else None
+        # An era that most movies are from says nothing.
+        if era and 3 <= era.n < 0.6 * self.all.n:
+            yield {"era": movie.era, **self._told(era)}
+
+    def _told(self, sums: Sums) -> Facts:
+        effect = _drawn(sums.total, sums.n, self.usual) / self._point
+        return {"n": sums.n, "mean": sums.total / sums.n, "effect": effect}
+
+    def _known(self, kind: str, groups: Mapping[Any, Sums], least: int) -> list[Facts]:
+        """The groups with enough ratings, by name."""
+        return [
+            {kind: name, **self._told(sums)}
+            for name, sums in sorted(groups.items())
+            if sums.n >= least
+        ]
+
+    def _known_genres(self) -> list[Facts]:
+        whole = self.all
+        lead = whole.above / whole.compared if whole.compared else 0.0
+        genres = self._known("genre", self.genres, 1)
+        for facts in genres:
+            sums = self.genres[facts["genre"]]
+            facts["share"] = sums.n / whole.n
+            facts["highest_share"], facts["low_share"] = sums.highest / sums.n, sums.low / sums.n
+            facts["more_highest"] = _drawn(sums.highest, sums.n, whole.highest / whole.n)
+            facts["more_low"] = _drawn(sums.low, sums.n, whole.low / whole.n)
+            if sums.compared:
+                facts["lead"] = sums.above / sums.compared
+                facts["own_way"] = _drawn(sums.above, sums.compared, lead) / self._point
+        return genres
+
+    def _groups(self) -> Facts:
+        """Genres, pairs of them, decades and people that are rated otherwise than the rest."""
+        least = 3 if self.all.n < 40 else 4
+        watched = self._known_genres()
+        genres = [group for group in watched if group["n"] >= least]
+        liked, disliked = _most(genres, "effect", 0.1, 4), _most(genres, "effect", 0.1, 4, -1)
+        not_liked = [group for group in genres if group not in liked]
+        not_disliked = [group for group in genres if group not in disliked]
+        rest = [group for group in not_liked if group in not_disliked]
+        facts = {
+            "liked": liked,
+            "favourites": liked[:3],
+            "disliked": disliked,
+            "least_liked": disliked[:2],
+            "otherwise" if liked or disliked else "genres": _most(rest, "effect", -9, 4),
+            "watched": _most(watched, "share", 0.1, 4),
+            "highest": self.scale.labels[-1],
+            "low": self.scale.labels[max(self._lows, 1) - 1],
+            "given_highest": _most(not_disliked, "more_highest", 0.08, 2),
+            "given_low": _most(not_liked, "more_low", 0.08, 2),
+            "eras": sorted(
+                self._known("era", self.eras, least), key=lambda group: group["era"] != _OLD
+            ),
+        }
+        if self.all.compared >= _FEW:
+            facts["kind_to"] = _most(not_disliked, "own_way", 0.1, 3)
+            facts["harsh_on"] = _most(not_liked, "own_way", 0.1, 3, -1)
+        means = {group["genre"]: group["mean"] for group in genres}
+        pairs = self._known("pair", self.pairs, least)
+        for name, sign in (("best_pairs", 1), ("worst_pairs", -1)):
+            # Such as say more than either genre does.
+            telling = [
+                pair
+                for pair in pairs
+                if all(sign * (pair["mean"] - means[genre]) > 0 for genre in pair["pair"])
+            ]
+            facts[name] = _most(telling, "effect", 0.2, 2, sign)
+        # A movie may be named after its hero.
+        titles = {movie.title for movie in self.rated}
+        for role, groups, enough in (("directors", self.directors, 2), ("actors", self.actors, 3)):
+            people = [
+                person
+                for person in self._known("name", groups, enough)
+                if person["name"] not in titles
+            ]
+            facts[f"good_{role}"] = _most(people, "effect", 0.25, 2)
+            facts[f"bad_{role}"] = _most(people, "effect", 0.25, 1, -1)
+        return facts
+
+    def _beside_averages(self) -> Facts:
+        """How the ratings depend on the movies' average ratings."""
+        if self.all.compared < _FEW:
+            typical = self.scale.low + 4 * _TYPICAL * self._point
+            return {"generosity": (self.usual - typical) / self._point}
+        lead = self.all.above / self.all.compared
+        facts: Facts = {"generosity": lead / self._point, "by": abs(lead)}
+        facts["even" if abs(lead) < 0.15 * self._point else "lead"] = lead
+        known = [band for band in range(len(_BANDS), -1, -1) if self.bands[band].n >= 3]
+        if len(known) < 2:
+            return facts
+        ends = [None, *self._cuts, None]
+        facts["bands"] = bands = [
+            {
+                "average": _without_none(start=ends[band], stop=ends[band + 1]),
+                "mean": self.bands[band].total / self.bands[band].n,
+            }
+            for band in known
+        ]
+        if self.all.compared >= 20:
+            # Points of rating for a point of the averages; bands are half a point apart.
+            rise = (bands[0]["mean"] - bands[-1]["mean"]) / self._point
+            facts["agreement"] = 2 * rise / (known[0] - known[-1])
+        return facts
+
+    def _drift(self) -> Facts:
+        """What has changed in the last third of the history."""
+        size = self.all.n // 3
+        before, lately = self.rated[:-size], self.rated[-size:]
+        old, new = (sum(movie.rating for movie in part) / len(part) for part in (before, lately))
+        was, now = _genres(before), _genres(lately)
+        turns = [
+            {"genre": genre, "by": now[genre] / len(lately) - was[genre] / len(before)}
+            for genre in sorted(self.genres)
+        ]
+        towards, away = _most(turns, "by", 0.15, 2), _most(turns, "by", 0.15, 2, -1)
+        facts: Facts = {"towards": towards, "away": away}
+        change = {"old": old, "new": new, "size": size, "by": new - old}
+        if abs(new - old) >= 0.3 * self._point:
+            facts["change"] = change
+        elif not towards and not away:
+            facts["steady"] = change
+        return facts
+
+    def _habits(self) -> Facts:
+        """How often each rating is given, the typical one and the spread."""
+        n, top = self.all.n, max(self.counts)
+        given = [
+            {"label": label, "count": count, "share": _share(count, n)}
+            for label, count in zip(self.scale.labels, self.counts, strict=True)
+        ][::-1]
+        typical = [rating for rating in given if rating["count"] == top]
+        if top == n:
+            return {"always": typical[0]["label"]}
+        spread = sum((movie.rating - self.usual) ** 2 for movie in self.rated) ** 0.5 / n**0.5
+        return {
+            "typical": typical,
+            "given": [rating for rating in given if rating["count"]],
+            "never": [rating for rating in given if not rating["count"]],
+            "spread": spread,
+            "variety": spread / self._point,
+        }
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+def _most(groups: list[Facts], by: str, least: float, count: int, sign: int = 1) -> list[Facts]:
+    """The groups with the most of something, or with -1 the least: at least so much of it."""
+    enough = [group for group in groups if sign * group.get(by, -np.inf * sign) >= least]
+    return sorted(enough, key=lambda group: -sign * group[by])[:count]
+
+
+def _drawn(total: float, n: int, usual: float) -> float:
+    """How far a mean is from the usual one, drawn towards 0 where its n are few."""
+    return (total - n * usual) / (n + _PRIOR)
+
+
+def _share(count: int, n: int) -> float:
+    # What was given is never at 0%.
+    return max(count / n, 0.01) if count else 0.0
+
+
+def _genres(movies: list[Rated]) -> Counter[str]:
+    return Counter(genre for movie in movies for genre in movie.genres)
+
+
+def _without_none(**values: float | None) -> Facts:
+    return {name: value for name, value in values.items() if value is not None}

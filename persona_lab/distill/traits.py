@@ -9,7 +9,7 @@ from collections.abc import Collection
 import numpy as np
 import pandas as pd
 
-from persona_lab.distill.english import split_genres
+from persona_lab.distill.taste import split_genres
 
 # Percentiles, over all users, above which the second and the third tier begin.
 CUTS = {"activity": (60, 90), "conformity": (25, 80), "diversity": (33, 66)}

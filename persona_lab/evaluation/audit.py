@@ -115,7 +115,8 @@ def auditing(
             return other, replace(again, movies=split.value.movies.assign(**means))
 
         other, other_split = rated_otherwise(unseen)
-        rewritten = distiller.estimate(train.groupby("user_id").size().tolist()).calls == 0
+        sizes = train.groupby("user_id").size().tolist()
+        rewritten = distiller.estimate(sizes, split.value.scale).calls == 0
         if rewritten:
             again = distil(distiller, other_split, other, protocol, data.seed, sources)
         else:

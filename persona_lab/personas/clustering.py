@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from persona_lab.cache import Entry, Stage
 from persona_lab.component import component, neutral
 from persona_lab.data import Split
-from persona_lab.distill.english import split_genres
+from persona_lab.distill.taste import split_genres
 from persona_lab.errors import UserError
 from persona_lab.memory import Vectors
 from persona_lab.personas.personas import Personas

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from persona_lab.distill.reasons import verdict
+from persona_lab.distill.histories import rated_as
 from persona_lab.prompting.codec import Codec
 from persona_lab.prompting.template import TRAITS, Template
 
@@ -92,7 +92,7 @@ def make_examples(
             return memo.text
         movie = movies[memo.item_id]
         year = None if pd.isna(movie["year"]) else int(movie["year"])
-        return f"{verdict(movie['title'], year, split.scale.label(memo.rating))}."
+        return f"{rated_as(movie['title'], year, split.scale.label(memo.rating))}."
 
     examples = []
     for user_id, item_id, rating, profile, tiers, row_recalled in zip(

@@ -15,7 +15,7 @@ import pandas as pd
 
 from persona_lab.component import component
 from persona_lab.data import Scale
-from persona_lab.distill.english import split_genres
+from persona_lab.distill.taste import split_genres
 from persona_lab.errors import UserError
 
 Role = Literal["system", "user"]

@@ -8,14 +8,29 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import openai  # noqa: F401
 
 from persona_lab.distill import Conversation, OpenAI, Request
 from persona_lab.sources import Sources
 
-PRICES = {"toy": {"input": 10.0, "cached": 5.0, "output": 100.0}}
+FIELDS = {
+    "model": "toy",
+    "parameters": {},
+    "prices": {"toy": {"input": 10.0, "cached": 5.0, "output": 100.0}},
+    "batch_discount": 0.5,
+    "budget": None,
+    "mode": "sync",
+    "concurrency": 16,
+    "timeout": 180.0,
+    "max_attempts": 10,
+    "poll_seconds": 0.01,
+}
+
+
+def toy(url: str, **fields: Any) -> OpenAI:
+    return OpenAI(base_url=url, **{**FIELDS, **fields})
 
 
 def talk(user: int, calls: int) -> Conversation[str]:
@@ -35,9 +50,9 @@ def job(
     users: int,
     calls: int,
     concurrency: int,
-    mode: Literal["sync", "batch"] = "sync",
+    mode: str = "sync",
 ) -> None:
-    chat = OpenAI("toy", url, prices=PRICES, concurrency=concurrency, mode=mode, poll_seconds=0.02)
+    chat = toy(url, concurrency=concurrency, mode=mode, poll_seconds=0.02)
     start = time.perf_counter()
     texts = chat.converse((talk(user, calls) for user in range(users)), Sources(Path(cache)))
     seconds = time.perf_counter() - start

@@ -9,13 +9,12 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import pytest
-from omegaconf import OmegaConf
+from configured import configured
+from pydantic import ValidationError
 
-from persona_lab.compose import configure
-from persona_lab.data import Cost, Protocol, Ratings, Split
+from persona_lab.data import Cost, Protocol, Ratings, Scale, Split
 from persona_lab.distill import History, Prompts, Reflection, UserMemories, distil
 from persona_lab.distill.chat import Conversation, Reply, Request, converse_in_rounds
-from persona_lab.errors import UserError
 from persona_lab.sources import Sources
 
 T = TypeVar("T")
@@ -23,9 +22,8 @@ Answer = dict[str, Any]
 
 NOWHERE = Sources(Path("nowhere"))
 
-ROOT = Path(__file__).resolve().parents[2]
-WORDS = OmegaConf.load(ROOT / "conf" / "distiller" / "prompts" / "reflection.yaml").prompts
-PROMPTS = Prompts(**{key: WORDS[key] for key in WORDS if key != "_target_"})
+PROMPTS: Prompts = configured("distiller=openai").prompts
+FIVE: Scale = configured("data/scale=five_stars")
 
 
 def good(request: Request, number: int) -> Answer:
@@ -75,7 +73,7 @@ class Scripted:
         return tokens_in / 1000 + tokens_out / 100
 
 
-def make_history(rows: list[dict[str, Any]], user_id: int = 7) -> History:
+def make_history(rows: list[dict[str, Any]], user_id: int = 7, scale: Scale = FIVE) -> History:
     frame = pd.DataFrame(
         [
             {
@@ -87,7 +85,7 @@ def make_history(rows: list[dict[str, Any]], user_id: int = 7) -> History:
             for n, row in enumerate(rows, 1)
         ]
     )
-    return History(user_id, frame)
+    return History(user_id, frame, scale)
 
 
 def history(n: int = 25, **row: Any) -> History:
@@ -95,10 +93,13 @@ def history(n: int = 25, **row: Any) -> History:
 
 
 def distilled(chat: Scripted, given: History | None = None, **fields: Any) -> UserMemories:
-    (user,) = Reflection(chat, PROMPTS, **fields).distill(
-        [given or history()], seed=0, sources=NOWHERE
-    )
+    distiller = reflection(chat, **fields)
+    (user,) = distiller.distill([given or history()], seed=0, sources=NOWHERE)
     return user
+
+
+def reflection(chat: Scripted, **fields: Any) -> Reflection:
+    return configured("distiller=openai", chat=chat, **fields)
 
 
 def steps(chat: Scripted) -> list[str]:
@@ -281,7 +282,7 @@ def test_both_protocols_make_the_same_calls(
 
     chats = [Scripted(gossip), Scripted(gossip)]
     checked, written = (
-        distil(Reflection(chat, PROMPTS), split, ratings, protocol, seed=0, sources=NOWHERE)
+        distil(reflection(chat), split, ratings, protocol, seed=0, sources=NOWHERE)
         for chat, protocol in zip(chats, both, strict=True)
     )
     calls = [[(r.messages, r.purpose, r.sample) for r in chat.asked] for chat in chats]
@@ -348,19 +349,19 @@ def test_hostile_texts_stay_between_their_tags() -> None:
 def test_the_estimate_counts_every_call() -> None:
     chat = Scripted()
     usual = {"movie": 30, "profile": 300, "interaction": 60, "insight": 60}
-    distiller = Reflection(chat, PROMPTS, usual_words=usual)
+    distiller = reflection(chat, usual_words=usual)
     list(distiller.distill([history(25), replace(history(10), user_id=8)], seed=0, sources=NOWHERE))
-    found = distiller.estimate([25, 10])
+    found = distiller.estimate([25, 10], FIVE)
     assert found.calls == len(chat.asked) == 6
-    assert found == distiller.estimate([25]) + distiller.estimate([10])
+    assert found == distiller.estimate([25], FIVE) + distiller.estimate([10], FIVE)
     # One batch of 10: 10 explanations, an insight and a profile, four tokens for three words.
     written = round((10 * 60 + 60 + 300) * 4 / 3) + 10 * 10
-    assert distiller.estimate([10]).tokens_out == written
-    assert distiller.estimate([10]).money == pytest.approx(
-        chat.price(distiller.estimate([10]).tokens_in, written)
+    assert distiller.estimate([10], FIVE).tokens_out == written
+    assert distiller.estimate([10], FIVE).money == pytest.approx(
+        chat.price(distiller.estimate([10], FIVE).tokens_in, written)
     )
-    assert replace(distiller, reflection=False).estimate([25]).calls == 3
-    assert replace(distiller, enriched=False).estimate([10]).tokens_out < written
+    assert replace(distiller, reflection=False).estimate([25], FIVE).calls == 3
+    assert replace(distiller, enriched=False).estimate([10], FIVE).tokens_out < written
 
 
 def test_the_estimate_is_said_before_the_first_call(caplog: pytest.LogCaptureFixture) -> None:
@@ -374,5 +375,35 @@ def test_the_estimate_is_said_before_the_first_call(caplog: pytest.LogCaptureFix
 
 @pytest.mark.parametrize("field", ["batch_size", "max_words"])
 def test_sizes_are_checked(field: str) -> None:
-    with pytest.raises(UserError, match=rf"distiller\.{field} is 0 \(it should be greater than 0"):
-        configure("distiller=openai", f"distiller.{field}=0")
+    with pytest.raises(ValidationError, match=field):
+        reflection(Scripted(), **{field: 0})
+
+
+def test_the_instructions_say_the_scale() -> None:
+    said = "Ratings are whole numbers from 1 to 5, where 1 means that I hated the movie, 2 that I "
+    said += "disliked it, 3 that I am neutral about it, 4 that I liked it and 5 that I loved it."
+    for instruction in (
+        reflection(Scripted()).predicting(2, FIVE),
+        reflection(Scripted()).writing(2, FIVE),
+    ):
+        assert instruction.split("\n\n")[0].endswith(said)
+    assert reflection(Scripted()).predicting(2, FIVE).endswith('{"movie_1": 3, "movie_2": 3}')
+
+
+def test_ratings_of_any_scale() -> None:
+    halves = Scale([0.5, 1, 1.5], ["are bored", "can bear it", "like it"])
+    chat = Scripted(
+        lambda request, number: {
+            name: 1.5 if request.purpose.startswith("predict") else text
+            for name, text in good(request, number).items()
+        }
+    )
+    user = distilled(chat, make_history([{"rating": 0.5}] * 11, scale=halves))
+    said = "Ratings are numbers from 0.5 to 1.5, where 0.5 means that I am bored, 1 that I"
+    assert said in chat.asked[1].messages[0][1]
+    assert "My rating: 0.5" in shown(chat.asked[0])
+    assert "Predicted rating: 1.5\nMy rating: 0.5" in shown(chat.asked[2])
+    assert user.counts == {"predictions": 1, "prediction_stars_off": 1.0}
+    assert chat.asked[1].schema is not None
+    form = chat.asked[1].schema.model_json_schema()["properties"]["movie_1"]
+    assert (form["type"], form["enum"]) == ("number", [0.5, 1, 1.5])

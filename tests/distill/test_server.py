@@ -22,12 +22,20 @@ from pydantic import BaseModel
 
 from persona_lab.cache import NotAtHand
 from persona_lab.data import Cost
-from persona_lab.distill import Conversation, LlmMovieInfo, OpenAI, Reply, Request, ledger, server
+from persona_lab.distill import (
+    Conversation,
+    LlmMovieInfo,
+    OpenAI,
+    Reply,
+    Request,
+    client,
+    ledger,
+)
 from persona_lab.errors import UserError
 from persona_lab.memory import ServerEmbedder
 from persona_lab.sources import Sources
 
-from .job import PRICES, talk
+from .job import talk, toy
 from .server import Server
 
 JOB = Path(__file__).with_name("job.py")
@@ -43,19 +51,19 @@ def loopback(tmp_path: Path) -> Iterator[Server]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Waiting takes no time; what was waited for is listed."""
     waited: list[float] = []
-    sleep = server._sleep
+    sleep = client._sleep
 
     async def wait(seconds: float) -> None:
         waited.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr(server, "_now", lambda: time.monotonic() + sum(waited))
-    monkeypatch.setattr(server, "_sleep", wait)
+    monkeypatch.setattr(client, "_now", lambda: time.monotonic() + sum(waited))
+    monkeypatch.setattr(client, "_sleep", wait)
     return waited
 
 
 def chat(loopback: Server, **fields: Any) -> OpenAI:
-    return OpenAI("toy", loopback.url, prices=PRICES, **fields)
+    return toy(loopback.url, **fields)
 
 
 def once(text: str, schema: type[BaseModel] | None = None) -> Conversation[Reply]:
@@ -106,7 +114,7 @@ def test_a_storm_passes(
     assert sum(money > 0 for money in lost) == len(found) - 3 + 1
     # What passed between the reply and the wait is taken off: seconds on a loaded machine.
     assert max(clock) > retry_after - 5
-    assert max(clock) < retry_after + server._LONGEST_WAIT
+    assert max(clock) < retry_after + client._LONGEST_WAIT
 
 
 def test_a_time_out_is_asked_again(loopback: Server, tmp_path: Path) -> None:
@@ -216,11 +224,11 @@ def test_only_what_the_ledger_does_not_answer_needs_a_key(
     monkeypatch: pytest.MonkeyPatch,
     mode: Literal["sync", "batch"],
 ) -> None:
-    monkeypatch.setattr(server, "_LOCAL", ())
-    monkeypatch.setenv(server.KEY, "sk-planted")
-    llm = chat(loopback, mode=mode, poll_seconds=0.01)
+    monkeypatch.setattr(client, "_LOCAL", ())
+    monkeypatch.setenv(client.KEY, "sk-planted")
+    llm = chat(loopback, mode=mode)
     paid = llm.converse([talk(user, 2) for user in range(3)], Sources(tmp_path / "paid"))
-    monkeypatch.delenv(server.KEY)
+    monkeypatch.delenv(client.KEY)
     elsewhere = Sources(tmp_path / "elsewhere")
     (tmp_path / "elsewhere").mkdir()
     ledger.import_lines(elsewhere.ledger, ledger.export(Sources(tmp_path / "paid").ledger))
@@ -234,7 +242,7 @@ def test_only_what_the_ledger_does_not_answer_needs_a_key(
 def test_batches_cost_half_and_give_the_same(loopback: Server, tmp_path: Path) -> None:
     talks = lambda: [talk(user, 2) for user in range(3)]  # noqa: E731
     one_by_one = chat(loopback).converse(talks(), Sources(tmp_path / "sync"))
-    batched = chat(loopback, mode="batch", poll_seconds=0.01)
+    batched = chat(loopback, mode="batch")
     assert batched.converse(talks(), Sources(tmp_path / "batch")) == one_by_one
     assert len(loopback.batches) == 2
     paid = [
@@ -246,7 +254,7 @@ def test_batches_cost_half_and_give_the_same(loopback: Server, tmp_path: Path) -
 
 def test_a_batch_holds_what_the_budget_covers(loopback: Server, tmp_path: Path) -> None:
     # Of 0.21 at most each, and 0.0009 in the end.
-    batched = chat(loopback, mode="batch", poll_seconds=0.01, budget=0.5)
+    batched = chat(loopback, mode="batch", budget=0.5)
     replies = batched.converse([once(text) for text in "abcde"], Sources(tmp_path))
     assert [reply.text for reply in replies] == [f"heard {text}" for text in "abcde"]
     inputs = [loopback.files[batch["input_file_id"]] for batch in loopback.batches.values()]
@@ -266,7 +274,7 @@ def test_any_line_of_a_batch_can_be_read_or_is_asked_again(
         return iter([*odd, "", *kept[1:], ""] if len(loopback.batches) == 1 else kept)
 
     monkeypatch.setattr(loopback, "_done", lines)
-    batched = chat(loopback, mode="batch", poll_seconds=0.01)
+    batched = chat(loopback, mode="batch")
     asked = ["a", "one\u2028two\u0085three"]
     replies = batched.converse(map(once, asked), Sources(tmp_path))
     assert [reply.text for reply in replies] == [f"heard {text}" for text in asked]
@@ -294,7 +302,7 @@ def test_a_server_that_takes_no_batch_is_told_with_a_mend(
 def test_a_batch_killed_before_it_is_collected_is_collected_once(
     loopback: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: str
 ) -> None:
-    batched = chat(loopback, mode="batch", poll_seconds=0.01)
+    batched = chat(loopback, mode="batch")
     loopback.finished = False
 
     class Killed(BaseException):
@@ -306,7 +314,6 @@ def test_a_batch_killed_before_it_is_collected_is_collected_once(
     place = ("submitted", lambda *_: kill()) if killed.startswith("before") else ("batch", kill)
     with monkeypatch.context() as patch:
         patch.setattr(ledger.Ledger, place[0], _raise(Killed))
-        patch.setattr(ledger, "_LEASE_SECONDS", 0.0)
         with pytest.raises(Killed):
             batched.converse([once("a"), once("b")], Sources(tmp_path))
     assert len(loopback.batches) == 1
@@ -379,7 +386,7 @@ def test_movies_are_told_by_the_llm(loopback: Server, tmp_path: Path) -> None:
         index=[7, 9],
     )
     told = '{"summary": "Boats  off {title}.", "cast": "Ann Lee", "director": ""}'
-    info = LlmMovieInfo(chat(loopback), "Say what you know.", told)
+    info = LlmMovieInfo(chat(loopback), "Say what you know.", told, version=1)
     texts, cost = info.read(movies, Sources(tmp_path))
     assert cost == Cost(2, 200, 20, pytest.approx(2 * 1800e-6))
     assert texts["item_id"].tolist() == [3, 5]
@@ -387,7 +394,7 @@ def test_movies_are_told_by_the_llm(loopback: Server, tmp_path: Path) -> None:
     assert texts["cast"].tolist() == ["Ann Lee", "Ann Lee"]
     assert texts["director"].tolist() == ["", ""]
     # No JSON in any of three replies: nothing is known of the movie.
-    unknown = LlmMovieInfo(chat(loopback), "Say what you know.", "{title} {year}")
+    unknown = LlmMovieInfo(chat(loopback), "Say what you know.", "{title} {year}", version=1)
     texts, cost = unknown.read(movies, Sources(tmp_path))
     assert (texts[["summary", "cast"]] == "").all(axis=None)
     # Replies of no use were paid for like any other.
@@ -408,7 +415,7 @@ def test_the_key_stays_where_it_is(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     planted = "sk-planted-0123456789"
-    monkeypatch.setenv(server.KEY, planted)
+    monkeypatch.setenv(client.KEY, planted)
     caplog.set_level(logging.DEBUG)
     loopback.faults = ["500", "429:0"]
     chat(loopback).converse([once("hello"), once("other")], Sources(tmp_path / "c"))
@@ -421,11 +428,11 @@ def test_the_key_stays_where_it_is(
     assert not any(planted.encode() in content for content in files)
     assert loopback.keys == {f"bearer {planted}"}
     assert planted not in f"{caught.value!r} {caplog.text}"
-    monkeypatch.delenv(server.KEY)
+    monkeypatch.delenv(client.KEY)
     with pytest.raises(UserError, match="export OPENAI_API_KEY"):
-        OpenAI("toy").converse([once("hello")], Sources(tmp_path / "d"))
+        toy("https://api.openai.com/v1").converse([once("hello")], Sources(tmp_path / "d"))
     with pytest.raises(UserError, match="base_url holds credentials"):
-        OpenAI("toy", "http://me:secret@localhost/v1").converse([], Sources(tmp_path / "d"))
+        toy("http://me:secret@localhost/v1").converse([], Sources(tmp_path / "d"))
 
 
 class Jobs:

@@ -9,15 +9,18 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from configured import configured
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persona_lab.distill import History, Memories, Statistical, UserMemories
+from persona_lab.data import Scale
+from persona_lab.distill import History, Memories, UserMemories
 from persona_lab.sources import Sources
 
 # Where nothing is: what is tested here reads no asset.
 NO_ASSETS = Sources(Path("nowhere"))
 Rows = list[dict[str, Any]]
+FIVE: Scale = configured("data/scale=five_stars")
 
 GENRES = ("Drama", "Comedy|Romance", "Horror|Thriller", "unknown", "", "Film-Noir", "Anime|War")
 movies = st.fixed_dictionaries(
@@ -33,7 +36,7 @@ movies = st.fixed_dictionaries(
 histories = st.lists(movies, min_size=1, max_size=45)
 
 
-def make_history(rows: Rows, user_id: int = 1) -> History:
+def make_history(rows: Rows, user_id: int = 1, scale: Scale = FIVE) -> History:
     """A history of the movies given; what a row leaves out is unknown."""
     frame = pd.DataFrame(
         [
@@ -55,11 +58,12 @@ def make_history(rows: Rows, user_id: int = 1) -> History:
         ]
     )
     text = dict.fromkeys(["title", "genres", "summary", "cast", "director"], "str")
-    return History(user_id, frame.astype(text | {"year": "Int64", "mean": "float64"}))
+    return History(user_id, frame.astype(text | {"year": "Int64", "mean": "float64"}), scale)
 
 
 def distil(history: History, seed: int = 0, batch_size: int = 10) -> UserMemories:
-    (memories,) = Statistical(batch_size).distill([history], seed, NO_ASSETS)
+    distiller = configured("distiller=statistical", batch_size=batch_size)
+    (memories,) = distiller.distill([history], seed, NO_ASSETS)
     return memories
 
 
@@ -78,14 +82,13 @@ def test_profile_says_what_the_ratings_show() -> None:
         "drama (5.0 over 20",
         "comedy (2.0 over 20 movies)",
         "By decade I average 5.0 for movies from the 1970s and 2.0 for the 1990s.",
-        "Older movies suit me better.",
         "Among directors I rate Ann Ash (5.0) high and Bo Bell (2.0) low.",
-        "my ratings are level with the averages that others give",
-        "(1.5 above)",
-        "harshest on comedy (1.5 below)",
+        "my ratings are level with the averages that others give (+0.00)",
+        "(+1.5)",
+        "harshest on comedy (-1.5)",
         "(100% of such movies)",
-        "Over 40 movies my average rating is 3.5, and my most frequent ratings are a 5 and a 2.",
-        "I give a 5 to 50% of movies and a 2 to 50%, but never a 4 or a 3 or a 1.",
+        "Over 40 movies my average rating is 3.5, and what I give most often is a 5 and a 2.",
+        "I give a 5 to 50% of movies and a 2 to 50%, but never a 4, a 3 or a 1.",
         "standard deviation of 1.5",
     ):
         assert fact in profile
@@ -106,8 +109,8 @@ def test_profile_compares_with_the_averages_in_bands() -> None:
 @pytest.mark.parametrize(
     ("rating", "words"),
     [
-        (5, "about a whole point above the average that others give (1.00)"),
-        (3, "about a whole point below the average that others give (1.00)"),
+        (5, "I tend to rate 1.00 points above the average that others give."),
+        (3, "I tend to rate 1.00 points below the average that others give."),
     ],
 )
 def test_profile_says_how_generous_the_user_is(rating: int, words: str) -> None:
@@ -122,7 +125,7 @@ def test_profile_says_what_has_changed() -> None:
     assert "stricter: my last 12 ratings are 2.0 on average, against 4.0 before." in profile
     assert "turning towards war movies and away from drama" in profile
     steady = distil(make_history([{"rating": 4}, {"rating": 3}] * 18)).profile
-    assert "My taste and my ratings have changed little over time." in steady
+    assert "My taste and my ratings have changed little over time: my last 12" in steady
 
 
 def mixed() -> Rows:
@@ -265,8 +268,19 @@ def test_wording_depends_on_seed_and_user_alone() -> None:
     assert texts(1, 0) == texts(1, 0)
     assert texts(1, 0) != texts(2, 0)
     assert texts(1, 0) != texts(1, 1)
-    both = Statistical().distill([make_history(fan(), 2), make_history(fan(), 1)], 0, NO_ASSETS)
+    histories = [make_history(fan(), 2), make_history(fan(), 1)]
+    both = configured("distiller=statistical").distill(histories, 0, NO_ASSETS)
     assert [each.interactions for each in both] == [texts(2, 0)[1:], texts(1, 0)[1:]]
+
+
+def test_ratings_of_any_scale() -> None:
+    values = [step / 2 for step in range(1, 11)]
+    halves = Scale(values, [f"would give it {value}" for value in values])
+    rows = fan() + [{"rating": 3.5, "year": 1990, "genres": "War", "mean": 4.0}] * 4
+    memories = distil(make_history(rows, scale=halves))
+    assert memories.interactions[-1].startswith("I rated Toy Movie 44 (1990) as 3.5 because ")
+    for fact in ("a 3.5 to 9%", "comedy (2.0 over 20 movies)", "A 5 from me"):
+        assert fact in memories.profile
 
 
 def test_neighbouring_texts_are_worded_differently() -> None:
@@ -281,4 +295,4 @@ def test_texts_change_with_the_version_only() -> None:
     memories = distil(make_history(mixed()))
     content = "\n".join([*memories.snapshots, *memories.interactions])
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    assert (Memories.VERSION, digest) == (2, "5132f1feca676335")
+    assert (Memories.VERSION, digest) == (3, "?")
