@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from configured import configured
 
-from persona_lab.data import Data, Protocol, Ratings, Split, Synthetic
+from persona_lab.data import Protocol, Ratings, Split, Synthetic
 from persona_lab.data.movie_info import NoMovieInfo
 from persona_lab.sources import Sources
 
@@ -29,6 +30,8 @@ def toy() -> tuple[Ratings, Split]:
     reader = Synthetic(
         n_users=10, n_items=80, n_personas=2, ratings_per_user=(20, 40), opposition=1.0, seed=3
     )
-    data = Data("toy", reader, min_ratings=20, max_ratings=40, n_users=3)
-    ratings = reader.read(None, "error")
+    data = configured(
+        "data=synthetic", reader=reader, min_ratings=20, max_ratings=40, n_users=3
+    )
+    ratings = reader.read(None, "error", data.scale)
     return ratings, data.split(ratings, STRICT, NoMovieInfo(), Sources(Path("nowhere")))

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from configured import configured
 
 from persona_lab.data import (
     Cost,
-    Data,
-    MovieLens1M,
     NoMovieInfo,
     Protocol,
     Ratings,
@@ -97,7 +96,9 @@ def test_texts_belong_to_their_rows(toy: Toy, strict: Protocol) -> None:
 def test_memories_change_with_the_version_only(strict: Protocol) -> None:
     # When this fails because texts have changed: raise Memories.VERSION and put the new hash here.
     reader = Synthetic(400, 300, 4, (10, 50), 1.0, seed=1)
-    data = Data("toy", reader, min_ratings=10, max_ratings=50, n_users=250)
+    data = configured(
+        "data=synthetic", reader=reader, min_ratings=10, max_ratings=50, n_users=250
+    )
     ratings = data.ratings(NO_ASSETS)
     split = data.split(ratings, strict, NoMovieInfo(), NO_ASSETS)
     memories = distil(Statistical(), split, ratings, strict, seed=0, sources=NO_ASSETS)
@@ -237,8 +238,8 @@ def test_save_and_load(toy: Toy, strict: Protocol, tmp_path: Path) -> None:
 @pytest.mark.skipif("PERSONA_LAB_TEST_DATA" not in os.environ, reason="PERSONA_LAB_TEST_DATA")
 def test_real_users(strict: Protocol) -> None:
     path = Path(os.environ["PERSONA_LAB_TEST_DATA"]) / "ml-1m.zip"
-    data = Data("ml_1m", MovieLens1M(), path=str(path), n_users=40)
-    ratings = data.reader.read(path, "error")
+    data = configured("data=ml_1m", path=str(path), n_users=40)
+    ratings = data.ratings(NO_ASSETS)
     split = data.split(ratings, strict, NoMovieInfo(), NO_ASSETS)
     memories = distil(Statistical(), split, ratings, strict, seed=0, sources=NO_ASSETS)
     words = memories.profiles["profile"].map(str.split).map(len)

@@ -238,9 +238,8 @@ def test_half_stars_go_from_the_split_to_the_answer(
             "timestamp": np.tile(range(n_movies), n_users),
         }
     )
-    titles = pd.DataFrame(
-        {"item_id": range(n_movies), "title": [*"abcde"], "genres": ["Drama"] * 5}
-    )
+    movies = pd.DataFrame({"item_id": range(n_movies), "title": [*"abcde"], "genres": "Drama"})
+    movies["year"] = pd.array([None] * n_movies, "Int64")
     users = pd.DataFrame({"user_id": range(n_users)})
     data = configured("data=synthetic", scale=scale, min_ratings=1, n_users=1, cohort="reported")
     strict = configured("protocol=strict")
