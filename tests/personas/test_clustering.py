@@ -233,6 +233,4 @@ def test_personas_that_are_not_of_profiles_say_so():
     for name in ("kmeans", "elbow", "minibatch"):
         assert not configured(f"personas={name}").departures
     assert [*demographics("age").departures] == ["personas by age, not by profiles"]
-    assert [*configured("personas=genres").departures] == [
-        "personas by genres watched, not by profiles"
-    ]
+    assert [*configured("personas=genres").departures] == ["personas by genres, not by profiles"]
