@@ -98,7 +98,7 @@ class Bank:
         """
         later = {} if self._later is None else self._later.read(rows["user_id"].unique())
         recalled: list[list[Recalled]] = [[] for _ in range(len(rows))]
-        indices: dict[Any, np.ndarray] = rows.groupby("user_id").indices
+        indices: Any = rows.groupby("user_id").indices
         for user_id, places in indices.items():
             memories, keys = self._block(user_id)
             if user_id in later:
