@@ -32,13 +32,14 @@ from persona_lab.sources import Sources
 
 _log = logging.getLogger(__name__)
 
+# By what may be answered a codec finds where a reply begins; any digits will do.
+_DIGITS = Scale((0, 1), ("false", "true"))
+
 T = TypeVar("T")
 # A model in need of tokens gives them, is sent the logits of what comes next, and returns a value.
 _Writing = Generator[int, Tensor, T]
 
 _SAMPLED_AGAIN = 0.7
-# Nothing is rated here: any two digits show a codec where an answer begins.
-_ANY_SCALE = Scale((0, 1), ("no", "yes"))
 _UNTIL_SENTENCE_END = re.compile(r".*[.!?]", re.DOTALL)
 
 
@@ -75,7 +76,7 @@ class LocalChat:
         Raises:
             UserError: A prompt does not fit the model's context.
         """
-        codec = self.model.codec(sources, self.max_new_tokens, _ANY_SCALE)
+        codec = self.model.codec(sources, self.max_new_tokens, _DIGITS)
         device = "cuda" if self.accelerator == "gpu" else "cpu"
         model = self.model.load(sources, getattr(torch, self.weights), device)
         ends = _ends(codec)

@@ -59,9 +59,7 @@ def fit_adapter(
             torch.manual_seed(fit.seed + rank())
         module = UserAgentModule(base, codec, fit)
         with quietly():
-            lightning = trainer.lightning(
-                folder, logger, f"training {fit.name}", fit.recipe.epochs
-            )
+            lightning = trainer.lightning(folder, logger, f"training {fit.name}", fit.recipe.epochs)
             lightning.fit(module)
         weights = weights_of(lent)
     # No loss has seen the last step's weights.

@@ -12,9 +12,7 @@ from persona_lab.component import component
 class Loss(Protocol):
     """What training makes small: the mean of a loss over the rows of an optimiser step."""
 
-    def total(
-        self, logits: Tensor, answers: Tensor, value_ids: Tensor, values: Tensor
-    ) -> Tensor:
+    def total(self, logits: Tensor, answers: Tensor, value_ids: Tensor, values: Tensor) -> Tensor:
         """Sum of each row's loss over rows of a step; the step's mean is taken by the caller.
 
         Args:
@@ -31,9 +29,7 @@ class Loss(Protocol):
 class AnswerLoss:
     """The mean cross-entropy of an answer's tokens (the paper's)."""
 
-    def total(
-        self, logits: Tensor, answers: Tensor, value_ids: Tensor, values: Tensor
-    ) -> Tensor:
+    def total(self, logits: Tensor, answers: Tensor, value_ids: Tensor, values: Tensor) -> Tensor:
         """Sum over the rows (see `Loss`)."""
         flat = logits.flatten(0, 1), answers.flatten()
         return cross_entropy(*flat, reduction="sum") / answers.shape[1]
