@@ -140,7 +140,7 @@ class Experiment:
             for name in plan.crossed
         }
         simple = lab.once(
-            predicting(prepared.split, prepared.ratings, shown_mean="{mean}" in self.prompt.movie)
+            predicting(prepared.split, prepared.ratings, shown_mean=self.prompt.shows_mean)
         )
         audit = lab.once(self.auditing(lab, prepared))
 
@@ -391,12 +391,8 @@ class Experiment:
     @property
     def control(self) -> bool:
         """Whether prompt, memory or personas are changed so that it is no row of Table 1."""
-        shown = self.memory
-        papers = Memory(shown.name, shown.profile, shown.interactions)
-        whole = set(self.prompt.show) == {"profile", "traits", "memories"}
-        whole = whole and "{mean}" in self.prompt.movie
-        of_profiles = self.adapter.name != "persona" or getattr(self.personas, "of_profiles", True)
-        return not (shown == papers and whole and self.prompt.order == "paper" and of_profiles)
+        of_personas = self.personas.departures if self.adapter.name == "persona" else ()
+        return bool([*self.prompt.departures, *self.memory.departures, *of_personas])
 
     @property
     def row_id(self) -> str | None:

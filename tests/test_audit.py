@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
+from persona_lab.configure import CONF, build
 
 from persona_lab.cache import Cache
-from persona_lab.configure import CONF, build
 from persona_lab.data import Cost
 from persona_lab.distill import Statistical
 from persona_lab.distill.titles import natural_title

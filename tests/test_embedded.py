@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from persona_lab.configure import CONF, build
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from persona_lab.cache import Cache
-from persona_lab.configure import CONF, build
 from persona_lab.experiment import Experiment
 from persona_lab.model import lend
 from persona_lab.model.engine import ATTENTION, Tree

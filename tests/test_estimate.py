@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from persona_lab.configure import CONF, build
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
 from persona_lab import estimate as module
 from persona_lab.cache import Cache, NotAtHand
-from persona_lab.configure import CONF, build
 from persona_lab.data import Cost
 from persona_lab.distill import Statistical
 from persona_lab.estimate import Estimate, estimate, show

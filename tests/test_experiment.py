@@ -11,9 +11,9 @@ import pytest
 import torch
 import wandb
 from hydra import compose, initialize_config_module
+from persona_lab.configure import CONF, build
 
 from persona_lab.cache import Cache
-from persona_lab.configure import CONF, build
 from persona_lab.errors import UserError
 from persona_lab.evaluation import Audit, Result
 from persona_lab.evaluation.beyond import RANKING

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from persona_lab.configure import Run, load_run
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from persona_lab.configure import Run, load_run
 from persona_lab.export import main
 from persona_lab.model import attach
 from persona_lab.model import base as base_module

@@ -127,9 +127,7 @@ def _read_grouplens_100k(files: Files, invalid: Invalid, scale: Scale) -> Rating
     return _joined(table("u.data", _RATING, "\t"), movies, users, "ISO-8859-1", scale)
 
 
-def _joined(
-    ratings: Table, movies: Table, users: Table, encoding: str, scale: Scale
-) -> Ratings:
+def _joined(ratings: Table, movies: Table, users: Table, encoding: str, scale: Scale) -> Ratings:
     """Check the three tables, each by itself and against the others."""
     movies.to_integers("item_id")
     movies.reject(movies.rows["item_id"].duplicated(), "item_id", "is on an earlier line already")

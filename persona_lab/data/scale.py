@@ -28,7 +28,9 @@ class Scale:
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", tuple(self.values))
         object.__setattr__(self, "words", tuple(self.words))
-        object.__setattr__(self, "labels", tuple(self.labels) or tuple(f"{value:g}" for value in self.values))
+        object.__setattr__(
+            self, "labels", tuple(self.labels) or tuple(f"{value:g}" for value in self.values)
+        )
         if len(self.values) < 2 or any(np.diff(self.values) <= 0):
             raise UserError(f"a scale has the values {self.values}", "name at least two, rising")
         for name in ("words", "labels"):

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
-
 from persona_lab.configure import check
+
 from persona_lab.data import Cost, Protocol, Ratings, Split
 from persona_lab.distill import History, Prompts, Reflection, UserMemories, distil
 from persona_lab.distill.chat import Conversation, Reply, Request, converse_in_rounds
