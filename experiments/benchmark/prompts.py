@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from persona_lab import configure, estimate
 from persona_lab.data import Cost
 from persona_lab.experiment import Experiment
-from persona_lab.model import Trainer
+from persona_lab.model import Decode, Train, Trainer
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Codec, Example
 from persona_lab.sources import Sources
@@ -99,6 +99,8 @@ class Rows:
         codec: How it reads.
         peft: PEFT's configuration at the setup's dropout.
         trainer: The setup's trainer in the precision chosen.
+        recipe: The setup's way of training.
+        decode: The setup's way of answering.
         plan: What `plan=true` would say of training on rows (see `planned`).
     """
 
@@ -108,6 +110,8 @@ class Rows:
     codec: Codec
     peft: Any
     trainer: Trainer
+    recipe: Train
+    decode: Decode
     plan: Callable[[Sequence[Example]], dict[str, float]]
 
     def of(self, what: str, first: int, n_users: int, n_rows: int) -> list[Example]:
@@ -163,6 +167,8 @@ def load(choice: Choice) -> Rows:
         codec,
         experiment.peft.config(experiment.model.lora_targets),
         trainer,
+        experiment.train,
+        experiment.decode,
         partial(planned, experiment, run.sources, codec),
     )
 

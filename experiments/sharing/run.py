@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_module
 from persona_lab import configure
 from persona_lab.evaluation import contrast
 from persona_lab.experiment import Experiment, Prepared
-from persona_lab.model import attach, fit_adapter, rate_examples
+from persona_lab.model import Fit, Rating, attach, fit_adapter, rate_examples
 from persona_lab.sources import Sources
 
 SIDES = ("shared", "alone", "fp32")
@@ -43,16 +43,12 @@ def predict(
     base, peft = one.base(sources), one.peft.config(one.model.lora_targets)
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
-        adapter = fit_adapter(
-            *(base, codec, train, one.train, peft, trainer),
-            **{"folder": at, "logger": None, "seed": seed, "name": side},
-        )
+        fit = Fit(side, train, one.train, peft, seed)
+        adapter = fit_adapter(base, codec, fit, trainer, at)
         print(f"{side}, seed {seed}: {adapter.summary}", flush=True)
         with attach(base, adapter):
-            answers = rate_examples(
-                *(base, codec, test, one.decode, trainer),
-                **{"folder": at, "seed": seed, "name": side},
-            )
+            rating = Rating(side, test, one.decode, seed)
+            answers = rate_examples(base, codec, rating, trainer, at)
     means = prepared.split.value.train.groupby("user_id")["rating"].mean()
     return pd.DataFrame(
         {
