@@ -20,9 +20,9 @@ from persona_lab.estimate import Estimate, estimate, show
 from persona_lab.experiment import Experiment
 from persona_lab.lab import Lab
 from persona_lab.model import lend
+from persona_lab.model.decode import head
 from persona_lab.model.engine import Tree, pack, run
 from persona_lab.model.loggers import NoLogger
-from persona_lab.model.module import head
 from persona_lab.model.train import by_prefix
 from persona_lab.sources import Sources
 
@@ -201,9 +201,9 @@ def test_what_runs_share_is_paid_once(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_an_outline_counts_an_adapter_by_hand() -> None:
     sizes = {"hidden_size": 8, "intermediate_size": 16, "layers": 2, "heads": 2, "kv_heads": 1}
     random = {"architecture": "llama", "vocab_size": 300, **sizes}
-    model = configured("model=tiny", context=64, lora_targets=["o_proj"], random=random)
-    lora = configured("peft=lora", r=2).config(["o_proj"])
-    with lend(model.outline(Sources(Path())), lora, 0) as lent:
+    model = configured("model=tiny", random=random)
+    config = configured("peft=lora", r=2).config(["o_proj"])
+    with lend(model.outline(Sources(Path())), config, 0) as lent:
         assert lent.get_nb_trainable_parameters()[0] == 2 * 2 * (8 + 8)
 
 

@@ -169,7 +169,7 @@ def changed(folder: Path, into: Path, old: str, new: str) -> Path:
 
 
 def test_a_run_without_adapters_is_the_users_error(folder: Path, tmp_path: Path) -> None:
-    frozen = changed(folder, tmp_path / "run", "model.PersonaAdapters", "model.NoAdapter")
+    frozen = changed(folder, tmp_path / "run", "modes.ByPersona", "modes.NoOne")
     code, _, error = told(frozen, "--to", "peft", tmp_path / "out")
     assert code == 1
     assert "is a run without adapters (name one that trained some)" in error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,6 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from persona_lab.compose import configure
 from persona_lab.model import (
     Decode,
     Fit,
@@ -47,7 +46,6 @@ from persona_lab.prompting import Example
 
 NEW_TOKENS = 4
 _LR = 3e-4
-_SETUP = configure("decode=greedy").experiment
 
 
 @dataclass(frozen=True)
@@ -93,19 +91,18 @@ class Ours:
         """One optimiser step (see `Contestant`)."""
         config = copy.copy(self.adapter.config)
         config.lora_dropout = config.lora_dropout if dropout else 0.0
-        step = {"batch_size": len(rows), "rows_per_prefix": len(rows)}
-        recipe = replace(_SETUP.train, lr=_LR, epochs=1, **step)
+        sizes = {"batch_size": len(rows), "rows_per_prefix": len(rows)}
+        recipe = replace(self.rows.recipe, lr=_LR, epochs=1, **sizes)
+        # Copies: the optimiser changes in place what it is given.
+        weights = {name: t.clone() for name, t in self.adapter.weights.items()}
         with (
-            lend(self.rows.base, config, seed=0, low_cpu_mem_usage=True) as lent,
+            lend(self.rows.base, config, 0, weights) as lent,
             tempfile.TemporaryDirectory() as folder,
         ):
-            # Copies: the optimiser changes in place what it is given.
-            weights = {name: t.clone() for name, t in self.adapter.weights.items()}
-            set_peft_model_state_dict(lent, weights, low_cpu_mem_usage=True)
             lent.train()
             fit = Fit("the benchmark", list(rows), recipe, config, seed=0)
             module = _Timed(self.rows.base, self.rows.codec, fit)
-            trainer = self.rows.trainer.lightning(Path(folder), None, "training", max_epochs=1)
+            trainer = self.rows.trainer.lightning(Path(folder), None, "training")
             trainer.fit(module)
         (loss,) = module.losses
         return Outcome(len(rows), module.seconds, loss)
@@ -128,12 +125,12 @@ class OursRating:
     """The product's way of rating.
 
     Attributes:
-        decode: Which way of answering; `generate_fully` is what peers do.
+        way: Of answering, from the setup's; `generate_fully` is what peers do.
     """
 
     rows: Rows
     adapter: TrainedAdapter
-    decode: Decode
+    way: Callable[[Decode], Decode]
 
     def __call__(self, rows: Sequence[Example], batch: int, dropout: bool = True) -> Outcome:
         """Answer rows (see `Contestant`)."""
@@ -141,8 +138,8 @@ class OursRating:
             attach(self.rows.base, self.adapter),
             tempfile.TemporaryDirectory() as folder,
         ):
+            rating = Rating("the benchmark", list(rows), self.way(self.rows.decode), seed=0)
             began = now()
-            rating = Rating("the benchmark", list(rows), self.decode, seed=0)
             responses = rate_examples(
                 *(self.rows.base, self.rows.codec, rating, self.rows.trainer, Path(folder))
             )
@@ -151,10 +148,19 @@ class OursRating:
         return Outcome(len(rows), seconds, answers=answers)
 
 
-# A pattern that no text matches: no row stops before its fourth token or its end, as in generate.
-generate_fully = replace(_SETUP.decode, max_new_tokens=NEW_TOKENS, pattern="(?!)(.)")
-stop_early = replace(generate_fully, pattern=_SETUP.decode.pattern)
-score_only = configure("decode=expected").experiment.decode
+def generate_fully(decode: Decode) -> Decode:
+    """No row stops before its fourth token or its end, as in generate: no text fits the pattern."""
+    return replace(stop_early(decode), pattern="(?!)({values})")
+
+
+def stop_early(decode: Decode) -> Decode:
+    """A row stops at a rating that stands."""
+    return replace(decode, name="greedy", max_new_tokens=NEW_TOKENS)
+
+
+def score_only(decode: Decode) -> Decode:
+    """The probabilities alone."""
+    return replace(decode, name="expected")
 
 
 class _Peer:

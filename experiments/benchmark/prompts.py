@@ -21,7 +21,7 @@ from persona_lab.compose import configure
 from persona_lab.data import Cost
 from persona_lab.experiment import Experiment
 from persona_lab.lab import Lab
-from persona_lab.model import Trainer
+from persona_lab.model import Decode, Train, Trainer
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Codec, Example
 from persona_lab.sources import Sources
@@ -100,6 +100,8 @@ class Rows:
         codec: How it reads.
         peft: PEFT's configuration at the setup's dropout.
         trainer: The setup's trainer in the precision chosen.
+        recipe: The setup's way of training.
+        decode: The setup's way of answering.
         plan: What `task=plan` would say of training on rows (see `planned`).
     """
 
@@ -109,6 +111,8 @@ class Rows:
     codec: Codec
     peft: Any
     trainer: Trainer
+    recipe: Train
+    decode: Decode
     plan: Callable[[Sequence[Example]], dict[str, float]]
 
     def of(self, what: str, first: int, n_users: int, n_rows: int) -> list[Example]:
@@ -163,6 +167,8 @@ def load(choice: Choice) -> Rows:
         codec,
         experiment.peft.config(experiment.model.lora_targets),
         trainer,
+        experiment.train,
+        experiment.decode,
         partial(planned, experiment, lab, codec),
     )
 

@@ -125,7 +125,10 @@ class BaseModel:
             UserError: Neither its config is at hand nor are its sizes declared.
         """
         try:
-            config = self._config(sources)
+            if self.random is not None:
+                config: Any = _tiny_config(self.random)
+            else:
+                config = AutoConfig.from_pretrained(self._folder(sources))
         except NotAtHand as missing:
             if self.sizes is None:
                 raise UserError(
@@ -137,11 +140,6 @@ class BaseModel:
             model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
         split_projections(model)
         return model.requires_grad_(False)
-
-    def _config(self, sources: Sources) -> Any:
-        if self.random is not None:
-            return _tiny_config(self.random)
-        return AutoConfig.from_pretrained(self._folder(sources))
 
     def published(self, sources: Sources) -> str | None:
         """Hub id or folder by which others load the same weights; None for random ones."""

@@ -32,13 +32,14 @@ from persona_lab.sources import Sources
 
 _log = logging.getLogger(__name__)
 
+# By what may be answered a codec finds where a reply begins; any digits will do.
+_DIGITS = Scale((0, 1), ("false", "true"))
+
 T = TypeVar("T")
 # A model in need of tokens gives them, is sent the logits of what comes next, and returns a value.
 _Writing = Generator[int, Tensor, T]
 
 _SAMPLED_AGAIN = 0.7
-# Nothing is rated here: any two digits show a codec where an answer begins.
-_ANY_SCALE = Scale((0, 1), ("no", "yes"))
 _UNTIL_SENTENCE_END = re.compile(r".*[.!?]", re.DOTALL)
 
 
@@ -75,7 +76,7 @@ class LocalChat:
         Raises:
             UserError: A prompt does not fit the model's context.
         """
-        codec = self.model.codec(sources, self.max_new_tokens, _ANY_SCALE)
+        codec = self.model.codec(sources, self.max_new_tokens, _DIGITS)
         device = "cuda" if self.accelerator == "gpu" else "cpu"
         model = self.model.load(sources, getattr(torch, self.weights), device)
         ends = _ends(codec)
@@ -123,7 +124,7 @@ class LocalChat:
             logits = head(model, run(model, tree, cache)[tree.ends]).float().cpu()
             n = 0
             # A list: every row takes its logits, also where an earlier one has more to say.
-            while any([writer.feed(each) for writer, each in zip(writers, logits)]):  # noqa: B905, C419
+            while any([writer.feed(row) for writer, row in zip(writers, logits)]):  # noqa: B905, C419
                 tokens = torch.tensor([writer.token for writer in writers], device=model.device)
                 logits = head(model, step(model, tokens, cache, n)).float().cpu()
                 n += 1
@@ -134,7 +135,7 @@ class LocalChat:
             *(len(requests), requests[0].purpose, written, seconds),
         )
         return [
-            Reply(writer.reply, tokens_in=len(ids), tokens_out=writer.tokens)
+            Reply(writer.reply or "", tokens_in=len(ids), tokens_out=writer.tokens)
             for writer, ids in zip(writers, prompts, strict=True)
         ]
 
@@ -145,48 +146,36 @@ class _Writer:
     Attributes:
         token: The token to go on with.
         tokens: Tokens given so far.
-        reply: The whole, once `feed` has returned False.
+        reply: The whole, None until `feed` has returned False.
     """
 
     def __init__(
-        self,
-        chat: LocalChat,
-        codec: Codec,
-        ends: frozenset[int],
-        request: Request,
-        room: int,
+        self, chat: LocalChat, codec: Codec, ends: frozenset[int], request: Request, room: int
     ) -> None:
-        self.chat = chat
-        self.codec = codec
-        self.ends = ends
-        self.request = request
+        self.chat, self.codec, self.ends, self.request = chat, codec, ends, request
         self.room = min(room, request.max_tokens)
-        self.token = 0
-        self.tokens = 0
-        self.reply = ""
-        self.done = False
-        self.writing: _Writing[str] | None = None
-        asked = zlib.crc32(json.dumps(request.messages).encode())
-        self.rng = np.random.default_rng([chat.seed, request.sample, asked])
+        self.token = self.tokens = 0
+        self.reply: str | None = None
+        question = zlib.crc32(json.dumps(request.messages).encode())
+        self.rng = np.random.default_rng([chat.seed, request.sample, question])
         # The likeliest tokens would be the same again.
         self.temperature = request.temperature or (_SAMPLED_AGAIN if request.sample else 0)
+        self.writing = self._write()
+        next(self.writing)
 
     def feed(self, logits: Tensor) -> bool:
         """Take the logits of the next token, of shape (vocabulary,); whether there is a next."""
-        if self.done:
+        if self.reply is not None:
             return False
         try:
-            if self.writing is None:
-                self.writing = self._write(logits)
-                self.token = next(self.writing)
-            else:
-                self.token = self.writing.send(logits)
+            self.token = self.writing.send(logits)
             self.tokens += 1
         except StopIteration as end:
-            self.reply, self.done = end.value, True
-        return not self.done
+            self.reply = end.value
+        return self.reply is None
 
-    def _write(self, logits: Tensor) -> _Writing[str]:
+    def _write(self) -> _Writing[str]:
+        logits = yield 0  # before the first logits are there
         if self.request.schema is None:
             text, _ = yield from self._text(logits, frozenset(self.codec.stop_ids))
             return text

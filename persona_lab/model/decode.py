@@ -1,6 +1,6 @@
-"""Prompts' token ids and a model -> ratings: probabilities of the values, responses, parsed.
+"""Prompts' token ids and a model -> ratings: each value's probability, sampled responses, parsed.
 
-The first answer position gives each value's probability, the softmax over the values' tokens,
+The first answer position gives the values' probabilities, the softmax over the values' tokens,
 whatever the decoding; `paper` samples up to four tokens and searches them for a rating (decisions
 14, 15). Randomness comes from a generator per row, so that batching cannot change a result.
 """

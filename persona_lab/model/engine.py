@@ -154,19 +154,18 @@ class Tree:
             begin, first_row, n = len(ids), len(starts), len(one.prefix)
             ids += one.prefix
             positions += range(n)
-            for suffix in one.suffixes:
+            for own in one.suffixes:
                 starts.append(len(ids))
-                lengths.append(len(suffix))
-                ids += suffix
-                positions += range(n, n + len(suffix))
-            self.spans.append(
-                Span(
-                    slice(begin, len(ids)),
-                    slice(begin, begin + n),
-                    slice(begin + n, len(ids)),
-                    slice(first_row, len(starts)),
-                )
+                lengths.append(len(own))
+                ids += own
+                positions += range(n, n + len(own))
+            end, rows = len(ids), slice(first_row, len(starts))
+            whole, prefix, suffix = (
+                slice(begin, end),
+                slice(begin, begin + n),
+                slice(begin + n, end),
             )
+            self.spans.append(Span(whole, prefix, suffix, rows))
         self.ids = torch.tensor([ids], device=device)
         self.positions = torch.tensor([positions], device=device)
         self.lengths = torch.tensor(lengths, device=device)
@@ -448,12 +447,9 @@ class _TwoParts(torch.autograd.Function):
         at = tree.suffix_tokens - tree.n_before
         own_out = own_out.transpose(0, 1).flatten(1, 2)[:, tree.suffix_slots]
         own_lse = own_lse.transpose(0, 1).flatten(1, 2)[:, tree.suffix_slots]
-        with_prefix = torch.cat(
-            [
-                torch.full((s.suffix.stop - s.suffix.start,), s.prefix.stop > s.prefix.start)
-                for s in tree.spans
-            ]
-        ).to(out.device)
+        sizes = [s.suffix.stop - s.suffix.start for s in tree.spans]
+        prefixed = np.repeat([s.prefix.stop > s.prefix.start for s in tree.spans], sizes)
+        with_prefix = torch.from_numpy(prefixed).to(out.device)
         prefix_lse = lse[:, at].masked_fill(~with_prefix, float("-inf"))
         prefix_out = out[:, at].masked_fill(~with_prefix[:, None], 0.0)
         merged = torch.logaddexp(prefix_lse, own_lse)

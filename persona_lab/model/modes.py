@@ -223,14 +223,14 @@ def _starts(first: Plan, sets: dict[str, pd.DataFrame], adapters: pd.Series) -> 
     """What of `first` each adapter goes on from: what rates all of its users there."""
     starts = {}
     for name in sets:
-        before = {first.route.get(user) for user in adapters.index[adapters == name]}
-        if len(before) > 1 or name in first.rows:
+        before, *others = {first.route.get(user) for user in adapters.index[adapters == name]}
+        if others or name in first.rows:
             raise UserError(
                 f"adapter.start has no one adapter for {name} to go on from, of a name of its own",
                 "let it begin afresh, or after adapters of larger groups of users",
             )
-        if (start := before.pop()) is not None:
-            starts[name] = start
+        if before is not None:
+            starts[name] = before
     return starts
 
 

@@ -157,8 +157,8 @@ class UserAgentModule(L.LightningModule):
         self._batches = list(pack(list(groups), self.tokens_per_batch))
         return DataLoader(range(len(self._batches)), batch_size=None)  # pyright: ignore[reportArgumentType]
 
-    def predict_step(self, batch: int) -> None:
-        """Answer a batch of groups into `responses`."""
+    def predict_step(self, batch: int) -> int:
+        """Answer a batch of groups into `responses`; rows answered so far."""
         work = self.work
         assert isinstance(work, Rating)
         self.responses |= respond(
@@ -171,6 +171,7 @@ class UserAgentModule(L.LightningModule):
             self.tokens_per_batch,
         )
         self.n_done = len(self.responses)
+        return self.n_done
 
 
 def diverged(name: str, what: str) -> UserError:
