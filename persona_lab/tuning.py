@@ -128,7 +128,7 @@ class Tuning:
                 start=None if before is None else self.lab.once(before).read(),
             )
             return fit_on_devices(
-                self._base, self.codec, work, self.trainer, self.lab.folder, curves
+                self._load, self.codec, work, self.trainer, self.lab.folder, curves
             )
 
         # What only test prompts show does not touch an adapter.
@@ -194,7 +194,7 @@ class Tuning:
     ) -> list[Response]:
         """Responses to examples in their order, by each user's own adapter, or all by one."""
         routes = [rater or self.plan.route[example.user_id] for example in examples]
-        base = self._base()
+        base = self.base()
         responses: dict[int, Response] = {}
         for name in dict.fromkeys(routes):
             own = [i for i, route in enumerate(routes) if route == name]
@@ -253,9 +253,13 @@ class Tuning:
         scale = self.prepared.split.value.scale
         return self.model.codec(self.lab.sources, self.decode.max_new_tokens, scale)
 
+    def base(self) -> PreTrainedModel:
+        """The frozen base model, where and as the row holds it."""
+        return self._load()
+
     @property
-    def _base(self) -> Callable[[], PreTrainedModel]:
-        """Gives the frozen base model, where and as the row holds it; picklable."""
+    def _load(self) -> Callable[[], PreTrainedModel]:
+        # Picklable: processes that train together load each its own.
         trainer, bits = self.trainer, self.peft.quantisation
         return partial(self.model.load, self.lab.sources, trainer.dtype, trainer.device, bits)
 

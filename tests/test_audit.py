@@ -13,10 +13,11 @@ from persona_lab.compose import configure
 from persona_lab.data import Cost
 from persona_lab.distill import Statistical
 from persona_lab.distill.titles import natural_title
-from persona_lab.experiment import Experiment, Prepared
+from persona_lab.experiment import Experiment
 from persona_lab.lab import Lab
 from persona_lab.model.loggers import NoLogger
 from persona_lab.sources import Sources
+from persona_lab.tuning import Prepared
 
 TEST = "changes with the test ratings"
 TEST_TITLE = "names a title of a test row"
@@ -52,7 +53,7 @@ def prepared(lab: Lab) -> Prepared:
 
 def findings(lab: Lab, one: Experiment, prepared: Prepared) -> list[dict[str, Any]]:
     """What the audit says, of prepared stages that hold something else than their keys tell."""
-    return one.auditing(lab, prepared).compute().findings
+    return one.auditing(one.tuning(lab, prepared)).compute().findings
 
 
 def found(lab: Lab, one: Experiment, prepared: Prepared | None = None) -> set[tuple[str, str]]:

@@ -64,9 +64,10 @@ def test_loss_and_gradients_on_real_weights_are_those_of_separate_rows(
     one = experiment("peft.dropout=0.0", "peft.r=8")
     lab = Lab(real_sources, store, tmp_path, NoLogger())
     prepared = one.prepare(lab)
-    codec = one.codec(lab)
+    tuning = one.tuning(lab, prepared)
+    codec = tuning.codec
     train = prepared.split.value.train.groupby("user_id").tail(2).head(4)
-    examples = one.examples(lab, prepared, train, training=True)
+    examples = tuning.examples(train, training=True)
     model = one.model.load(real_sources, dtype, "cpu")
     if dtype == torch.float64:
         # transformers' norm computes in fp32 whatever it is given.

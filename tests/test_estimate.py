@@ -51,7 +51,7 @@ def test_what_is_at_hand_is_counted_as_a_run_computes_it(prepared: Path, tmp_pat
     assert told.assumed == []
     stages = one.prepare(lab(prepared))
     own = replace(lab(prepared), folder=tmp_path)
-    adapters = one.adapters(own, stages, one.plan(stages))
+    adapters = one.tuning(own, stages).adapters()
     *trained, rated = told.parts
     assert [part.name for part in trained] == list(adapters)
     for part, entry in zip(trained, adapters.values(), strict=True):
@@ -68,7 +68,7 @@ def test_what_is_at_hand_is_counted_as_a_run_computes_it(prepared: Path, tmp_pat
 def test_arithmetic_is_what_torch_counts(prepared: Path) -> None:
     one = experiment(*SMOKE, "adapter=none")
     stages = one.prepare(lab(prepared))
-    examples = one.examples(lab(prepared), stages, stages.split.value.test, training=False)
+    examples = one.tuning(lab(prepared), stages).examples(stages.split.value.test, training=False)
     model = one.model.load(Sources(prepared), torch.float32, "cpu")
     groups = list(by_prefix([e.ids for e in examples], [e.user_id for e in examples]))
     with FlopCounterMode(display=False) as counted, torch.inference_mode():

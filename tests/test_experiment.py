@@ -39,7 +39,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 def rating(lab: Lab, one: Experiment) -> Stage[Predictions]:
     """The predictions of an experiment, as a stage."""
     prepared = one.prepare(lab)
-    return one.rating(lab, prepared, one.plan(prepared))
+    return one.tuning(lab, prepared).rating()
 
 
 @pytest.fixture(scope="module")
@@ -161,10 +161,10 @@ def test_each_user_is_rated_by_the_adapter_of_the_users_persona(
 ) -> None:
     one = experiment()
     prepared = one.prepare(lab)
-    plan = one.plan(prepared)
-    adapters = one.adapters(lab, prepared, plan)
-    examples = one.examples(lab, prepared, prepared.split.value.test, training=False)
-    right = one.answer(lab, plan, adapters, examples)
+    tuning = one.tuning(lab, prepared)
+    plan, adapters = tuning.plan, tuning.adapters()
+    examples = tuning.examples(prepared.split.value.test, training=False)
+    right = tuning.answer(examples, adapters)
     frame = pd.read_parquet(first[0] / "predictions.parquet")
     expected = frame["expected_rating"].to_numpy()
     assert [each.expected_rating for each in right] == pytest.approx(expected)
@@ -173,7 +173,7 @@ def test_each_user_is_rated_by_the_adapter_of_the_users_persona(
         assert personas == {int(name.removeprefix("persona_"))}
 
     swapped = {**adapters, "persona_0": adapters["persona_1"], "persona_1": adapters["persona_0"]}
-    wrong = one.answer(lab, plan, swapped, examples)
+    wrong = tuning.answer(examples, swapped)
     changed = {
         plan.route[example.user_id]
         for example, a, b in zip(examples, right, wrong, strict=True)
@@ -214,7 +214,7 @@ def test_random_memories_are_shown_to_the_same_adapters(lab: Lab) -> None:
     last = split.train.groupby("user_id").tail(2)
 
     def prompts(one: Experiment, rows: pd.DataFrame, training: bool) -> list[list[int]]:
-        return [each.ids for each in one.examples(lab, prepared, rows, training=training)]
+        return [each.ids for each in one.tuning(lab, prepared).examples(rows, training=training)]
 
     usual, other = rating(lab, nearest), rating(lab, control)
     assert other.inputs["adapters"] == usual.inputs["adapters"]
@@ -240,16 +240,16 @@ def test_memories_at_evaluation_only_are_shown_to_the_adapters_of_ms(
     assert rag not in (ms, first[1].keys["predictions"])
     one = experiment("memory.training_memories=none")
     prepared = one.prepare(lab)
-    codec, split = one.codec(lab), prepared.split.value
+    tuning, split = one.tuning(lab, prepared), prepared.split.value
     for rows, training in ((split.train, True), (split.test, False)):
-        shown = one.examples(lab, prepared, rows.head(1), training=training)[0]
-        assert ("YOUR MEMORIES" in codec.tokenizer.decode(shown.ids)) != training
+        shown = tuning.examples(rows.head(1), training=training)[0]
+        assert ("YOUR MEMORIES" in tuning.codec.tokenizer.decode(shown.ids)) != training
 
 
 def test_seeds_and_precisions_share_the_audit(lab: Lab) -> None:
     def keys(*overrides: str) -> tuple[str, str]:
         one = experiment(*overrides)
-        return one.auditing(lab, one.prepare(lab)).key, rating(lab, one).key
+        return one.auditing(one.tuning(lab, one.prepare(lab))).key, rating(lab, one).key
 
     audit, predictions = keys()
     for other in ("seed=5", "trainer.precision=bf16-mixed", "peft=qlora"):
@@ -284,7 +284,7 @@ def test_how_memories_are_found_is_nothing_to_prompts_without_them(
     def key(*overrides: str) -> str:
         one = experiment("memory.top_k=2", *overrides)
         prepared = one.prepare(lab)
-        return one.training(lab, prepared, one.plan(prepared), "persona_0").key
+        return one.tuning(lab, prepared).training("persona_0").key
 
     ms = key("memory=ms")
     assert ms == key("memory=ms", "memory.top_k=1", "memory.query=user_item")

@@ -46,12 +46,10 @@ def told(*arguments: str | Path) -> tuple[int, str, str]:
 
 def ours(one: Run) -> tuple[PreTrainedModel, dict[str, Tensor]]:
     """The base, and the logits with each adapter attached to it."""
-    experiment, lab = one.experiment, one.lab
-    prepared = experiment.prepare(lab)
-    plan = experiment.plan(prepared)
-    base = experiment.base(lab)
+    tuning = one.experiment.tuning(one.lab, one.experiment.prepare(one.lab))
+    base = tuning.base()
     logits = {}
-    for name, entry in experiment.adapters(lab, prepared, plan).items():
+    for name, entry in tuning.adapters().items():
         with attach(base, entry.value), torch.inference_mode():
             tree = Tree([group(ROWS, [0, 1])])
             hidden = run(base, tree)[tree.ends]
@@ -103,7 +101,8 @@ def test_a_whole_model_is_a_stock_folder(folder: Path, tmp_path: Path) -> None:
     for name, expected in logits.items():
         torch.testing.assert_close(theirs(stock(tmp_path / name)), expected, rtol=1e-4, atol=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "persona_0")
-    assert tokenizer.chat_template == one.experiment.codec(one.lab).tokenizer.chat_template
+    codec = one.experiment.tuning(one.lab, one.experiment.prepare(one.lab)).codec
+    assert tokenizer.chat_template == codec.tokenizer.chat_template
 
 
 def test_vllm_is_told_the_rank(folder: Path, tmp_path: Path) -> None:

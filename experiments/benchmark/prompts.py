@@ -142,7 +142,7 @@ def load(choice: Choice) -> Rows:
     if choice.movie_info is None:
         experiment = replace(experiment, movie_info=Filler(2, 1) if choice.quick else Filler())
     prepared = experiment.prepare(lab)
-    codec = experiment.codec(lab)
+    codec = experiment.tuning(lab, prepared).codec
     if shape:
         sizes = {**(shape.sizes or {}), "vocab_size": len(codec.tokenizer)}
         own = replace(experiment.model, name=f"{shape.name}'s shape", random=sizes)
@@ -152,7 +152,7 @@ def load(choice: Choice) -> Rows:
 
     def users(rows: pd.DataFrame, *, training: bool) -> list[list[Example]]:
         latest = rows.groupby("user_id").tail(ROWS_PER_USER)
-        examples = experiment.examples(lab, prepared, latest, training=training)
+        examples = experiment.tuning(lab, prepared).examples(latest, training=training)
         examples = with_prefix(examples, 64) if choice.quick else examples
         by_user: dict[int, list[Example]] = {}
         for example in examples:

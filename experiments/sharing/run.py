@@ -19,9 +19,10 @@ import pandas as pd
 
 from persona_lab.compose import configure
 from persona_lab.evaluation import contrast
-from persona_lab.experiment import Experiment, Prepared
+from persona_lab.experiment import Experiment
 from persona_lab.lab import Lab
 from persona_lab.model import Fit, Rating, attach, fit_adapter, rate_examples
+from persona_lab.tuning import Prepared
 
 SIDES = ("shared", "alone", "fp32")
 PAIRS = (("shared", "alone"), ("shared", "fp32"))
@@ -29,15 +30,16 @@ PAIRS = (("shared", "alone"), ("shared", "fp32"))
 
 def predict(one: Experiment, lab: Lab, prepared: Prepared, seed: int, side: str) -> pd.DataFrame:
     """Train and rate; user_id, item_id, rating, prediction, expected_rating and user_mean."""
-    codec = one.codec(lab)
-    (rows,) = one.plan(prepared).rows.values()
-    train = one.examples(lab, prepared, rows, training=True)
+    tuning = one.tuning(lab, prepared)
+    codec = tuning.codec
+    (rows,) = tuning.plan.rows.values()
+    train = tuning.examples(rows, training=True)
     if side == "alone":
         # Rows share what their user's rows share: each becomes a user of its own.
         train = [replace(each, user_id=n) for n, each in enumerate(train)]
-    test = one.examples(lab, prepared, prepared.split.value.test, training=False)
+    test = tuning.examples(prepared.split.value.test, training=False)
     trainer = replace(one.trainer, precision="32-true") if side == "fp32" else one.trainer
-    base, peft = one.base(lab), one.peft.config(one.model.lora_targets)
+    base, peft = tuning.base(), one.peft.config(one.model.lora_targets)
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
         fit = Fit(side, train, one.train, peft, seed)
