@@ -1,6 +1,7 @@
-"""A component as conf/ configures it, with what a test changes: defaults stand in conf/ alone."""
+"""Components and experiments as conf/ configures them: defaults stand in conf/ alone."""
 
-from functools import lru_cache
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -8,7 +9,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-CONF = "persona_lab.conf"
+from persona_lab.configure import CONF, build
+from persona_lab.experiment import Experiment
+
+
+@cache
+def experiment(*overrides: str) -> Experiment:
+    """The experiment of a command line."""
+    with initialize_config_module(CONF, version_base="1.3"):
+        return build(compose("config", [*overrides]), {}, Path.cwd()).experiment
 
 
 def configured(choice: str, **changes: Any) -> Any:
@@ -24,7 +33,7 @@ def configured(choice: str, **changes: Any) -> Any:
     return instantiate({"_target_": target}, **parts, **changes)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fields(choice: str) -> dict[str, Any]:
     group = choice.split("=")[0]
     GlobalHydra.instance().clear()

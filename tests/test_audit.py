@@ -2,14 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
+import configured
 import pytest
-from hydra import compose, initialize_config_module
 
 from persona_lab.cache import Cache
-from persona_lab.configure import CONF, build
 from persona_lab.data import Cost
 from persona_lab.distill import Statistical
 from persona_lab.distill.titles import natural_title
@@ -29,9 +27,7 @@ class Paid(Statistical):
 
 
 def experiment(*overrides: str) -> Experiment:
-    with initialize_config_module(CONF, version_base="1.3"):
-        cfg = compose("config", ["experiment=smoke", *overrides])
-        return build(cfg, {}, Path.cwd()).experiment
+    return configured.experiment("experiment=smoke", *overrides)
 
 
 def paid(*overrides: str) -> Experiment:

@@ -2,16 +2,15 @@
 
 from pathlib import Path
 
+import configured
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from persona_lab.cache import Cache
-from persona_lab.configure import CONF, build
 from persona_lab.experiment import Experiment
 from persona_lab.model import lend
 from persona_lab.model.engine import ATTENTION, Tree
@@ -27,8 +26,7 @@ SMALL = (
 
 
 def experiment(*overrides: str) -> Experiment:
-    with initialize_config_module(CONF, version_base="1.3"):
-        return build(compose("config", [*SMALL, *overrides]), {}, Path.cwd()).experiment
+    return configured.experiment(*SMALL, *overrides)
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from configured import experiment
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
 from persona_lab import estimate as module
 from persona_lab.cache import Cache, NotAtHand
-from persona_lab.configure import CONF, build
 from persona_lab.data import Cost
 from persona_lab.distill import Statistical
 from persona_lab.estimate import Estimate, estimate, show
-from persona_lab.experiment import Experiment
 from persona_lab.model import BaseModel, Lora, lend
 from persona_lab.model.engine import Tree, pack, run
 from persona_lab.model.module import head
@@ -25,11 +23,6 @@ from persona_lab.model.train import by_prefix
 from persona_lab.sources import Sources
 
 SMOKE = ("experiment=smoke", "train.tokens_per_microbatch=2600", "trainer.tokens_per_batch=5000")
-
-
-def experiment(*overrides: str) -> Experiment:
-    with initialize_config_module(CONF, version_base="1.3"):
-        return build(compose("config", list(overrides)), {}, Path.cwd()).experiment
 
 
 def places(cache: Path) -> dict[str, Any]:

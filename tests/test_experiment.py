@@ -5,15 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import configured
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import wandb
-from hydra import compose, initialize_config_module
 
 from persona_lab.cache import Cache
-from persona_lab.configure import CONF, build
 from persona_lab.errors import UserError
 from persona_lab.evaluation import Audit, Result
 from persona_lab.evaluation.beyond import RANKING
@@ -27,9 +26,7 @@ PROTOCOL_KEYS = {"split", "memories", "vectors", "personas", "adapters", "predic
 
 
 def experiment(*overrides: str, study: str = "smoke") -> Experiment:
-    with initialize_config_module(CONF, version_base="1.3"):
-        cfg = compose("config", [f"experiment={study}", *overrides])
-        return build(cfg, {}, Path.cwd()).experiment
+    return configured.experiment(f"experiment={study}", *overrides)
 
 
 @pytest.fixture(scope="module")

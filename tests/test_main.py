@@ -1,20 +1,20 @@
 """The door as it is used: command lines in, run folders, one line and an exit code out."""
 
 import json
-import logging
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from command import command
 
 from persona_lab import configure
-from persona_lab.__main__ import main
 from persona_lab.distill import ledger
 from persona_lab.distill.server import KEY
 from persona_lab.errors import UserError
@@ -55,25 +55,10 @@ def fake_run(self: Any, sources: Any, store: Any, folder: Path, rerun: bool) -> 
 
 
 @pytest.fixture
-def door(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Door]:
+def door(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Door:
     """Give a command line in a folder of its own; returns what it says when it ends."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Experiment, "run", fake_run)
-    root, package = logging.getLogger(), logging.getLogger("persona_lab")
-    kept = [*root.handlers], root.level, package.level
-
-    def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["persona-lab", *arguments])
-        try:
-            main()
-        except SystemExit as end:
-            return str(end.code)
-        return "0"
-
-    yield run
-    for handler in set(root.handlers) - set(kept[0]):
-        handler.close()
-    root.handlers[:], root.level, package.level = kept
+    return partial(command, tmp_path)
 
 
 def status(folder: Path) -> dict[str, Any]:

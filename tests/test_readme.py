@@ -2,11 +2,10 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import command
 
 from persona_lab.evaluation import Result
 
@@ -25,23 +24,19 @@ def ablation(tmp_path: Path) -> list[str]:
     told = README.split("**An ablation**")[1].split("**A data set**")[0]
     (name,) = re.findall(r"Put this into `(.+?)`", told)
     (content,) = re.findall(r"```yaml\n(.+?)```", told, re.DOTALL)
-    command, variant = re.findall(r"`(persona-lab .+?|-m .+?)`", told)
+    once, variant = re.findall(r"`(persona-lab .+?|-m .+?)`", told)
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_text(content, encoding="utf-8")
-    program, arguments = command.split(" ", 1)
-    return [command, f"{program} {variant.replace('...', arguments)}"]
+    program, arguments = once.split(" ", 1)
+    return [once, f"{program} {variant.replace('...', arguments)}"]
 
 
-def follow(command: str, folder: Path) -> list[Path]:
+def follow(typed: str, folder: Path) -> list[Path]:
     """Type a command in a folder; returns the folders of the runs that it made."""
-    program, *arguments = shlex.split(command)
+    program, *arguments = shlex.split(typed)
     assert program == "persona-lab"
     given = [*arguments, *TINY, f"cache={folder / 'cache'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "persona_lab", *given],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert command(folder, *given) == "0"
     return sorted(file.parent for file in folder.glob("*/*/*/**/result.json"))
 
 
