@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from persona_lab import configure
+from persona_lab import cli
 from persona_lab.errors import UserError
 
 
@@ -13,7 +13,7 @@ def main() -> None:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        configure.launch(sys.argv[1:])
+        cli.launch(sys.argv[1:])
     except UserError as error:
         raise SystemExit(f"persona-lab: {error}") from None
     except KeyboardInterrupt:

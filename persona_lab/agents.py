@@ -1,20 +1,20 @@
-"""A run folder -> its user agents, which recall, are prompted and rate (the paper's third stage).
+"""A finished experiment -> its user agents, which recall, are prompted and rate (the paper's third
+stage).
 
 All agents live on one loaded base model; each user's ratings come from the user's own persona's
-adapter. For a run's test rows they give the run's predictions. Reads the store; needs no network
-once the run's sources are in the cache.
+adapter. For a run's test rows they give the run's predictions.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from persona_lab.configure import load_finished
 from persona_lab.errors import UserError
+from persona_lab.experiment import Experiment
+from persona_lab.lab import Lab
 from persona_lab.memory import Index, Recalled
 
 Movie = int | str
@@ -24,27 +24,26 @@ Movie = int | str
 _LAST = 2**31
 
 
-def load_agents(folder: str | Path) -> "Agents":
-    """The user agents of a run, as it left them; nothing is computed again.
-
-    Args:
-        folder: A run's folder, as below outputs/ or multirun/.
-
-    Raises:
-        UserError: It is no run's folder, or the store no longer has what the run made.
-    """
-    return Agents(Path(folder))
-
-
 class Agents(Mapping[int, "UserAgent"]):
-    """A run's user agents by user_id."""
+    """The user agents of a run, by user_id."""
 
-    def __init__(self, folder: Path) -> None:
-        found = load_finished(folder)
-        self.folder = folder
-        self.experiment, self.sources = found.run.experiment, found.run.sources
-        self.prepared, self.plan, self.adapters = found.prepared, found.plan, found.adapters
-        self.codec = self.experiment.codec(self.sources)
+    def __init__(self, experiment: Experiment, lab: Lab) -> None:
+        """Find what the run made.
+
+        Args:
+            experiment: The run's.
+            lab: Its places; with what is at hand alone, nothing is computed again.
+
+        Raises:
+            NotAtHand: The cache has lost a part of it.
+        """
+        self.experiment, self.lab = experiment, lab
+        self.prepared = experiment.prepare(lab)
+        self.plan = experiment.plan(self.prepared)
+        self.adapters = experiment.adapters(lab, self.prepared, self.plan)
+        for entry in (*self.prepared.entries.values(), *self.adapters.values()):
+            entry.require()
+        self.codec = experiment.codec(lab)
 
     def __getitem__(self, user_id: int) -> "UserAgent":
         if user_id not in self.plan.route:
@@ -66,17 +65,16 @@ class Agents(Mapping[int, "UserAgent"]):
         Returns:
             The same rows; `prediction` is NaN where the response has none.
         """
+        # The truth is not known, and no prompt shows it.
         asked = rows.assign(rating=0, position=_LAST).reset_index(drop=True)
-        examples = self.experiment.examples(self.prepared, self.codec, asked, training=False)
-        answers = self.experiment.answer(
-            self.sources, self.plan, self.adapters, examples, self.folder
-        )
-        given = {
-            "prediction": np.array([answer.prediction for answer in answers], dtype=float),
-            "expected_rating": [answer.expected_rating for answer in answers],
-            "response": [answer.text for answer in answers],
+        examples = self.experiment.examples(self.lab, self.prepared, asked, training=False)
+        responses = self.experiment.answer(self.lab, self.plan, self.adapters, examples)
+        answers = {
+            "prediction": np.array([response.prediction for response in responses], dtype=float),
+            "expected_rating": [response.expected_rating for response in responses],
+            "response": [response.text for response in responses],
         }
-        return pd.concat([rows.reset_index(drop=True), pd.DataFrame(given)], axis=1)
+        return pd.concat([rows.reset_index(drop=True), pd.DataFrame(answers)], axis=1)
 
     def item_id(self, movie: Movie) -> int:
         """The id of a movie given by id or title.
@@ -86,20 +84,20 @@ class Agents(Mapping[int, "UserAgent"]):
         """
         movies = self.prepared.split.value.movies
         column = "title" if isinstance(movie, str) else "item_id"
-        found = movies.loc[movies[column] == movie, "item_id"]
-        if len(found) != 1:
+        matches = movies.loc[movies[column] == movie, "item_id"]
+        if len(matches) != 1:
             raise UserError(
-                f"{len(found)} movies have the {column} {movie!r}",
+                f"{len(matches)} movies have the {column} {movie!r}",
                 "name one by its item_id in the data set",
             )
-        return int(found.iloc[0])
+        return int(matches.iloc[0])
 
     @cached_property
     def index(self) -> Index:
         """The table of all memories, built in the cache at first use."""
         return Index.open(
             # The run had no need of it.
-            replace(self.sources, offline=False),
+            replace(self.lab.sources, offline=False),
             self.prepared.memories.value,
             self.prepared.vectors.value,
             self.experiment.memory,

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from filelock import FileLock, Timeout
 
-from persona_lab.component import describe, hash_file
+from persona_lab.component import component, describe, hash_file
 from persona_lab.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -112,19 +112,27 @@ class Entry(Generic[T]):
         """
         return self.read()
 
+    def require(self) -> None:
+        """Raise where there is no result.
+
+        Raises:
+            NotAtHand: It is not there.
+        """
+        if not self.there:
+            raise NotAtHand(f"{self.kind.STAGE} {self.key} is not in the store", "run once")
+
     def read(self) -> T:
         """The result, not kept: for what is large and used once."""
         return self.part(self.kind.load)
 
     def part(self, load: Callable[[Path], Part]) -> Part:
         """What `load` reads of the result's folder: for who does not need all of it."""
-        if not self.there:
-            raise NotAtHand(f"{self.kind.STAGE} {self.key} is not in the store", "run once")
+        self.require()
         with locked(self.folder):
             return load(self.folder)
 
 
-@dataclass(frozen=True)
+@component
 class Cache:
     """Content-addressed results of stages.
 
@@ -147,7 +155,7 @@ class Cache:
             stage: What is computed.
             rerun: Compute also when it is stored, and put the new result in its place.
         """
-        folder = self._folder(stage)
+        folder = self.folder(stage)
         label = f"{stage.kind.STAGE} {stage.key}"
         if not self.computing:
             return self.find(stage) or Entry(stage.kind, folder, 0.0, reused=True, there=False)
@@ -172,7 +180,7 @@ class Cache:
 
         Waits for no job that computes it for the first time.
         """
-        folder, damage = self._folder(stage), self._damage(stage)
+        folder, damage = self.folder(stage), self._damage(stage)
         with suppress(OSError):
             if folder.exists() and damage(folder) is None:
                 return self._entry(stage.kind, folder, reused=True)
@@ -187,7 +195,8 @@ class Cache:
                 return None
             return self._entry(stage.kind, folder, reused=True)
 
-    def _folder(self, stage: Stage[Any]) -> Path:
+    def folder(self, stage: Stage[Any]) -> Path:
+        """Where the result of a stage lies once it is stored; its name is the key."""
         return self.root / stage.kind.STAGE / stage.key
 
     def _entry(self, kind: type[T], folder: Path, *, reused: bool) -> Entry[T]:

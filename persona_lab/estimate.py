@@ -4,7 +4,6 @@ What the cache and the store hold is counted; what they lack is taken from a dec
 estimate says so. Computes no stage, loads no weights, needs no network; `Estimate.save` writes.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,23 +14,23 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from peft.tuners.tuners_utils import BaseTunerLayer
+from pydantic import TypeAdapter
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from persona_lab.cache import Cache, NotAtHand
-from persona_lab.component import describe
+from persona_lab.cache import NotAtHand
 from persona_lab.data import Cost, NoMovieInfo, Split, Synthetic
 from persona_lab.evaluation import row_id
 from persona_lab.experiment import Experiment, Prepared
+from persona_lab.lab import Lab
 from persona_lab.model import lend
 from persona_lab.model.engine import pack, parts
 from persona_lab.model.train import by_prefix
 from persona_lab.personas import Personas
 from persona_lab.prompting import Example
 from persona_lab.prompting.examples import catalogue
-from persona_lab.sources import Sources
 
 # The declared shape: texts as long as the LLM-free distiller writes them on MovieLens-100K.
 _PROFILE_WORDS, _MEMORY_WORDS, _SUMMARY_WORDS = 340, 40, 40
@@ -42,6 +41,7 @@ _PERSONAS = 4
 _FOUR_BITS = 4.125 / 8  # bytes of a weight in 4 bits, with a scale of 8 bits for 64 of them
 _ANSWER = 2  # tokens that a training row teaches: the digit and the end of the turn
 _FILE = "plan.json"
+_PIPED_WIDTH = 180
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,34 @@ class Work:
     attended: int = 0
     largest: int = 0
     answers: int = 0
+
+    @classmethod
+    def of(cls, rows: Sequence[list[int]], users: Sequence[int], budget: int, answers: int) -> Self:
+        """Pack rows of token ids as the engine does, at most `budget` tokens at once.
+
+        Args:
+            rows: Token ids of each row.
+            users: Whose they are.
+            budget: Tokens computed at once; a single row may have more.
+            answers: Positions of each row at which the head is applied.
+        """
+        attended = unique = largest = 0
+        for batch in pack(list(by_prefix(rows, users, answers)), budget):
+            at_once = sum(group.n_tokens for group in batch)
+            if at_once > budget:
+                at_once = max(part.n_tokens for part in parts(batch[0], budget))
+            largest = max(largest, at_once)
+            for group in batch:
+                n = len(group.prefix)
+                attended += n * (n + 1) // 2
+                attended += sum(s * n + s * (s + 1) // 2 for s in map(len, group.suffixes))
+                unique += group.n_tokens
+        tokens = sum(map(len, rows))
+        return cls(len(rows), tokens, unique, attended, largest, answers * len(rows))
+
+    def __add__(self, other: "Work") -> "Work":
+        sums = {name: n + getattr(other, name) for name, n in vars(self).items()}
+        return Work(**sums | {"largest": max(self.largest, other.largest)})
 
 
 @dataclass(frozen=True)
@@ -121,13 +149,10 @@ class Estimate:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
-        found = json.loads((folder / _FILE).read_text())
-        parts = [Part(**{**part, "work": Work(**part["work"])}) for part in found.pop("parts")]
-        key, cost = found.pop("distillation")
-        return cls(parts=parts, distillation=(key, Cost(**cost)), **found)
+        return TypeAdapter(cls).validate_json((folder / _FILE).read_text())
 
 
-def estimate(experiment: Experiment, sources: Sources, store: Cache) -> Estimate:
+def estimate(experiment: Experiment, lab: Lab) -> Estimate:
     """Count what a run would take.
 
     Arithmetic is that of the layers' matrices, of attention over what a token may see, and of the
@@ -135,42 +160,48 @@ def estimate(experiment: Experiment, sources: Sources, store: Cache) -> Estimate
     frozen base, whose weights need no gradient; 4 more per adapter's weight; attention's backward
     is twice its forward. Sampling is counted at its full length. Embedding is left out.
 
+    Args:
+        experiment: The run's.
+        lab: Its places; what is not at hand there is neither fetched nor computed.
+
     Raises:
         UserError: As the experiment itself would, where it has seen enough.
     """
-    sources, store = replace(sources, offline=True), replace(store, computing=False)
+    lab = lab.at_hand
     assumed: list[str] = []
-    prepared, split, personas = _stages(experiment, sources, store, assumed)
+    prepared = experiment.prepare(lab)
+    written = all(entry.there for entry in prepared.entries.values())
+    split = _split(experiment, lab, prepared, assumed)
+    personas = prepared.personas.value if written else _personas(experiment, split, assumed)
     histories = split.train.groupby("user_id").size().tolist()
-    cost = Cost() if prepared else experiment.distiller.estimate(histories)
-    examples = _examples(experiment, sources, prepared, split, assumed)
-    division = experiment.adapter.plan(split.train, personas, experiment.seed)
-    scale = _Scale.of(experiment, sources, trained=bool(division.rows))
-    keys = _keys(experiment)
+    cost = Cost() if prepared.memories.there else experiment.distiller.estimate(histories)
+    examples = _examples(experiment, lab, prepared if written else None, split, assumed)
+    plan = experiment.adapter.plan(split.train, personas, experiment.seed)
+    shape = Shape.of(experiment, lab, trained=bool(plan.rows))
 
     parts, training = [], Work()
-    for name, rows in division.rows.items():
+    for name, rows in plan.rows.items():
         work = _training(experiment, examples(rows, training=True))
-        parts.append(Part(keys(name), name, len(rows), work, scale.training(work)))
-        training = max(training, work, key=lambda each: each.largest)
+        key = experiment.training(lab, prepared, plan, name).key
+        parts.append(Part(key, name, len(rows), work, shape.training(work)))
+        training = max(training, work, key=lambda work: work.largest)
     rating = _rating(experiment, examples(split.test, training=False))
     steps = 0 if experiment.decode.name == "expected" else experiment.decode.max_new_tokens - 1
-    flop = scale.rating(rating, steps)
-    parts += [
-        Part(f"{keys('predictions')} {rater}", "predictions", rating.rows, rating, flop)
-        for rater in ("own", *division.crossed)
-    ]
+    flop = shape.rating(rating, steps)
+    for rater in (None, *plan.crossed):
+        key = experiment.rating(lab, prepared, plan, rater).key
+        parts.append(Part(key, "predictions", rating.rows, rating, flop))
 
     return Estimate(
         label=row_id(experiment.role, experiment.adapter.name, experiment.memory.name)
         or f"{experiment.role} · {experiment.adapter.name} · {experiment.memory.name}",
         model=experiment.model.name,
-        distillation=(keys("memories"), cost),
+        distillation=(prepared.memories.key, cost),
         parts=parts,
-        adapter_parameters=scale.adapter,
-        weights=scale.held + 4 * scale.adapter,
-        activations=max(scale.kept_in_training(training), scale.kept_in_rating(rating)),
-        optimiser=12 * scale.adapter,
+        adapter_parameters=shape.adapter,
+        weights=shape.held + 4 * shape.adapter,
+        activations=max(shape.kept_in_training(training), shape.kept_in_rating(rating)),
+        optimiser=12 * shape.adapter,
         tflops=experiment.trainer.tflops,
         assumed=assumed,
     )
@@ -178,71 +209,76 @@ def estimate(experiment: Experiment, sources: Sources, store: Cache) -> Estimate
 
 def show(estimates: Sequence[Estimate]) -> None:
     """Print a table of runs, with the sum over them in which a shared part counts once."""
+    lines = [
+        {
+            "run": run.label,
+            "model": run.model,
+            **_work(run.parts),
+            **_memory(run),
+            **_bill([run]),
+        }
+        for run in estimates
+    ]
+    if len(estimates) > 1:
+        distinct = {part.key: part for run in estimates for part in run.parts}
+        lines.append({"run": "all", **_work(distinct.values()), **_bill(estimates)})
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=_PIPED_WIDTH)
     table = Table(box=box.SIMPLE, title="What it would take", title_justify="left")
-    for head in ("run", "model", *_NUMBERS):
-        table.add_column(head, justify="right" if head in _NUMBERS else "left")
-    for each in estimates:
-        sizes = (each.weights, each.activations, each.optimiser)
-        table.add_row(
-            *(each.label, each.model, *_work(each.parts)),
-            f"{each.adapter_parameters / 1e6:.4g} M" if each.adapter_parameters else "–",
-            f"{4 * each.adapter_parameters / 1e6:.4g}" if each.adapter_parameters else "–",
-            *(f"{size / 1e9:.3g}" for size in (*sizes, sum(sizes))),
-            *(_time(sum(_seconds(each).values())), *_bill([each.distillation])),
-        )
-    if len(estimates) > 1:
-        distinct = {part.key: part for each in estimates for part in each.parts}
-        seconds = {key: n for each in estimates for key, n in _seconds(each).items()}
-        table.add_section()
-        bill = _bill(each.distillation for each in estimates)
-        blank = [""] * (len(_NUMBERS) - 9)
-        table.add_row(
-            *("all", "", *_work(distinct.values()), *blank, _time(sum(seconds.values())), *bill)
-        )
+    for head in lines[0]:
+        table.add_column(head, justify="left" if head in ("run", "model") else "right")
+    for line in lines:
+        if line["run"] == "all":
+            table.add_section()
+        table.add_row(*(line.get(head, "") for head in lines[0]))
     console.print(table)
-    for said in dict.fromkeys(said for each in estimates for said in each.assumed):
-        console.print(f"Estimated: {said}.", highlight=False)
-    rates = {f"{each.tflops:g}" for each in estimates}
+    for assumption in dict.fromkeys(text for run in estimates for text in run.assumed):
+        console.print(f"Estimated: {assumption}.", highlight=False)
+    rates = sorted({f"{run.tflops:g}" for run in estimates})
     console.print(
         "Rows to train on by adapter, least to most. Tokens: of all epochs, were each row computed "
         "alone; computed: with a user's shared prefix once. GB: what is held at once. Time at "
-        f"trainer.tflops={','.join(sorted(rates))}, an assumption; decoding runs below it. LLM: "
+        f"trainer.tflops={','.join(rates)}, an assumption; decoding runs below it. LLM: "
         "the distillation alone; movie texts and vectors that a server is asked for come on top.",
         highlight=False,
     )
 
 
-_PIPED_WIDTH = 180
-_NUMBERS = (
-    *("train on", "rate", "M tokens", "computed", "PFLOP", "an adapter", "MB"),
-    *("GB weights", "activations", "optimiser", "together", "time"),
-    *("LLM calls", "M LLM tokens", "money"),
-)
-
-
-def _seconds(each: Estimate) -> dict[str, float]:
-    return {part.key: part.flop / each.tflops / 1e12 for part in each.parts}
-
-
-def _work(parts: Iterable[Part]) -> list[str]:
+def _work(parts: Iterable[Part]) -> dict[str, str]:
     parts = list(parts)
     trained = sorted(part.rows for part in parts if part.name != "predictions")
-    rows = [f"{n:,}" for n in dict.fromkeys([*trained[:1], *trained[-1:]])]
+    sizes = [f"{n:,}" for n in dict.fromkeys([*trained[:1], *trained[-1:]])]
     rated = sum(part.rows for part in parts if part.name == "predictions")
-    tokens = (sum(p.work.tokens for p in parts), sum(p.work.unique_tokens for p in parts))
-    return [
-        f"{len(trained)} x {'–'.join(rows)}" if trained else "–",
-        f"{rated:,}",
-        *(f"{n / 1e6:.3g}" for n in tokens),
-        f"{sum(part.flop for part in parts) / 1e15:.3g}",
-    ]
+    return {
+        "train on": f"{len(trained)} x {'–'.join(sizes)}" if trained else "–",
+        "rate": f"{rated:,}",
+        "M tokens": f"{sum(part.work.tokens for part in parts) / 1e6:.3g}",
+        "computed": f"{sum(part.work.unique_tokens for part in parts) / 1e6:.3g}",
+        "PFLOP": f"{sum(part.flop for part in parts) / 1e15:.3g}",
+    }
 
 
-def _bill(distillations: Iterable[tuple[str, Cost]]) -> list[str]:
-    total = sum(dict(distillations).values(), Cost())
-    return [f"{total.calls:,}", f"{total.tokens / 1e6:.3g}", f"{total.money:,.2f}"]
+def _memory(run: Estimate) -> dict[str, str]:
+    millions = run.adapter_parameters / 1e6
+    return {
+        "an adapter": f"{millions:.4g} M" if millions else "–",
+        "MB": f"{4 * millions:.4g}" if millions else "–",
+        "GB weights": f"{run.weights / 1e9:.3g}",
+        "activations": f"{run.activations / 1e9:.3g}",
+        "optimiser": f"{run.optimiser / 1e9:.3g}",
+        "together": f"{(run.weights + run.activations + run.optimiser) / 1e9:.3g}",
+    }
+
+
+def _bill(runs: Sequence[Estimate]) -> dict[str, str]:
+    seconds = {part.key: part.flop / run.tflops / 1e12 for run in runs for part in run.parts}
+    cost = sum(dict(run.distillation for run in runs).values(), Cost())
+    return {
+        "time": _time(sum(seconds.values())),
+        "LLM calls": f"{cost.calls:,}",
+        "M LLM tokens": f"{cost.tokens / 1e6:.3g}",
+        "money": f"{cost.money:,.2f}",
+    }
 
 
 def _time(seconds: float) -> str:
@@ -251,44 +287,45 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _stages(
-    experiment: Experiment, sources: Sources, store: Cache, assumed: list[str]
-) -> tuple[Prepared | None, Split, Personas]:
-    """The stored stages; else the split of the data, or of as many made-up users."""
-    try:
-        prepared = experiment.prepare(sources, store)
-        return prepared, prepared.split.value, prepared.personas.value
-    except NotAtHand:
-        pass
+def _split(experiment: Experiment, lab: Lab, prepared: Prepared, assumed: list[str]) -> Split:
+    """The stored split; else that of the data, or of as many made-up users."""
+    if prepared.split.there:
+        return prepared.split.value
     data, protocol = experiment.data, experiment.protocol
     try:
-        split = data.split(data.ratings(sources), protocol, experiment.movie_info, sources)
+        return data.split(prepared.ratings(), protocol, experiment.movie_info, lab.sources)
     except NotAtHand:
-        likes = Synthetic(
-            n_users=2 * data.n_users + 1,
-            n_items=max(_MOVIES, data.max_ratings),
-            n_personas=1,
-            ratings_per_user=[data.min_ratings, data.max_ratings],
-            opposition=0.0,
-            seed=data.seed,
-        )
-        made_up = replace(data, reader=likes)
-        split = made_up.split(likes.read(None, "error"), protocol, NoMovieInfo(), sources)
-        if not isinstance(experiment.movie_info, NoMovieInfo):
-            split = replace(split, movies=split.movies.assign(summary=_words(_SUMMARY_WORDS)))
-        assumed.append(
-            f"{data.name} is not in the cache: {data.n_users} users of {data.min_ratings} to "
-            f"{data.max_ratings} ratings"
-        )
+        pass
+    likes = Synthetic(
+        n_users=2 * data.n_users + 1,
+        n_items=max(_MOVIES, data.max_ratings),
+        n_personas=1,
+        ratings_per_user=[data.min_ratings, data.max_ratings],
+        opposition=0.0,
+        seed=data.seed,
+    )
+    made_up = replace(data, reader=likes)
+    split = made_up.split(likes.read(None, "error"), protocol, NoMovieInfo(), lab.sources)
+    assumed.append(
+        f"{data.name} is not in the cache: {data.n_users} users of {data.min_ratings} to "
+        f"{data.max_ratings} ratings"
+    )
+    if isinstance(experiment.movie_info, NoMovieInfo):
+        return split
+    return replace(split, movies=split.movies.assign(summary=_words(_SUMMARY_WORDS)))
+
+
+def _personas(experiment: Experiment, split: Split, assumed: list[str]) -> Personas:
+    """As many users in each as there can be."""
     n_personas = min(getattr(experiment.personas, "n_personas", _PERSONAS), len(split.users))
     assumed.append(f"personas are not there yet: {n_personas} of as many users each")
     assignment = split.users[["user_id"]].assign(persona=np.arange(len(split.users)) % n_personas)
-    return None, split, Personas(assignment, np.zeros((n_personas, 1)), pd.DataFrame())
+    return Personas(assignment, np.zeros((n_personas, 1)), pd.DataFrame())
 
 
 def _examples(
     experiment: Experiment,
-    sources: Sources,
+    lab: Lab,
     prepared: Prepared | None,
     split: Split,
     assumed: list[str],
@@ -296,7 +333,8 @@ def _examples(
     """The experiment's own examples, or ones of the declared lengths."""
     if prepared is not None:
         try:
-            return partial(experiment.examples, prepared, experiment.codec(sources))
+            experiment.codec(lab)
+            return partial(experiment.examples, lab, prepared)
         except NotAtHand:
             pass
     what = f"the tokenizer of {experiment.model.name}" if prepared else "profiles and memories"
@@ -346,45 +384,20 @@ def _training(experiment: Experiment, examples: Sequence[Example]) -> Work:
     recipe, work = experiment.train, Work()
     for epoch in range(recipe.epochs):
         for step in recipe.steps(examples, experiment.seed, epoch):
-            # A row's last token that is computed is its digit: it predicts the end of the turn.
-            ids = [[*examples[i].ids, -examples[i].rating] for i in step]
+            # A row's last token that is computed is its answer: it predicts the end of the turn.
+            rows = [[*examples[i].ids, -1 - int(examples[i].rating)] for i in step]
             users = [examples[i].user_id for i in step]
-            work = _add(work, ids, users, recipe.tokens_per_microbatch, answers=_ANSWER)
+            work += Work.of(rows, users, recipe.tokens_per_microbatch, answers=_ANSWER)
     return work
 
 
 def _rating(experiment: Experiment, examples: Sequence[Example]) -> Work:
-    budget = experiment.trainer.tokens_per_batch
-    ids, users = [each.ids for each in examples], [each.user_id for each in examples]
-    return _add(Work(), ids, users, budget, answers=1)
-
-
-def _add(
-    work: Work, ids: Sequence[list[int]], users: Sequence[int], budget: int, answers: int
-) -> Work:
-    unique, attended, largest = work.unique_tokens, work.attended, work.largest
-    for batch in pack(list(by_prefix(ids, users, answers)), budget):
-        whole = sum(each.n_tokens for each in batch)
-        if whole > budget:
-            whole = max(part.n_tokens for part in parts(batch[0], budget))
-        largest = max(largest, whole)
-        for each in batch:
-            n = len(each.prefix)
-            attended += n * (n + 1) // 2
-            attended += sum(s * n + s * (s + 1) // 2 for s in map(len, each.suffixes))
-            unique += each.n_tokens
-    return Work(
-        rows=work.rows + len(ids),
-        tokens=work.tokens + sum(map(len, ids)),
-        unique_tokens=unique,
-        attended=attended,
-        largest=largest,
-        answers=work.answers + answers * len(ids),
-    )
+    rows, users = [row.ids for row in examples], [row.user_id for row in examples]
+    return Work.of(rows, users, experiment.trainer.tokens_per_batch, answers=1)
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Shape:
     """A base model with an adapter, as numbers.
 
     Attributes:
@@ -410,8 +423,9 @@ class _Scale:
     logits: int
 
     @classmethod
-    def of(cls, experiment: Experiment, sources: Sources, *, trained: bool) -> Self:
-        model = experiment.model.outline(sources)
+    def of(cls, experiment: Experiment, lab: Lab, *, trained: bool) -> Self:
+        """Count a model by its outline: no weights are loaded."""
+        model = experiment.model.outline(lab.sources)
         config: Any = model.config
         head_dim = getattr(config, "head_dim", None) or (
             config.hidden_size // config.num_attention_heads
@@ -448,6 +462,7 @@ class _Scale:
         return matrices, 4.0 * self.layers * self.query * work.attended
 
     def training(self, work: Work) -> float:
+        """Operations of a forward and a backward pass."""
         matrices, attention = self.forward(work)
         return 2 * matrices + 3 * attention + 6.0 * self.adapter * work.unique_tokens
 
@@ -461,10 +476,12 @@ class _Scale:
         return matrices + attention + per_token + steps * work.rows * (step + adapter)
 
     def kept_in_training(self, work: Work) -> float:
+        """Bytes that the largest micro-batch keeps for its backward pass."""
         rows = work.largest * work.answers / max(work.unique_tokens, 1)
         return self.layers * self.kept * work.largest + self.logits * rows
 
     def kept_in_rating(self, work: Work) -> float:
+        """Bytes that the largest batch keeps: its keys and values, and one layer."""
         rows = work.largest * work.answers / max(work.unique_tokens, 1)
         return (self.layers * self.cached + self.kept) * work.largest + self.logits * rows
 
@@ -474,25 +491,4 @@ def _adapter(experiment: Experiment, model: PreTrainedModel) -> tuple[int, int]:
     with lend(model, experiment.peft.config(experiment.model.lora_targets), seed=0) as lent:
         parameters, _ = lent.get_nb_trainable_parameters()
         adapted: list[Any] = [m for m in lent.modules() if isinstance(m, BaseTunerLayer)]
-        return parameters, sum(each.in_features for each in adapted)
-
-
-def _keys(experiment: Experiment) -> Callable[[str], str]:
-    """Keys of a run's stages, equal where two runs of one sweep share them.
-
-    The store's own keys need the data; these need the choices alone.
-    """
-    one = experiment
-    memories = [one.data, one.data.path, one.movie_info, one.protocol.item_mean]
-    memories += [one.protocol.traits, one.protocol.title_check, one.distiller]
-    shared = [*memories, one.protocol, one.embedder, one.personas, one.seed, one.model]
-    shared += [one.model.path, one.prompt, one.adapter, one.peft, one.train]
-    shared += [one.trainer.computes, one.trainer.weights]
-    trained = [*shared, one.memory.in_training(), one.decode.max_new_tokens]
-    stages = {"memories": memories, "predictions": [*shared, one.memory, one.decode]}
-
-    def key(name: str) -> str:
-        text = json.dumps(describe(stages.get(name, [*trained, name])), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-    return key
+        return parameters, sum(module.in_features for module in adapted)

@@ -15,13 +15,12 @@ from typing import Self
 
 from transformers import PreTrainedConfig
 
+from persona_lab.agents import Agents
 from persona_lab.cache import Entry, locked, publish
-from persona_lab.configure import Run, load_finished
+from persona_lab.compose import load_agents
 from persona_lab.errors import UserError
 from persona_lab.model import TrainedAdapter
 from persona_lab.model.export import as_published, save_fused, vllm_rank
-
-Entries = Mapping[str, Entry[TrainedAdapter]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,14 +54,14 @@ def export(run_folder: Path, to: str, out: Path) -> str:
         UserError: The run has no adapters or the store no longer has them, a folder is in the way,
             or an adapter has no such form.
     """
-    found = load_finished(run_folder)
-    if not found.adapters:
+    agents = load_agents(run_folder)
+    if not agents.adapters:
         raise UserError(f"{run_folder} is a run without adapters", "name one that trained some")
-    folders = {name: out / name for name in found.adapters}
+    folders = {name: out / name for name in agents.adapters}
     for folder in folders.values():
         _refuse_taken(folder)
     write = {"fused": _whole_models, "peft": _peft_folders, "vllm": _vllm_folders}[to]
-    usage = write(found.run, found.adapters, folders)
+    usage = write(agents, folders)
     return "\n".join([*map(str, folders.values()), "", usage])
 
 
@@ -78,18 +77,18 @@ def _write(folder: Path, build: Callable[[Path], None]) -> None:
         publish(folder, build)
 
 
-def _whole_models(run: Run, entries: Entries, folders: Mapping[str, Path]) -> str:
-    experiment = run.experiment
+def _whole_models(agents: Agents, folders: Mapping[str, Path]) -> str:
+    experiment = agents.experiment
     if experiment.peft.quantisation is not None:
         raise UserError(
             "the run's base was held in 4 bits, and no whole weights give what it gave",
             "use --to peft, and load the base in 4 bits",
         )
-    base = experiment.model.load(run.sources, experiment.trainer.dtype, "cpu")
-    tokenizer = experiment.codec(run.sources).tokenizer
+    base = experiment.model.load(agents.lab.sources, experiment.trainer.dtype, "cpu")
+    tokenizer = agents.codec.tokenizer
 
     def build(name: str, folder: Path) -> None:
-        save_fused(base, entries[name].read(), folder)
+        save_fused(base, agents.adapters[name].read(), folder)
         tokenizer.save_pretrained(folder)
 
     for name, folder in folders.items():
@@ -97,12 +96,12 @@ def _whole_models(run: Run, entries: Entries, folders: Mapping[str, Path]) -> st
     return f"AutoModelForCausalLM.from_pretrained({str(next(iter(folders.values())))!r})"
 
 
-def _peft_folders(run: Run, entries: Entries, folders: Mapping[str, Path]) -> str:
-    published = _Published.of(run)
+def _peft_folders(agents: Agents, folders: Mapping[str, Path]) -> str:
+    published = _Published.of(agents)
     for name, folder in folders.items():
-        _write(folder, published.form(entries[name]).save)
+        _write(folder, published.form(agents.adapters[name]).save)
     options = ", sliding_window=None" if published.window_is_off else ""
-    if (kind := run.experiment.peft.quantisation) is not None:
+    if (kind := agents.experiment.peft.quantisation) is not None:
         bits = f'load_in_4bit=True, bnb_4bit_quant_type="{kind}", bnb_4bit_use_double_quant=True'
         options += f", quantization_config=BitsAndBytesConfig({bits})"
     (name, first), *_ = folders.items()
@@ -113,18 +112,18 @@ def _peft_folders(run: Run, entries: Entries, folders: Mapping[str, Path]) -> st
     )
 
 
-def _vllm_folders(run: Run, entries: Entries, folders: Mapping[str, Path]) -> str:
-    published = _Published.of(run)
+def _vllm_folders(agents: Agents, folders: Mapping[str, Path]) -> str:
+    published = _Published.of(agents)
     rank = 0
     for name, folder in folders.items():
-        adapter = published.form(entries[name])
+        adapter = published.form(agents.adapters[name])
         # A run's adapters are of one kind and rank: what vLLM does not take is seen at the first.
         rank = max(rank, vllm_rank(adapter))
         _write(folder, adapter.save)
     command = ["vllm", "serve", published.shown, "--enable-lora", "--max-lora-rank", str(rank)]
     if published.window_is_off:
         command += ["--hf-overrides", '{"sliding_window": null}']
-    if run.experiment.peft.quantisation is not None:
+    if agents.experiment.peft.quantisation is not None:
         command += ["--quantization", "bitsandbytes"]
     command += ["--lora-modules", *(f"{name}={folder}" for name, folder in folders.items())]
     return shlex.join(command)
@@ -139,13 +138,13 @@ class _Published:
     window_is_off: bool
 
     @classmethod
-    def of(cls, run: Run) -> Self:
-        model = run.experiment.model
-        config = model.outline(run.sources).config
+    def of(cls, agents: Agents) -> Self:
+        model, sources = agents.experiment.model, agents.lab.sources
+        config = model.outline(sources).config
         # transformers' Phi-3 would see less of a prompt than the run's.
         window = getattr(config, "sliding_window", None)
         off = window is not None and model.sliding_window == "off"
-        return cls(model.published(run.sources), config, off)
+        return cls(model.published(sources), config, off)
 
     @property
     def shown(self) -> str:

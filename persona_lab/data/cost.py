@@ -24,6 +24,11 @@ class Cost:
         """Tokens of prompts and replies."""
         return self.tokens_in + self.tokens_out
 
+    @property
+    def paid(self) -> dict[str, float]:
+        """Tokens and money, for a result."""
+        return {"tokens": self.tokens, "money": self.money}
+
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
             self.calls + other.calls,

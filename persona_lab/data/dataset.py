@@ -5,6 +5,7 @@ Reads disk, and the network by way of the sources, in `ratings` and `fingerprint
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from persona_lab.cache import content_hash
+from persona_lab.cache import Stage, content_hash
 from persona_lab.component import describe
 from persona_lab.data.movie_info import MovieInfo
 from persona_lab.data.protocol import Protocol
@@ -72,6 +73,29 @@ class Data:
             UserError: A file is missing or has a bad line.
         """
         return self.reader.read(self._files(sources), self.invalid)
+
+    def stage(
+        self,
+        ratings: Callable[[], Ratings],
+        protocol: Protocol,
+        movie_info: MovieInfo,
+        sources: Sources,
+    ) -> Stage[Split]:
+        """The split as a stage of the flow.
+
+        Args:
+            ratings: All ratings, as from `ratings`.
+            protocol: `item_mean` (decision 1).
+            movie_info: What else is known of the movies.
+            sources: Public artefacts.
+        """
+        inputs = {
+            "data": self,
+            "content": self.fingerprint(sources),
+            "movie_info": [movie_info, movie_info.fingerprint(sources)],
+            "item_mean": protocol.item_mean,
+        }
+        return Stage(Split, inputs, lambda: self.split(ratings(), protocol, movie_info, sources))
 
     def fingerprint(self, sources: Sources) -> str:
         """Hash of the reader and of the files' content."""

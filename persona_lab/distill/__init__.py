@@ -5,7 +5,7 @@ A distiller writes the texts; the flow around it hands it the histories and chec
 
 from persona_lab.distill.chat import Chat, Conversation, Reply, Request, converse_in_rounds
 from persona_lab.distill.histories import Distiller, History, UserMemories, history_rows
-from persona_lab.distill.memories import Memories, distil, users_traits
+from persona_lab.distill.memories import Memories, distil, distillation, users_traits
 from persona_lab.distill.movies import LlmMovieInfo
 from persona_lab.distill.prompts import Prompts
 from persona_lab.distill.reflection import Reflection
@@ -31,6 +31,7 @@ __all__ = [
     "UserMemories",
     "converse_in_rounds",
     "distil",
+    "distillation",
     "history_rows",
     "traits",
     "users_traits",

@@ -5,6 +5,7 @@ Pure, but for `Memories.save` and `Memories.load`.
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import ClassVar, Self
 import numpy as np
 import pandas as pd
 
+from persona_lab.cache import Entry, Stage
 from persona_lab.data import Cost, Protocol, Ratings, Split
 from persona_lab.distill.histories import Distiller, UserMemories, histories, history_rows
 from persona_lab.distill.reasons import verdict
@@ -63,6 +65,28 @@ class Memories:
         tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
         facts = json.loads((folder / "memories.json").read_text())
         return cls(**tables, counts=facts["counts"], cost=Cost(**facts["cost"]))
+
+
+def distillation(
+    distiller: Distiller,
+    split: Entry[Split],
+    ratings: Callable[[], Ratings],
+    protocol: Protocol,
+    seed: int,
+    sources: Sources,
+) -> Stage[Memories]:
+    """The memories as a stage of the flow; the arguments are those of `distil`."""
+    inputs = {
+        "split": split.key,
+        "distiller": [distiller, distiller.fingerprint(sources)],
+        "traits": protocol.traits,
+        "title_check": protocol.title_check,
+    }
+    return Stage(
+        Memories,
+        inputs,
+        lambda: distil(distiller, split.value, ratings(), protocol, seed, sources),
+    )
 
 
 def distil(

@@ -1,13 +1,13 @@
 """Predictions -> errors, baselines on the same rows, and how far to trust their differences."""
 
 from persona_lab.evaluation.assessment import Assessment, assess, intervals
-from persona_lab.evaluation.audit import Audit, Seen, audit, other_ratings
+from persona_lab.evaluation.audit import Audit, Seen, audit, auditing, other_ratings
 from persona_lab.evaluation.beyond import beyond
 from persona_lab.evaluation.claims import CLAIMS, OURS, Judged, TableRow, judge
 from persona_lab.evaluation.contrast import Contrast, adjust, contrast, rows_key, varies
 from persona_lab.evaluation.matrix import matrix
 from persona_lab.evaluation.metrics import score
-from persona_lab.evaluation.predictors import Baselines, baselines
+from persona_lab.evaluation.predictors import Baselines, baselines, predicting
 from persona_lab.evaluation.result import Result, Row, row_id
 from persona_lab.evaluation.uncertainty import (
     Difference,
@@ -37,6 +37,7 @@ __all__ = [
     "adjust",
     "assess",
     "audit",
+    "auditing",
     "baselines",
     "beyond",
     "contrast",
@@ -47,6 +48,7 @@ __all__ = [
     "matrix",
     "other_ratings",
     "paired_interval",
+    "predicting",
     "row_id",
     "rows_key",
     "score",

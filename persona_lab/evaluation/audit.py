@@ -6,20 +6,23 @@ them, whatever the protocol is called. Pure, but for `Audit.save` and `load`.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 
-from persona_lab.data import Split
-from persona_lab.distill import Memories
+from persona_lab.cache import Entry, Stage
+from persona_lab.data import Data, NoMovieInfo, Protocol, Ratings, Split
+from persona_lab.distill import Distiller, Memories, distil, history_rows, users_traits
 from persona_lab.distill.titles import Titles
 from persona_lab.memory import Recalled
+from persona_lab.sources import Sources
 
 EXAMPLES = 3
+_AUDITED = 50  # rows, each of another user
 _ROW = ["user_id", "item_id"]
 _TRAITS = ["activity", "conformity", "diversity"]
 _TEST_RATING = "changes with the test ratings"
@@ -66,6 +69,78 @@ class Seen:
     memories: Memories
     distilled: pd.DataFrame
     prompts: Sequence[Sequence[int]]
+
+
+def auditing(
+    inputs: Mapping[str, Any],
+    data: Data,
+    distiller: Distiller,
+    protocol: Protocol,
+    sources: Sources,
+    ratings: Callable[[], Ratings],
+    split: Entry[Split],
+    memories: Entry[Memories],
+    prompts: Callable[[Split, Memories, pd.DataFrame], list[list[int]]],
+    recall: Callable[[pd.DataFrame], Sequence[Sequence[Recalled]]],
+) -> Stage[Audit]:
+    """The audit as a stage of the flow: all is made again from other test ratings, and compared.
+
+    An LLM is not asked again: of its texts the audit says that they were not checked.
+
+    Args:
+        inputs: What the prompts depend on.
+        data: Splits other ratings as it did the real ones.
+        distiller: Writes other memories, where it is no LLM.
+        protocol: As in the run.
+        sources: Public artefacts.
+        ratings: All ratings.
+        split: The run's.
+        memories: The run's.
+        prompts: Token ids of the prompts of test rows, from a split and memories.
+        recall: What training rows recall, nothing where prompts show no memories.
+    """
+
+    def compute() -> Audit:
+        used, real = memories.value, ratings()
+        train, test = split.value.train, split.value.test
+        selected = real.frame[real.frame["user_id"].isin(split.value.users["user_id"])]
+        known = pd.MultiIndex.from_frame(train[_ROW])
+        unseen = selected[~pd.MultiIndex.from_frame(selected[_ROW]).isin(known)]
+
+        def rated_otherwise(rows: pd.DataFrame) -> tuple[Ratings, Split]:
+            other = replace(real, frame=other_ratings(real.frame, rows))
+            again = data.split(other, protocol, NoMovieInfo(), sources)
+            # Texts do not follow ratings, and to ask for them again may need a key.
+            means = {name: again.movies[name] for name in ("mean", "mean_known")}
+            return other, replace(again, movies=split.value.movies.assign(**means))
+
+        other, other_split = rated_otherwise(unseen)
+        rewritten = distiller.estimate(train.groupby("user_id").size().tolist()).calls == 0
+        if rewritten:
+            again = distil(distiller, other_split, other, protocol, data.seed, sources)
+        else:
+            tiers = users_traits(other_split, other, protocol)
+            texts = used.profiles[["user_id", "profile"]]
+            again = replace(used, profiles=texts.merge(tiers, on="user_id"))
+        sample = test.groupby("user_id").head(1).head(_AUDITED)
+
+        def seen(ratings: Ratings, split: Split, memories: Memories) -> Seen:
+            rows = history_rows(split, ratings, distiller.scope)
+            return Seen(split, memories, rows, prompts(split, memories, sample))
+
+        trained = train.groupby("user_id").sample(1, random_state=0).head(_AUDITED)
+        recalled = recall(trained)
+        places = trained[[*_ROW, "position"]].to_numpy().tolist()[: len(recalled)]
+        return audit(
+            seen(real, split.value, used),
+            seen(other, other_split, again),
+            rated_otherwise(train)[1].movies.set_index("item_id")["mean"],
+            sample,
+            [(*place, memories) for place, memories in zip(places, recalled, strict=True)],
+            rewritten=rewritten,
+        )
+
+    return Stage(Audit, {**inputs, "split": split.key}, compute)
 
 
 def other_ratings(ratings: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

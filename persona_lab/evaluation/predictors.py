@@ -7,6 +7,7 @@ training ratings lie from it, as profiles tell. Pure, but for `save` and `load`.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,7 +17,8 @@ import pandas as pd
 from scipy.sparse import csr_array
 from sklearn.metrics.pairwise import cosine_similarity
 
-from persona_lab.data import Split
+from persona_lab.cache import Entry, Stage
+from persona_lab.data import Ratings, Split
 from persona_lab.evaluation.metrics import errors
 
 DAMPING = 5.0
@@ -53,6 +55,15 @@ class Baselines:
     metrics: dict[str, dict[str, dict[str, Any]]]
     user_means: dict[int, float]
 
+    def beside(self, predictions: pd.DataFrame) -> pd.DataFrame:
+        """Predictions of the same rows, with a column of each predictor and `user_mean`."""
+        return predictions.assign(user_mean=predictions["user_id"].map(self.user_means)).merge(
+            self.frame.drop(columns="rating"),
+            on=["user_id", "item_id"],
+            how="left",
+            validate="one_to_one",
+        )
+
     def save(self, folder: Path) -> None:
         """Write baselines.parquet and baselines.json into a folder."""
         self.frame.to_parquet(folder / "baselines.parquet", index=False)
@@ -68,6 +79,17 @@ class Baselines:
             metrics=rest["metrics"],
             user_means={int(user): mean for user, mean in rest["user_means"].items()},
         )
+
+
+def predicting(
+    split: Entry[Split], ratings: Callable[[], Ratings], *, shown_mean: bool
+) -> Stage[Baselines]:
+    """The simple predictors as a stage of the flow; the arguments are those of `baselines`."""
+    return Stage(
+        Baselines,
+        {"split": split.key, "shown_mean": shown_mean},
+        lambda: baselines(split.value, ratings().frame, shown_mean=shown_mean),
+    )
 
 
 def baselines(split: Split, ratings: pd.DataFrame, *, shown_mean: bool = True) -> Baselines:

@@ -3,7 +3,7 @@
 from persona_lab.memory.bank import Bank, Memory, Recalled
 from persona_lab.memory.embedder import Embedder, Encode, Hashed, SentenceEmbedder, ServerEmbedder
 from persona_lab.memory.index import Index
-from persona_lab.memory.vectors import Vectors, embed, item_text
+from persona_lab.memory.vectors import Vectors, embed, embedding, item_text
 
 __all__ = [
     "Bank",
@@ -17,5 +17,6 @@ __all__ = [
     "ServerEmbedder",
     "Vectors",
     "embed",
+    "embedding",
     "item_text",
 ]

@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file, save_file
 
+from persona_lab.cache import Entry, Stage
 from persona_lab.data import Cost, Split
 from persona_lab.distill import Memories
-from persona_lab.memory.embedder import Encode
+from persona_lab.memory.embedder import Embedder, Encode
+from persona_lab.sources import Sources
 
 _FILE, _FACTS = "vectors.safetensors", "vectors.json"
 
@@ -85,6 +87,27 @@ class Vectors:
         """Read what `save` wrote."""
         cost = Cost(**json.loads((folder / _FACTS).read_text())["cost"])
         return cls(**{"interactions": None, **load_file(folder / _FILE)}, cost=cost)
+
+
+def embedding(
+    embedder: Embedder,
+    memories: Entry[Memories],
+    split: Entry[Split],
+    sources: Sources,
+    *,
+    enriched: bool,
+) -> Stage[Vectors]:
+    """The vectors as a stage of the flow; the arguments are those of `embed`."""
+    inputs = {
+        "memories": memories.key,
+        "embedder": [embedder, embedder.fingerprint(sources)],
+        "enriched": enriched,
+    }
+    return Stage(
+        Vectors,
+        inputs,
+        lambda: embed(embedder.load(sources), memories.value, split.value, enriched=enriched),
+    )
 
 
 def embed(encode: Encode, memories: Memories, split: Split, *, enriched: bool) -> Vectors:

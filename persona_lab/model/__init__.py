@@ -29,6 +29,7 @@ from persona_lab.model.module import (
     fit_on_devices,
     rate_examples,
 )
+from persona_lab.model.predictions import Predictions
 from persona_lab.model.train import Train
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "PerUser",
     "PersonaAdapters",
     "Plan",
+    "Predictions",
     "QLora",
     "RandomPersona",
     "Response",

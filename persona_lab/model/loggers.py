@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import pandas as pd
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
@@ -59,6 +59,7 @@ class Outcome:
     adapters: Mapping[str, Path]
 
 
+@runtime_checkable
 class Logger(Protocol):
     """Where a run's curves and outcome go."""
 

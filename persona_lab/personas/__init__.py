@@ -7,6 +7,7 @@ from persona_lab.personas.clustering import (
     GenrePersonas,
     KMeansPersonas,
     MiniBatchPersonas,
+    grouping,
     known_users,
 )
 from persona_lab.personas.personas import Personas
@@ -19,5 +20,6 @@ __all__ = [
     "KMeansPersonas",
     "MiniBatchPersonas",
     "Personas",
+    "grouping",
     "known_users",
 ]

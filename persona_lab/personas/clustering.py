@@ -17,9 +17,11 @@ from sklearn.metrics import silhouette_score
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
+from persona_lab.cache import Entry, Stage
 from persona_lab.data import Split
 from persona_lab.distill.english import split_genres
 from persona_lab.errors import UserError
+from persona_lab.memory import Vectors
 from persona_lab.personas.personas import Personas
 
 _GENRE = "genre "  # before the columns of genre shares
@@ -49,6 +51,17 @@ class Clustering(Protocol):
             UserError: The users cannot be grouped as the fields ask.
         """
         ...
+
+
+def grouping(
+    clustering: Clustering, vectors: Entry[Vectors], split: Entry[Split], seed: int
+) -> Stage[Personas]:
+    """The personas as a stage of the flow."""
+    return Stage(
+        Personas,
+        {"vectors": vectors.key, "clustering": clustering, "seed": seed},
+        lambda: clustering.fit(vectors.value.profiles, known_users(split.value), seed),
+    )
 
 
 @dataclass(frozen=True)
