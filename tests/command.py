@@ -1,6 +1,7 @@
 """The command line without a start of its own, which takes seconds."""
 
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ def command(folder: Path, *arguments: str) -> str:
     """Type `persona-lab` with these arguments in a folder; what it ends with, "0" for success."""
     root, package = logging.getLogger(), logging.getLogger("persona_lab")
     handlers, levels = [*root.handlers], (root.level, package.level)
+    at_sigterm = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["persona-lab", *arguments])
@@ -26,4 +28,5 @@ def command(folder: Path, *arguments: str) -> str:
                 handler.close()
             root.handlers[:] = handlers
             root.level, package.level = levels
+            signal.signal(signal.SIGTERM, at_sigterm)
     return "0"

@@ -1,7 +1,6 @@
-"""Components and experiments as conf/ configures them: defaults stand in conf/ alone."""
+"""A component as conf/ configures it, with what a test changes: defaults stand in conf/ alone."""
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -9,15 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from persona_lab.configure import CONF, build
-from persona_lab.experiment import Experiment
-
-
-@cache
-def experiment(*overrides: str) -> Experiment:
-    """The experiment of a command line."""
-    with initialize_config_module(CONF, version_base="1.3"):
-        return build(compose("config", [*overrides]), {}, Path.cwd()).experiment
+CONF = "persona_lab.conf"
 
 
 def configured(choice: str, **changes: Any) -> Any:

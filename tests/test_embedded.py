@@ -1,8 +1,8 @@
 """The embedded setup's real parts: ratings, weights and vectors that pip fetches once."""
 
+from functools import cache
 from pathlib import Path
 
-import configured
 import pandas as pd
 import pytest
 import torch
@@ -11,9 +11,12 @@ from torch.nn.functional import cross_entropy
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from persona_lab.cache import Cache
+from persona_lab.compose import configure
 from persona_lab.experiment import Experiment
+from persona_lab.lab import Lab
 from persona_lab.model import lend
 from persona_lab.model.engine import ATTENTION, Tree
+from persona_lab.model.loggers import NoLogger
 from persona_lab.model.module import answer_loss
 from persona_lab.model.train import answered
 from persona_lab.prompting import Example
@@ -25,8 +28,9 @@ SMALL = (
 )
 
 
+@cache
 def experiment(*overrides: str) -> Experiment:
-    return configured.experiment(*SMALL, *overrides)
+    return configure(*SMALL, *overrides).experiment
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def test_the_main_job_on_real_ratings_and_weights(
     real_sources: Sources, store: Cache, tmp_path: Path
 ) -> None:
-    result = experiment().run(real_sources, store, tmp_path)
+    result = experiment().run(Lab(real_sources, store, tmp_path, NoLogger()))
     assert (result.row.id, result.row.model, result.row.data) == ("r10", "smollm2", "ml_100k")
     assert set(result.adapters) == {"persona_0", "persona_1"}
     assert sum(each["n_rows"] for each in result.adapters.values()) == 4 * 2
@@ -53,15 +57,17 @@ def test_the_main_job_on_real_ratings_and_weights(
 def test_loss_and_gradients_on_real_weights_are_those_of_separate_rows(
     real_sources: Sources,
     store: Cache,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     dtype: torch.dtype,
     tolerance: float,
 ) -> None:
     one = experiment("peft.dropout=0.0", "peft.r=8")
-    prepared = one.prepare(real_sources, store)
-    codec = one.codec(real_sources)
+    lab = Lab(real_sources, store, tmp_path, NoLogger())
+    prepared = one.prepare(lab)
+    codec = one.codec(lab)
     train = prepared.split.value.train.groupby("user_id").tail(2).head(4)
-    examples = one.examples(prepared, codec, train, training=True)
+    examples = one.examples(lab, prepared, train, training=True)
     model = one.model.load(real_sources, dtype, "cpu")
     if dtype == torch.float64:
         # transformers' norm computes in fp32 whatever it is given.

@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from persona_lab.configure import Run, load_run
+from persona_lab.compose import Run, load_run
 from persona_lab.export import main
 from persona_lab.model import attach
 from persona_lab.model import base as base_module
@@ -45,14 +45,14 @@ def told(*arguments: str | Path) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-def ours(one: Run, folder: Path) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+def ours(one: Run) -> tuple[PreTrainedModel, dict[str, Tensor]]:
     """The base, and the logits with each adapter attached to it."""
-    experiment, places = one.experiment, (one.sources, one.store)
-    prepared = experiment.prepare(*places)
+    experiment, lab = one.experiment, one.lab
+    prepared = experiment.prepare(lab)
     plan = experiment.plan(prepared)
-    base = experiment.base(one.sources)
+    base = experiment.base(lab)
     logits = {}
-    for name, entry in experiment.adapters(*places, prepared, plan, folder=folder).items():
+    for name, entry in experiment.adapters(lab, prepared, plan).items():
         with attach(base, entry.value), torch.inference_mode():
             tree = Tree([group(ROWS, [0, 1])])
             hidden = run(base, tree)[tree.ends]
@@ -73,7 +73,7 @@ def theirs(model: Any) -> Tensor:
 def test_adapters_load_on_the_published_model(folder: Path, tmp_path: Path) -> None:
     code, printed, _ = told(folder, "--to", "peft", tmp_path / "out")
     assert code == 0
-    base, logits = ours(load_run(folder), folder)
+    base, logits = ours(load_run(folder))
     assert list(logits) == ["persona_0", "persona_1"]
     base.save_pretrained(tmp_path / "base", state_dict=fuse_weights(base.state_dict()))
     # As it is told: one by one on the same base.
@@ -100,11 +100,11 @@ def test_a_whole_model_is_a_stock_folder(folder: Path, tmp_path: Path) -> None:
     assert code == 0
     assert f"AutoModelForCausalLM.from_pretrained('{tmp_path / 'persona_0'}')" in printed
     one = load_run(folder)
-    _, logits = ours(one, folder)
+    _, logits = ours(one)
     for name, expected in logits.items():
         torch.testing.assert_close(theirs(stock(tmp_path / name)), expected, rtol=1e-4, atol=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "persona_0")
-    assert tokenizer.chat_template == one.experiment.codec(one.sources).tokenizer.chat_template
+    assert tokenizer.chat_template == one.experiment.codec(one.lab).tokenizer.chat_template
 
 
 def test_vllm_is_told_the_rank(folder: Path, tmp_path: Path) -> None:

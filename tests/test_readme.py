@@ -13,8 +13,8 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 # Chosen behind the reader's command, so that it takes seconds and no download.
 TINY = [
     *("slm=tiny", "llm=tiny", "data=synthetic", "embedder=hashed", "logger=none"),
-    *("data.reader.n_users=60", "data.n_users=8", "data.test_rows_per_user=4"),
-    *("adapter.rows_per_user=8", "peft.r=8"),
+    *("data.reader.n_users=60", "data.n_users=5", "data.test_rows_per_user=2"),
+    *("adapter.rows_per_user=2", "peft.r=8", "trainer.precision=32-true"),
 ]
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from hydra import compose, initialize_config_module
 from transformers import PreTrainedModel
 
-from persona_lab import configure, estimate
+from persona_lab import estimate
+from persona_lab.component import component
+from persona_lab.compose import configure
 from persona_lab.data import Cost
 from persona_lab.experiment import Experiment
+from persona_lab.lab import Lab
 from persona_lab.model import Trainer
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Codec, Example
@@ -37,7 +38,7 @@ follows answers carries forgets builds returns watches learns hides
 """.split()  # noqa: SIM905
 
 
-@dataclass(frozen=True)
+@component
 class Filler:
     """Placeholder texts: a summary of 36 words and a cast of five two-word names per movie.
 
@@ -99,7 +100,7 @@ class Rows:
         codec: How it reads.
         peft: PEFT's configuration at the setup's dropout.
         trainer: The setup's trainer in the precision chosen.
-        plan: What `plan=true` would say of training on rows (see `planned`).
+        plan: What `task=plan` would say of training on rows (see `planned`).
     """
 
     train: list[list[Example]]
@@ -131,24 +132,23 @@ def load(choice: Choice) -> Rows:
         "trainer.progress=false",
         f"data.test_rows_per_user={ROWS_PER_USER}",
     ]
-    with initialize_config_module(configure.CONF, version_base="1.3"):
-        run = configure.build(compose("config", overrides), {}, Path.cwd())
-        shape = choice.shape and compose("config", [f"slm={choice.shape}"]).model
-    experiment = run.experiment
+    run = configure(*overrides)
+    shape = configure(f"slm={choice.shape}").experiment.model if choice.shape else None
+    experiment, lab = run.experiment, run.lab
     if choice.movie_info is None:
         experiment = replace(experiment, movie_info=Filler(2, 1) if choice.quick else Filler())
-    prepared = experiment.prepare(run.sources, run.store)
-    codec = experiment.codec(run.sources)
+    prepared = experiment.prepare(lab)
+    codec = experiment.codec(lab)
     if shape:
-        sizes = {**shape.sizes, "vocab_size": len(codec.tokenizer)}
+        sizes = {**(shape.sizes or {}), "vocab_size": len(codec.tokenizer)}
         own = replace(experiment.model, name=f"{shape.name}'s shape", random=sizes)
         experiment = replace(experiment, model=own)
     trainer = experiment.trainer
-    base = experiment.model.load(run.sources, trainer.dtype, trainer.device)
+    base = experiment.model.load(lab.sources, trainer.dtype, trainer.device)
 
     def users(rows: pd.DataFrame, *, training: bool) -> list[list[Example]]:
         latest = rows.groupby("user_id").tail(ROWS_PER_USER)
-        examples = experiment.examples(prepared, codec, latest, training=training)
+        examples = experiment.examples(lab, prepared, latest, training=training)
         examples = with_prefix(examples, 64) if choice.quick else examples
         by_user: dict[int, list[Example]] = {}
         for example in examples:
@@ -163,15 +163,15 @@ def load(choice: Choice) -> Rows:
         codec,
         experiment.peft.config(experiment.model.lora_targets),
         trainer,
-        partial(planned, experiment, run.sources, codec),
+        partial(planned, experiment, lab, codec),
     )
 
 
 def planned(
-    experiment: Experiment, sources: Sources, codec: Codec, rows: Sequence[Example]
+    experiment: Experiment, lab: Lab, codec: Codec, rows: Sequence[Example]
 ) -> dict[str, float]:
-    """One optimiser step as `plan=true` counts it: bytes held at once, and operations."""
-    scale = estimate._Scale.of(experiment, sources, trained=True)
+    """One optimiser step as `task=plan` counts it: bytes held at once, and operations."""
+    scale = estimate._Scale.of(experiment, lab, trained=True)
     ids = [[*row.ids, codec.answer(row.rating)[0]] for row in rows]
     budget = experiment.train.tokens_per_microbatch
     work = estimate._add(

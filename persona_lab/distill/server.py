@@ -192,7 +192,7 @@ class OpenAI:
     ) -> Iterator[tuple["_Desk", asyncio.Runner]]:
         self._check()
         if sources.offline:
-            raise NotAtHand(f"{self.model} would have to be asked", "run it without plan=true")
+            raise NotAtHand(f"{self.model} would have to be asked", "run it without task=plan")
         with Ledger(sources.ledger) as ledger, asyncio.Runner() as runner:
             desk = _Desk(self, ledger, expected)
             try:

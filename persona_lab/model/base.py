@@ -56,7 +56,7 @@ class BaseModel:
             (decision 18).
         random: Architecture (`llama`, `phi3` or `gemma3`), sizes and, where given,
             `initializer_range` of a model with random weights.
-        sizes: The same of a model that is fetched: for `plan=true` before its weights are there.
+        sizes: The same of a model that is fetched: for `task=plan` before its weights are there.
     """
 
     name: str

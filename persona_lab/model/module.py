@@ -58,7 +58,7 @@ class Trainer:
         weights: Precision in which the frozen base is held; adapters are always fp32.
         tokens_per_batch: Tokens rated at once; bounds memory, changes no result.
         progress: A bar (True), plain lines (False), or what the terminal can show (None).
-        tflops: Sustained arithmetic, 10^12 operations per second: for `plan=true` alone.
+        tflops: Sustained arithmetic, 10^12 operations per second: for `task=plan` alone.
     """
 
     accelerator: Literal["cpu", "gpu"] = "cpu"

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from persona_lab.configure import check
+from persona_lab.compose import configure
 from persona_lab.data import Cost, Protocol, Ratings, Split
 from persona_lab.distill import History, Prompts, Reflection, UserMemories, distil
 from persona_lab.distill.chat import Conversation, Reply, Request, converse_in_rounds
@@ -375,4 +375,4 @@ def test_the_estimate_is_said_before_the_first_call(caplog: pytest.LogCaptureFix
 @pytest.mark.parametrize("field", ["batch_size", "max_words"])
 def test_sizes_are_checked(field: str) -> None:
     with pytest.raises(UserError, match=rf"distiller\.{field} is 0 \(it should be greater than 0"):
-        check({"distiller": {"_target_": "persona_lab.distill.Reflection", field: 0}})
+        configure("distiller=openai", f"distiller.{field}=0")

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel as Schema
 from pydantic import Field
 
-from persona_lab.configure import check
+from persona_lab.compose import configure
 from persona_lab.distill.chat import Conversation, Reply, Request
 from persona_lab.errors import UserError
 from persona_lab.model import BaseModel
@@ -24,7 +24,7 @@ CHAT = LocalChat(TINY, max_new_tokens=12)
 @pytest.mark.parametrize("size", ["top_k", "max_new_tokens", "side_by_side"])
 def test_sizes_are_checked(size: str) -> None:
     with pytest.raises(UserError, match=rf"chat\.{size} is 0 \(it should be greater than 0"):
-        check({"chat": {"_target_": "persona_lab.model.chat.LocalChat", size: 0}})
+        configure("distiller=local", f"distiller.chat.{size}=0")
 
 
 class Inner(Schema):
