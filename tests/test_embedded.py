@@ -33,9 +33,10 @@ def experiment(*overrides: str) -> Experiment:
     return configure(*SMALL, *overrides).experiment
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return Cache(tmp_path_factory.mktemp("store"))
+@pytest.fixture(scope="session")
+def store(session_folder: Path) -> Cache:
+    """One for all processes, so that the shared stages are computed once."""
+    return Cache(session_folder / "embedded")
 
 
 def test_the_main_job_on_real_ratings_and_weights(
