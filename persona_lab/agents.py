@@ -6,7 +6,7 @@ adapter. For a run's test rows they give the run's predictions.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +15,7 @@ import pandas as pd
 from persona_lab.errors import UserError
 from persona_lab.experiment import Experiment
 from persona_lab.lab import Lab
-from persona_lab.memory import Index, Recalled
+from persona_lab.memory import Bank, Recalled, Table
 
 Movie = int | str
 """An item_id, or a title as the data set spells it."""
@@ -93,14 +93,14 @@ class Agents(Mapping[int, "UserAgent"]):
         return int(matches.iloc[0])
 
     @cached_property
-    def index(self) -> Index:
-        """The table of all memories, built in the cache at first use."""
-        return Index.open(
-            # The run had no need of it.
-            replace(self.lab.sources, offline=False),
+    def bank(self) -> Bank:
+        """What all agents recall from; what they remember later goes into the run's folder."""
+        return Bank(
             self.prepared.memories.value,
             self.prepared.vectors.value,
             self.experiment.memory,
+            self.experiment.protocol.recall_time,
+            Table(self.lab.folder / "memories"),
         )
 
 
@@ -124,7 +124,8 @@ class UserAgent:
 
     def recall(self, movie: Movie) -> list[Recalled]:
         """What of the user's long-term memory comes to mind at a movie, most similar first."""
-        return self.agents.index.recall(self.user_id, self.agents.item_id(movie))
+        row = {"user_id": self.user_id, "item_id": self.agents.item_id(movie), "position": _LAST}
+        return self.agents.bank.recall_rows(pd.DataFrame([row]))[0]
 
     def rate(self, movies: Sequence[Movie]) -> pd.DataFrame:
         """How the user would rate movies.

@@ -305,7 +305,8 @@ def _split(experiment: Experiment, lab: Lab, prepared: Prepared, assumed: list[s
         seed=data.seed,
     )
     made_up = replace(data, reader=likes)
-    split = made_up.split(likes.read(None, "error"), protocol, NoMovieInfo(), lab.sources)
+    ratings = likes.read(None, "error", data.scale)
+    split = made_up.split(ratings, protocol, NoMovieInfo(), lab.sources)
     assumed.append(
         f"{data.name} is not in the cache: {data.n_users} users of {data.min_ratings} to "
         f"{data.max_ratings} ratings"
@@ -368,6 +369,7 @@ def _declared_examples(
             traits=(1, 1, 1) if memory.profile else None,
             memories=[recalled] * memory.top_k if memory.interactions else None,
             movie=movies[item],
+            scale=split.scale,
         )
         words = [word for section in prompt.sections for word in known(section.text)]
         ids = np.repeat(words[: len(n_tokens)], n_tokens[: len(words)])

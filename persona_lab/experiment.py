@@ -138,7 +138,7 @@ class Experiment:
             for name in plan.crossed
         }
         simple = lab.once(
-            predicting(prepared.split, prepared.ratings, shown_mean="{mean}" in self.prompt.movie)
+            predicting(prepared.split, prepared.ratings, shown_mean=self.prompt.shows_mean)
         )
         audit = lab.once(self.auditing(lab, prepared))
 
@@ -373,7 +373,7 @@ class Experiment:
 
     def codec(self, lab: Lab) -> Codec:
         """How the model reads prompts and writes ratings."""
-        return self.model.codec(lab.sources, self.decode.max_new_tokens)
+        return self.model.codec(lab.sources, self.decode.max_new_tokens, self.data.scale)
 
     def _shown(self, lab: Lab, prepared: Prepared, memory: Memory) -> dict[str, Any]:
         """What prompts depend on."""
@@ -396,12 +396,8 @@ class Experiment:
     @property
     def control(self) -> bool:
         """Whether prompt, memory or personas are changed so that it is no row of Table 1."""
-        shown = self.memory
-        papers = Memory(shown.name, shown.profile, shown.interactions)
-        whole = set(self.prompt.show) == {"profile", "traits", "memories"}
-        whole = whole and "{mean}" in self.prompt.movie
-        of_profiles = self.adapter.name != "persona" or getattr(self.personas, "of_profiles", True)
-        return not (shown == papers and whole and self.prompt.order == "paper" and of_profiles)
+        of_personas = self.personas.departures if self.adapter.name == "persona" else ()
+        return bool([*self.prompt.departures, *self.memory.departures, *of_personas])
 
     @property
     def row_id(self) -> str | None:

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from persona_lab.cache import NotAtHand, once
@@ -34,6 +34,7 @@ _WAYS = (
 )
 
 
+@runtime_checkable
 class Source(Protocol):
     """An artefact that can be fetched; its fields, all of them, are its identity in the cache."""
 

@@ -5,10 +5,11 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-CONF = "persona_lab.conf"
+# Makes models options of slm and llm.
+from persona_lab.compose import CONF
 
 
 def configured(choice: str, **changes: Any) -> Any:
@@ -21,7 +22,7 @@ def configured(choice: str, **changes: Any) -> Any:
     fields = dict(_fields(choice))
     target = fields.pop("_target_")
     parts = {name: _object(value) for name, value in fields.items() if name not in changes}
-    return instantiate({"_target_": target}, **parts, **changes)
+    return get_object(target)(**parts, **changes)
 
 
 @cache
@@ -32,8 +33,10 @@ def _fields(choice: str) -> dict[str, Any]:
         # The setup scales some groups: the paper's leaves them as they are written.
         cfg = compose("config", ["setup=paper", choice])
     fields = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(fields, dict)
-    return fields[group]
+    for name in group.split("/"):
+        assert isinstance(fields, dict)
+        fields = fields[name]
+    return fields
 
 
 def _object(value: Any) -> Any:

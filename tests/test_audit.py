@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from persona_lab.cache import Cache, Entry
+from persona_lab.component import component
 from persona_lab.compose import configure
 from persona_lab.data import Cost
 from persona_lab.distill import Statistical
@@ -22,7 +23,7 @@ TEST = "changes with the test ratings"
 TEST_TITLE = "names a title of a test row"
 
 
-@dataclasses.dataclass(frozen=True)
+@component
 class Paid(Statistical):
     """Takes calls of an LLM, by its own word."""
 
@@ -36,7 +37,8 @@ def experiment(*overrides: str) -> Experiment:
 
 
 def paid(*overrides: str) -> Experiment:
-    return dataclasses.replace(experiment(*overrides), distiller=Paid())
+    one = experiment(*overrides)
+    return dataclasses.replace(one, distiller=Paid(**vars(one.distiller)))
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +107,7 @@ def test_what_an_llm_wrote_is_said_to_be_unchecked_and_not_called_clean(lab, pre
 
 @pytest.mark.parametrize("override", ["distiller.scope=all", "protocol.item_mean=all"])
 def test_what_an_llm_is_given_is_checked(lab, override):
-    one = experiment(override)
-    scope = one.distiller.scope
-    leaks = found(lab, dataclasses.replace(one, distiller=Paid(scope=scope)))
-    assert ("distiller", TEST) in leaks
+    assert ("distiller", TEST) in found(lab, paid(override))
 
 
 @pytest.mark.parametrize("one", [experiment, paid])

@@ -2,23 +2,25 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from configured import configured
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
 from persona_lab import estimate as module
 from persona_lab.cache import Cache, NotAtHand
+from persona_lab.component import component
 from persona_lab.compose import configure
 from persona_lab.data import Cost
 from persona_lab.distill import Statistical
 from persona_lab.estimate import Estimate, estimate, show
 from persona_lab.experiment import Experiment
 from persona_lab.lab import Lab
-from persona_lab.model import BaseModel, Lora, lend
+from persona_lab.model import lend
 from persona_lab.model.engine import Tree, pack, run
 from persona_lab.model.loggers import NoLogger
 from persona_lab.model.module import head
@@ -77,7 +79,7 @@ def test_arithmetic_is_what_torch_counts(prepared: Path) -> None:
             head(model, run(model, tree)[tree.ends])
     (part,) = estimate(one, lab(prepared)).parts
     counts = counted.get_flop_counts()["Global"]
-    matrices, attention = module._Scale.of(one, lab(prepared), trained=False).forward(part.work)
+    matrices, attention = module.Shape.of(one, lab(prepared), trained=False).forward(part.work)
     # The kernel of attention on the CPU is not among torch's counters.
     assert sum(counts.values()) == matrices
     assert attention > 0
@@ -109,7 +111,7 @@ def test_activations_are_what_torch_keeps(model: str, precision: str, tmp_path: 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda each: each), autocast:
             run(base, tree)
     seen = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    scale = module._Scale.of(one, lab(tmp_path), trained=True)
+    scale = module.Shape.of(one, lab(tmp_path), trained=True)
     told = scale.layers * scale.kept * tree.ids.shape[1]
     assert told == pytest.approx(seen, rel=0.15)
 
@@ -176,7 +178,7 @@ def test_runs_share_what_does_not_differ(
     assert f"{len(one.parts) - 1} x" in head
 
 
-@dataclass(frozen=True)
+@component
 class Paid(Statistical):
     def estimate(self, sizes: Sequence[int]) -> Cost:
         return Cost(len(sizes), 2_000_000, 500_000, sum(sizes) / 100)
@@ -184,7 +186,9 @@ class Paid(Statistical):
 
 def test_what_runs_share_is_paid_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [experiment(*SMOKE, row) for row in ("row=r3", "row=r4")]
-    told = [estimate(replace(run, distiller=Paid()), lab(tmp_path)) for run in runs]
+    told = [
+        estimate(replace(run, distiller=Paid(**vars(run.distiller))), lab(tmp_path)) for run in runs
+    ]
     key, cost = told[0].distillation
     assert told[1].distillation == (key, cost)
     assert cost.calls == 8
@@ -199,8 +203,9 @@ def test_what_runs_share_is_paid_once(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_an_outline_counts_an_adapter_by_hand() -> None:
     sizes = {"hidden_size": 8, "intermediate_size": 16, "layers": 2, "heads": 2, "kv_heads": 1}
     random = {"architecture": "llama", "vocab_size": 300, **sizes}
-    model = BaseModel("own", None, None, None, "template", 64, ["o_proj"], random=random)
-    with lend(model.outline(Sources(Path())), Lora(r=2).config(["o_proj"]), 0) as lent:
+    model = configured("model=tiny", context=64, lora_targets=["o_proj"], random=random)
+    lora = configured("peft=lora", r=2).config(["o_proj"])
+    with lend(model.outline(Sources(Path())), lora, 0) as lent:
         assert lent.get_nb_trainable_parameters()[0] == 2 * 2 * (8 + 8)
 
 

@@ -343,6 +343,23 @@ def test_a_task_that_fails_is_not_counted(door: Door, tmp_path: Path) -> None:
     assert error == "task.what is 3 (it should be a valid string)"
 
 
+@pytest.mark.parametrize("sweep", [[], ["-m", "hydra.sweep.dir=once"]])
+def test_a_task_whose_end_fails_is_said_in_one_line(
+    door: Door, tmp_path: Path, sweep: list[str]
+) -> None:
+    broken = OWN_TASK.replace("Count", "Broken").replace("return len(jobs)", "return jobs.size")
+    (tmp_path / "broken_task.py").write_text(broken)
+    task = ["task._target_=broken_task.Broken", "+task.what=users", "hydra.run.dir=once"]
+    end = door("experiment=smoke", *task, *sweep)
+    assert end.startswith(f"persona-lab: no table of {tmp_path / 'once'}: AttributeError: ")
+    assert len(end.splitlines()) == 1
+
+
+def test_a_task_that_is_not_there_fails_every_job(door: Door) -> None:
+    end = door("-m", "seed=1,2", "task._target_=my.Task")
+    assert end == "persona-lab: 0 of 2 jobs completed"
+
+
 OWN = """
 from dataclasses import dataclass
 

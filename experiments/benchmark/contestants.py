@@ -30,9 +30,9 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
+from persona_lab.compose import configure
 from persona_lab.model import (
     Decode,
-    Train,
     TrainedAdapter,
     UserAgentModule,
     attach,
@@ -45,6 +45,7 @@ from persona_lab.prompting import Example
 
 NEW_TOKENS = 4
 _LR = 3e-4
+_SETUP = configure("decode=greedy").experiment
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class Ours:
         """One optimiser step (see `Contestant`)."""
         config = copy.copy(self.adapter.config)
         config.lora_dropout = config.lora_dropout if dropout else 0.0
-        recipe = Train(lr=_LR, epochs=1, batch_size=len(rows), rows_per_prefix=len(rows))
+        step = {"batch_size": len(rows), "rows_per_prefix": len(rows)}
+        recipe = replace(_SETUP.train, lr=_LR, epochs=1, **step)
         with (
             lend(self.rows.base, config, seed=0, low_cpu_mem_usage=True) as lent,
             tempfile.TemporaryDirectory() as folder,
@@ -153,9 +155,9 @@ class OursRating:
 
 
 # A pattern that no text matches: no row stops before its fourth token or its end, as in generate.
-generate_fully = Decode("greedy", max_new_tokens=NEW_TOKENS, pattern="(?!)([1-5])")
-stop_early = replace(generate_fully, pattern=Decode.pattern)
-score_only = Decode("expected")
+generate_fully = replace(_SETUP.decode, max_new_tokens=NEW_TOKENS, pattern="(?!)(.)")
+stop_early = replace(generate_fully, pattern=_SETUP.decode.pattern)
+score_only = configure("decode=expected").experiment.decode
 
 
 class _Peer:

@@ -171,17 +171,16 @@ def planned(
     experiment: Experiment, lab: Lab, codec: Codec, rows: Sequence[Example]
 ) -> dict[str, float]:
     """One optimiser step as `task=plan` counts it: bytes held at once, and operations."""
-    scale = estimate._Scale.of(experiment, lab, trained=True)
+    shape = estimate.Shape.of(experiment, lab, trained=True)
     ids = [[*row.ids, codec.answer(row.rating)[0]] for row in rows]
     budget = experiment.train.tokens_per_microbatch
-    work = estimate._add(
-        estimate.Work(), ids, [row.user_id for row in rows], budget, answers=estimate._ANSWER
-    )
+    users = [row.user_id for row in rows]
+    work = estimate.Work.of(ids, users, budget, answers=estimate._ANSWER)
     return {
-        "weights": scale.held + 4 * scale.adapter,
-        "activations": scale.kept_in_training(work),
-        "optimiser": 12 * scale.adapter,
-        "operations": scale.training(work),
+        "weights": shape.held + 4 * shape.adapter,
+        "activations": shape.kept_in_training(work),
+        "optimiser": 12 * shape.adapter,
+        "operations": shape.training(work),
         "unique_tokens": work.unique_tokens,
     }
 

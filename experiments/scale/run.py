@@ -62,7 +62,9 @@ def select(folder: Path, users: int, shard: int) -> None:
 def distil_shard(folder: Path, users: int, shard: int) -> None:
     """Write a shard's memories; the percentiles of its users' traits are over the shard."""
     split = Split.load(place(folder, shard))
-    ratings = Ratings(pd.concat([split.train, split.test]), split.movies, split.users, {})
+    ratings = Ratings(
+        pd.concat([split.train, split.test]), split.movies, split.users, {}, split.scale
+    )
     one = configured(users)
     memories = distil(one.distiller, split, ratings, one.protocol, 0, Sources(folder))
     memories.save(place(folder, shard))

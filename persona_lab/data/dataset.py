@@ -1,36 +1,36 @@
 """A data set's configuration in, its ratings and the split of one cohort out.
 
-Reads disk, and the network by way of the sources, in `ratings` and `fingerprint` only.
+Reads disk, and the network by way of the sources: `ratings`, and `fingerprint` a path of the
+user's own.
 """
 
-import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from persona_lab.cache import Stage, content_hash
-from persona_lab.component import describe
+from persona_lab.component import component, neutral
 from persona_lab.data.movie_info import MovieInfo
 from persona_lab.data.protocol import Protocol
 from persona_lab.data.ratings import Invalid, Ratings, Reader
+from persona_lab.data.scale import Scale
 from persona_lab.data.split import Split, draw_rows, in_time_order, item_means, training_rows
 from persona_lab.errors import UserError
 from persona_lab.sources import Source, Sources
 
 
-@dataclass(frozen=True)
+@component
 class Data:
     """A data set, the users taken from it, and how their histories are split.
 
     Attributes:
         name: What reports call it.
         reader: Its format.
+        scale: The values that a rating can take, and the words for them.
         source: Where it is fetched from when no path is given.
         path: Folder or zip of the user's own; wins over `source`.
         invalid: Whether a bad line is an error ("error") or is left out and counted ("drop").
@@ -47,19 +47,20 @@ class Data:
             the test rows.
     """
 
-    name: str = field(metadata={"key": False})
+    name: str = neutral()
     reader: Reader
-    source: Source | None = field(default=None, metadata={"key": False})
-    path: str | None = field(default=None, metadata={"key": False})
-    invalid: Invalid = "error"
-    min_ratings: PositiveInt = 100
-    max_ratings: PositiveInt = 200
-    n_users: PositiveInt = 200
-    cohort: Literal["reported", "dev"] = "reported"
-    seed: NonNegativeInt = 0
-    train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.6
-    test_rows_per_user: PositiveInt | None = None
-    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    scale: Scale
+    source: Source | None = neutral()
+    path: str | None = neutral()
+    invalid: Invalid
+    min_ratings: PositiveInt
+    max_ratings: PositiveInt
+    n_users: PositiveInt
+    cohort: Literal["reported", "dev"]
+    seed: NonNegativeInt
+    train_fraction: Annotated[float, Field(gt=0, lt=1)]
+    test_rows_per_user: PositiveInt | None
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)]
 
     @property
     def development(self) -> bool:
@@ -72,7 +73,10 @@ class Data:
         Raises:
             UserError: A file is missing or has a bad line.
         """
-        return self.reader.read(self._files(sources), self.invalid)
+        files = self._own_files()
+        if files is None and self.source is not None:
+            files = sources.fetch(self.source)
+        return self.reader.read(files, self.invalid, self.scale)
 
     def stage(
         self,
@@ -97,12 +101,15 @@ class Data:
         }
         return Stage(Split, inputs, lambda: self.split(ratings(), protocol, movie_info, sources))
 
-    def fingerprint(self, sources: Sources) -> str:
-        """Hash of the reader and of the files' content."""
-        files = self._files(sources)
-        content = None if files is None else content_hash(files)
-        text = json.dumps({"reader": describe(self.reader), "content": content}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+    def fingerprint(self, sources: Sources) -> Any:
+        """What identifies the files: a source's pins, or the hash of a path's content.
+
+        Raises:
+            UserError: There is nothing at the path.
+        """
+        if (files := self._own_files()) is not None:
+            return {"content": content_hash(files)}
+        return self.source and {"source": vars(self.source)}
 
     def split(
         self, ratings: Ratings, protocol: Protocol, movie_info: MovieInfo, sources: Sources
@@ -112,7 +119,8 @@ class Data:
         Raises:
             UserError: Users are too few, or no rating is left to average over or to test on.
         """
-        eligible = self._eligible(ratings.frame)
+        sizes = ratings.frame.groupby("user_id").size()
+        eligible = sizes.index[sizes.between(self.min_ratings, self.max_ratings)].to_numpy()
         cohorts = self._cohorts(eligible)
         selected = np.sort(cohorts[self.cohort])
         in_cohort = ratings.frame["user_id"].isin(selected)
@@ -131,6 +139,7 @@ class Data:
             cohort=self.cohort,
             train_fraction=self.train_fraction,
             validation_fraction=self.validation_fraction,
+            scale=ratings.scale,
             skipped=ratings.skipped,
             counts={
                 "ratings": len(ratings.frame),
@@ -144,35 +153,29 @@ class Data:
             cost=cost,
         )
 
-    def _files(self, sources: Sources) -> Path | None:
-        if self.path is not None:
-            path = Path(self.path).expanduser()
-            if not path.exists():
-                raise UserError(
-                    f"data.path {self.path} does not exist",
-                    "set data.path to a folder or zip with the data's files",
-                )
-            return path
-        return None if self.source is None else sources.fetch(self.source)
-
-    def _eligible(self, frame: pd.DataFrame) -> np.ndarray:
-        sizes = frame.groupby("user_id").size()
-        return sizes.index[sizes.between(self.min_ratings, self.max_ratings)].to_numpy()
+    def _own_files(self) -> Path | None:
+        path = None if self.path is None else Path(self.path).expanduser()
+        if path is not None and not path.exists():
+            raise UserError(
+                f"data.path {self.path} does not exist",
+                "set data.path to a folder or zip with the data's files",
+            )
+        return path
 
     def _cohorts(self, eligible: np.ndarray) -> dict[str, np.ndarray]:
         """The user ids of both cohorts; "dev" is empty where users are too few for two."""
         n, here = self.n_users, len(eligible)
-        found = f"{here} users have {self.min_ratings} to {self.max_ratings} ratings"
+        they_are = f"{here} users have {self.min_ratings} to {self.max_ratings} ratings"
         if n > here:
             fewer = f"set data.n_users to at most {here}, or " if here else ""
             raise UserError(
-                f"{found}, and data.n_users is {n}",
+                f"{they_are}, and data.n_users is {n}",
                 f"{fewer}widen data.min_ratings, data.max_ratings",
             )
         enough_for_two = 2 * n <= here
         if self.cohort == "dev" and not enough_for_two:
             raise UserError(
-                f"{found}: too few for a development cohort of {n} beside the reported one",
+                f"{they_are}: too few for a development cohort of {n} beside the reported one",
                 f"set data.n_users to at most {here // 2}, or take the last training rows of the "
                 "reported users: data.cohort=reported data.validation_fraction=0.1",
             )

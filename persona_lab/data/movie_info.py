@@ -3,13 +3,13 @@
 import csv
 import io
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pandas as pd
 
 from persona_lab.cache import content_hash
+from persona_lab.component import component, neutral
 from persona_lab.data.cost import Cost
 from persona_lab.errors import UserError
 from persona_lab.sources import Sources
@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 _TEXTS = ["summary", "cast", "director"]
 
 
+@runtime_checkable
 class MovieInfo(Protocol):
     """A source of texts about movies."""
 
@@ -41,7 +42,7 @@ class MovieInfo(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@component
 class NoMovieInfo:
     """Title, year and genres are all that is known."""
 
@@ -54,7 +55,7 @@ class NoMovieInfo:
         return "none"
 
 
-@dataclass(frozen=True)
+@component
 class CsvMovieInfo:
     """A CSV file in UTF-8 with the columns movie_id, summary, cast and director.
 
@@ -65,7 +66,7 @@ class CsvMovieInfo:
         path: The file.
     """
 
-    path: str | None = field(metadata={"key": False})
+    path: str | None = neutral()
 
     def read(self, movies: pd.DataFrame, sources: Sources) -> tuple[pd.DataFrame, Cost]:
         """Texts from the file (see `MovieInfo`).

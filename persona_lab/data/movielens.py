@@ -6,13 +6,14 @@ research; not to be redistributed.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 
 import pandas as pd
 
+from persona_lab.component import component
 from persona_lab.data.ratings import Invalid, Ratings
+from persona_lab.data.scale import Scale
 from persona_lab.data.tables import Files, Table, read_table
 from persona_lab.errors import UserError
 
@@ -42,23 +43,23 @@ _OCCUPATIONS = (
 )
 
 
-@dataclass(frozen=True)
+@component
 class MovieLens100K:
     """MovieLens-100K: RecBole's `ml-100k.inter` or GroupLens's `u.data` with their companions."""
 
-    def read(self, path: Path | None, invalid: Invalid) -> Ratings:
+    def read(self, path: Path | None, invalid: Invalid, scale: Scale) -> Ratings:
         """Read the data set from a folder or zip (see `Reader`)."""
         files = _files(path, "u.data, u.item and u.user")
         if "ml-100k.inter" in files.names():
-            return _read_recbole(files, invalid)
-        return _read_grouplens_100k(files, invalid)
+            return _read_recbole(files, invalid, scale)
+        return _read_grouplens_100k(files, invalid, scale)
 
 
-@dataclass(frozen=True)
+@component
 class MovieLens1M:
     """MovieLens-1M: GroupLens's `ratings.dat`, `movies.dat` and `users.dat`."""
 
-    def read(self, path: Path | None, invalid: Invalid) -> Ratings:
+    def read(self, path: Path | None, invalid: Invalid, scale: Scale) -> Ratings:
         """Read the data set from a folder or zip (see `Reader`)."""
         files = _files(path, "ratings.dat, movies.dat and users.dat")
 
@@ -74,7 +75,7 @@ class MovieLens1M:
             age=users.rows["age"].replace(_AGES),
             occupation=users.rows["occupation"].replace(occupations),
         )
-        return _joined(table("ratings.dat", _RATING), movies, users, "ISO-8859-1")
+        return _joined(table("ratings.dat", _RATING), movies, users, "ISO-8859-1", scale)
 
 
 def _files(path: Path | None, expected: str) -> Files:
@@ -86,7 +87,7 @@ def _files(path: Path | None, expected: str) -> Files:
     return Files(path)
 
 
-def _read_recbole(files: Files, invalid: Invalid) -> Ratings:
+def _read_recbole(files: Files, invalid: Invalid, scale: Scale) -> Ratings:
     def table(kind: str, columns: Sequence[str]) -> Table:
         return read_table(
             *(files, f"ml-100k.{kind}", columns),
@@ -105,10 +106,10 @@ def _read_recbole(files: Files, invalid: Invalid) -> Ratings:
         genres=movies.rows["class"].str.replace(" ", "|"),
     )
     users = table("user", ("user_id", "age", "gender", "occupation"))
-    return _joined(table("inter", _RATING), movies, users, "UTF-8")
+    return _joined(table("inter", _RATING), movies, users, "UTF-8", scale)
 
 
-def _read_grouplens_100k(files: Files, invalid: Invalid) -> Ratings:
+def _read_grouplens_100k(files: Files, invalid: Invalid, scale: Scale) -> Ratings:
     def table(name: str, columns: Sequence[str], separator: str) -> Table:
         return read_table(
             *(files, name, columns), separator=separator, encoding="ISO-8859-1", invalid=invalid
@@ -123,10 +124,10 @@ def _read_grouplens_100k(files: Files, invalid: Invalid) -> Ratings:
     flags = (movies.rows[genres] == "1").to_numpy()
     movies.rows = movies.rows.assign(genres=["|".join(compress(genres, row)) for row in flags])
     users = table("u.user", ("user_id", "age", "gender", "occupation", "zip_code"), "|")
-    return _joined(table("u.data", _RATING, "\t"), movies, users, "ISO-8859-1")
+    return _joined(table("u.data", _RATING, "\t"), movies, users, "ISO-8859-1", scale)
 
 
-def _joined(ratings: Table, movies: Table, users: Table, encoding: str) -> Ratings:
+def _joined(ratings: Table, movies: Table, users: Table, encoding: str, scale: Scale) -> Ratings:
     """Check the three tables, each by itself and against the others."""
     movies.to_integers("item_id")
     movies.reject(movies.rows["item_id"].duplicated(), "item_id", "is on an earlier line already")
@@ -137,7 +138,8 @@ def _joined(ratings: Table, movies: Table, users: Table, encoding: str) -> Ratin
     users.reject(users.rows["user_id"].duplicated(), "user_id", "is on an earlier line already")
 
     ratings.to_integers(*_RATING)
-    ratings.reject(~ratings.rows["rating"].between(1, 5), "rating", "is not in 1..5")
+    on_scale = ratings.rows["rating"].isin(scale.values)
+    ratings.reject(~on_scale, "rating", f"is not one of {scale.listed}")
     known = ratings.rows["item_id"].isin(movies.rows["item_id"])
     ratings.reject(~known, "item_id", f"is not in {movies.name}")
     again = ratings.rows.duplicated(["user_id", "item_id"])
@@ -149,6 +151,7 @@ def _joined(ratings: Table, movies: Table, users: Table, encoding: str) -> Ratin
         _catalogue(movies.rows),
         _demographics(users.rows, frame["user_id"]),
         dict(sum((table.skipped for table in (movies, users, ratings)), Counter())),
+        scale,
     )
 
 

@@ -1,10 +1,11 @@
 """What of a user's ratings may reach a prompt, in one place for all rooms. Pure."""
 
-from dataclasses import dataclass
 from typing import Literal
 
+from persona_lab.component import component
 
-@dataclass(frozen=True)
+
+@component
 class Protocol:
     """The choices that differ between the paper's likely setting and one free of leaks.
 

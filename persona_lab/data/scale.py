@@ -1,16 +1,16 @@
 """The values that a rating can take, and the words for them. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from persona_lab.component import component
 from persona_lab.errors import UserError
 
 
-@dataclass(frozen=True)
+@component
 class Scale:
     """What a rating of a data set can be.
 
@@ -28,7 +28,9 @@ class Scale:
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", tuple(self.values))
         object.__setattr__(self, "words", tuple(self.words))
-        object.__setattr__(self, "labels", tuple(self.labels) or tuple(map(_short, self.values)))
+        object.__setattr__(
+            self, "labels", tuple(self.labels) or tuple(f"{value:g}" for value in self.values)
+        )
         if len(self.values) < 2 or any(np.diff(self.values) <= 0):
             raise UserError(f"a scale has the values {self.values}", "name at least two, rising")
         for name in ("words", "labels"):
@@ -53,6 +55,11 @@ class Scale:
         """Half way between the lowest and the highest value."""
         return (self.low + self.high) / 2
 
+    @property
+    def dtype(self) -> str:
+        """Type of a column of ratings: int64 where all values are whole numbers, else float64."""
+        return "int64" if all(value == int(value) for value in self.values) else "float64"
+
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that hold each value's probability: `p1` to `p5`."""
@@ -64,12 +71,12 @@ class Scale:
         Raises:
             UserError: A rating is not on the scale.
         """
-        given = np.asarray(ratings, dtype=float)
-        places = np.searchsorted(self.values, given).clip(max=len(self.values) - 1)
-        off = np.asarray(self.values)[places] != given
+        numbers = np.asarray(ratings, dtype=float)
+        places = np.searchsorted(self.values, numbers).clip(max=len(self.values) - 1)
+        off = np.asarray(self.values)[places] != numbers
         if off.any():
             raise UserError(
-                f"the rating {given[off].flat[0]:g} is not one of {self.listed}",
+                f"the rating {numbers[off].flat[0]:g} is not one of {self.listed}",
                 "name the data set's values in data.scale.values",
             )
         return places
@@ -97,7 +104,3 @@ class Scale:
             for place, (label, words) in enumerate(zip(self.labels, self.words, strict=True))
         )
         return f"{', '.join([first, *between])} and {last}"
-
-
-def _short(value: float) -> str:
-    return f"{value:g}"

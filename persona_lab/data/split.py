@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from persona_lab.data.cost import Cost
+from persona_lab.data.scale import Scale
 
 _TABLES = ("train", "test", "movies", "users")
 _FACTS = ("cohort", "train_fraction", "validation_fraction", "skipped", "counts")
@@ -36,11 +37,12 @@ class Split:
         skipped: Lines that the reader left out, by problem.
         counts: ratings, users, eligible_users, selected_users; of the selected users' rows train,
             test and held_back (test rows that are not used here).
+        scale: The values that a rating can take.
         cost: Of the movies' texts.
     """
 
     STAGE: ClassVar[str] = "split"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     train: pd.DataFrame
     test: pd.DataFrame
@@ -51,6 +53,7 @@ class Split:
     validation_fraction: float
     skipped: dict[str, int]
     counts: dict[str, int]
+    scale: Scale
     cost: Cost = field(default_factory=Cost)
 
     def training_rows(self, ratings: pd.DataFrame) -> pd.DataFrame:
@@ -61,7 +64,8 @@ class Split:
         """Write four Parquet tables and `split.json`."""
         for name in _TABLES:
             getattr(self, name).to_parquet(folder / f"{name}.parquet", index=False)
-        facts = {name: getattr(self, name) for name in _FACTS} | {"cost": asdict(self.cost)}
+        facts = {name: getattr(self, name) for name in _FACTS}
+        facts |= {"scale": asdict(self.scale), "cost": asdict(self.cost)}
         (folder / "split.json").write_text(json.dumps(facts, indent=2))
 
     @classmethod
@@ -69,7 +73,8 @@ class Split:
         """Read what `save` wrote."""
         tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
         facts = json.loads((folder / "split.json").read_text())
-        return cls(**tables, **facts | {"cost": Cost(**facts["cost"])})
+        scale, cost = Scale(**facts.pop("scale")), Cost(**facts.pop("cost"))
+        return cls(**tables, **facts, scale=scale, cost=cost)
 
 
 def in_time_order(ratings: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,6 @@ Made so that tests and studies can tell signal from none: what a persona likes i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from persona_lab.component import component
 from persona_lab.data.ratings import Invalid, Ratings
+from persona_lab.data.scale import Scale
 from persona_lab.errors import UserError
 
 # Neighbours of a pair go together; a movie has one or both genres of one pair.
@@ -40,13 +41,13 @@ _SECOND = (
 _AGES = ("under 18", "18-24", "25-34", "35-44", "45-49", "50-55", "56 or over")
 _OCCUPATIONS = ("artist", "educator", "engineer", "lawyer", "nurse", "retired", "student", "writer")
 
-# Strengths in rating points: a taste moves a rating from 3 to 4.5 or 1.5.
+# Strengths in quarters of the scale: from 1 to 5, a taste moves a rating from 3 to 4.5 or 1.5.
 _TASTE, _QUALITY, _USER, _NOISE = 1.5, 0.4, 0.3, 0.4
 # Random keys drawn at once, so that memory stays small whatever the numbers of users and movies.
 _KEYS_AT_ONCE = 2**24
 
 
-@dataclass(frozen=True)
+@component
 class Synthetic:
     """Users of planted personas who rate made-up movies.
 
@@ -72,13 +73,28 @@ class Synthetic:
     opposition: Annotated[float, Field(ge=0, le=1)]
     seed: NonNegativeInt
 
-    def read(self, path: Path | None, invalid: Invalid) -> Ratings:
+    def __post_init__(self) -> None:
+        least, most = self.ratings_per_user
+        for field, valid, wanted in (
+            ("n_items", self.n_items >= most, f"at least {most}, the most ratings of a user"),
+            ("n_personas", self.n_personas <= self.n_users, "at most the number of users"),
+            ("ratings_per_user", least <= most, "two numbers, the least first"),
+        ):
+            if not valid:
+                value = getattr(self, field)
+                raise UserError(f"data.reader.{field} is {value}", f"it must be {wanted}")
+
+    def read(self, path: Path | None, invalid: Invalid, scale: Scale) -> Ratings:
         """Make the ratings (see `Reader`); each user's times increase strictly.
 
         Raises:
-            UserError: A path was given, or a field has a value that cannot be.
+            UserError: A path was given.
         """
-        self._check(path)
+        if path is not None:
+            raise UserError(
+                f"synthetic data is made, not read, and data.path is {path}",
+                "leave data.path out, or choose data=ml_1m or data=ml_100k",
+            )
         rng = np.random.default_rng(self.seed)
         pair = np.arange(self.n_items) % len(_GENRE_PAIRS)
         persona = np.arange(self.n_users) % self.n_personas
@@ -87,22 +103,23 @@ class Synthetic:
             _taste(kind, pair[item], self.n_personas)
             for kind in (persona[user], np.zeros_like(user))
         )
+        quarter = (scale.high - scale.low) / 4
         liking = (
-            3.0
-            + _TASTE * (self.opposition * own + (1 - self.opposition) * shared)
-            + _QUALITY * rng.standard_normal(self.n_items)[item]
-            + _USER * rng.standard_normal(self.n_users)[user]
-            + _NOISE * rng.standard_normal(len(user))
+            scale.middle
+            + quarter * _TASTE * (self.opposition * own + (1 - self.opposition) * shared)
+            + quarter * _QUALITY * rng.standard_normal(self.n_items)[item]
+            + quarter * _USER * rng.standard_normal(self.n_users)[user]
+            + quarter * _NOISE * rng.standard_normal(len(user))
         )
         frame = pd.DataFrame(
             {
                 "user_id": user + 1,
                 "item_id": item + 1,
-                "rating": np.rint(liking).clip(1, 5).astype("int64"),
+                "rating": scale.nearest(liking).astype(scale.dtype),
                 "timestamp": timestamp,
             }
         )
-        return Ratings(frame, _movies(pair, rng), _users(persona, rng), {})
+        return Ratings(frame, _movies(pair, rng), _users(persona, rng), {}, scale)
 
     def _interactions(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """User index, item index and time of every rating, by user and time."""
@@ -125,22 +142,6 @@ class Synthetic:
             parts.append((users.repeat(rated.sum(axis=1)), items[rated], times[rated]))
         user, item, timestamp = (np.concatenate(column) for column in zip(*parts, strict=True))
         return user, item, timestamp
-
-    def _check(self, path: Path | None) -> None:
-        if path is not None:
-            raise UserError(
-                f"synthetic data is made, not read, and data.path is {path}",
-                "leave data.path out, or choose data=ml_1m or data=ml_100k",
-            )
-        least, most = self.ratings_per_user
-        for field, valid, wanted in (
-            ("n_items", self.n_items >= most, f"at least {most}, the most ratings of a user"),
-            ("n_personas", self.n_personas <= self.n_users, "at most the number of users"),
-            ("ratings_per_user", least <= most, "two numbers, the least first"),
-        ):
-            if not valid:
-                value = getattr(self, field)
-                raise UserError(f"data.reader.{field} is {value}", f"it must be {wanted}")
 
 
 def _taste(persona: np.ndarray, pair: np.ndarray, n_personas: int) -> np.ndarray:

@@ -70,7 +70,7 @@ def write_interaction(movie: Rated, taste: Taste, voice: Voice, turn: int) -> st
 
 
 @lru_cache(_KEPT)
-def verdict(title: str, year: int | None, rating: int) -> str:
+def verdict(title: str, year: int | None, rating: float | str) -> str:
     """What every enriched interaction says: "I rated Fargo (1996) as 5"."""
     return f"I rated {natural_title(title)}{f' ({year})' if year else ''} as {rating}"
 

@@ -1,8 +1,9 @@
 """Texts in, vectors out; and what an agent recalls for a user and a movie."""
 
-from persona_lab.memory.bank import Bank, Memory, Recalled
+from persona_lab.memory.bank import Bank, Recalled
 from persona_lab.memory.embedder import Embedder, Encode, Hashed, SentenceEmbedder, ServerEmbedder
-from persona_lab.memory.index import Index
+from persona_lab.memory.memory import Memory
+from persona_lab.memory.table import Table
 from persona_lab.memory.vectors import Vectors, embed, embedding, item_text
 
 __all__ = [
@@ -10,11 +11,11 @@ __all__ = [
     "Embedder",
     "Encode",
     "Hashed",
-    "Index",
     "Memory",
     "Recalled",
     "SentenceEmbedder",
     "ServerEmbedder",
+    "Table",
     "Vectors",
     "embed",
     "embedding",

@@ -27,6 +27,7 @@ from transformers import (
 
 from persona_lab.cache import NotAtHand
 from persona_lab.component import hash_file
+from persona_lab.data import Scale
 from persona_lab.errors import UserError
 from persona_lab.model.decode import head
 from persona_lab.model.engine import ATTENTION, Tree, group, run
@@ -83,11 +84,11 @@ class BaseModel:
                 digests[file.name] = _digest(file, state.st_size, state.st_mtime_ns)
         return digests
 
-    def codec(self, sources: Sources, new_tokens: int) -> Codec:
+    def codec(self, sources: Sources, new_tokens: int, scale: Scale) -> Codec:
         """How the model reads prompts; loads the tokenizer only, once per process."""
         folder = None if self.random is not None else self._folder(sources)
         vocab_size = 0 if self.random is None else int(self.random["vocab_size"])
-        return _codec(folder, vocab_size, self.chat, self.context, new_tokens)
+        return _codec(folder, vocab_size, self.chat, self.context, new_tokens, scale)
 
     def load(
         self,
@@ -192,11 +193,12 @@ def _codec(
     chat: Literal["template", "plain"],
     context: int,
     new_tokens: int,
+    scale: Scale,
 ) -> Codec:
     tokenizer = (
         _tiny_tokenizer(vocab_size) if folder is None else AutoTokenizer.from_pretrained(folder)
     )
-    return Codec(tokenizer, chat, context, new_tokens)
+    return Codec(tokenizer, chat, context, new_tokens, scale)
 
 
 @lru_cache(maxsize=1)

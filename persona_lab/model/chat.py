@@ -21,6 +21,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from persona_lab.data import Scale
 from persona_lab.distill.chat import Conversation, Reply, Request, converse_in_rounds
 from persona_lab.model.base import BaseModel
 from persona_lab.model.decode import head
@@ -30,6 +31,9 @@ from persona_lab.prompting.template import Prompt, Section
 from persona_lab.sources import Sources
 
 _log = logging.getLogger(__name__)
+
+# By what may be answered a codec finds where a reply begins; any digits will do.
+_DIGITS = Scale((0, 1), ("false", "true"))
 
 T = TypeVar("T")
 # A model in need of tokens gives them, is sent the logits of what comes next, and returns a value.
@@ -72,7 +76,7 @@ class LocalChat:
         Raises:
             UserError: A prompt does not fit the model's context.
         """
-        codec = self.model.codec(sources, self.max_new_tokens)
+        codec = self.model.codec(sources, self.max_new_tokens, _DIGITS)
         device = "cuda" if self.accelerator == "gpu" else "cpu"
         model = self.model.load(sources, getattr(torch, self.weights), device)
         ends = _ends(codec)

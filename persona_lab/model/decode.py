@@ -143,7 +143,7 @@ def _respond(
     samples = decode.name != "expected"
     cache = TreeCache(tree) if samples and decode.max_new_tokens > 1 else None
     logits = head(model, run(model, tree, cache)[tree.ends - tree.n_before])
-    digits = logits[:, list(codec.digit_ids)].double()
+    digits = logits[:, list(codec.value_ids)].double()
     probabilities = digits.softmax(-1).cpu().numpy()
     mass = (digits.logsumexp(-1) - logits.double().logsumexp(-1)).exp().tolist()
     rows = [examples[i] for i in tree.order]

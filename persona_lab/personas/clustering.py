@@ -4,9 +4,9 @@ With the same vectors and seed the personas are the same, whatever the number of
 """
 
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 from persona_lab.cache import Entry, Stage
+from persona_lab.component import component, neutral
 from persona_lab.data import Split
 from persona_lab.distill.english import split_genres
 from persona_lab.errors import UserError
@@ -27,16 +28,21 @@ from persona_lab.personas.personas import Personas
 _GENRE = "genre "  # before the columns of genre shares
 
 
+@runtime_checkable
 class Clustering(Protocol):
-    """A way to group users.
-
-    One that groups by anything but the vectors of profiles has an attribute `of_profiles` that is
-    False: adapters of its personas are no row of Table 1.
-    """
+    """A way to group users."""
 
     @property
     def name(self) -> str:
         """What reports call it."""
+        ...
+
+    @property
+    def departures(self) -> Sequence[str]:
+        """In what it departs from the paper, which groups by profiles; empty: in nothing.
+
+        Adapters of personas that depart are no row of Table 1.
+        """
         ...
 
     def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
@@ -64,7 +70,7 @@ def grouping(
     )
 
 
-@dataclass(frozen=True)
+@component
 class KMeansPersonas:
     """A given number of personas, by k-means++ on vectors of length 1 (decision 24).
 
@@ -76,26 +82,29 @@ class KMeansPersonas:
             larger, to n_personas; never beyond the number of distinct profiles.
     """
 
-    name: str = field(metadata={"key": False})
-    n_personas: PositiveInt = 4
-    n_init: PositiveInt = 10
-    curve_max: PositiveInt = 10
+    departures: ClassVar[Sequence[str]] = ()
+
+    name: str = neutral()
+    n_personas: PositiveInt
+    n_init: PositiveInt
+    curve_max: PositiveInt
 
     def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
         """Group the users (see `Clustering`)."""
         vectors = _unit(features, users)
-        distinct = _n_distinct(vectors)
+        distinct = len(np.unique(vectors, axis=0))
         if self.n_personas > distinct:
             raise UserError(
                 f"personas.n_personas is {self.n_personas}, and the {len(users)} users have "
                 f"{distinct} distinct profiles",
                 f"set personas.n_personas to 1 to {distinct}, or raise data.n_users",
             )
-        ks = range(1, min(max(self.curve_max, self.n_personas), distinct) + 1)
-        return _personas(_fits(vectors, ks, self.n_init, seed), self.n_personas, vectors, users)
+        last = min(max(self.curve_max, self.n_personas), distinct)
+        groups, curve = _groups_and_curve(vectors, last, self.n_init, seed)
+        return _personas(groups[self.n_personas], self.n_personas, vectors, users, curve)
 
 
-@dataclass(frozen=True)
+@component
 class MiniBatchPersonas:
     """A given number of personas by k-means on small batches: for tens of thousands of users.
 
@@ -109,10 +118,12 @@ class MiniBatchPersonas:
         batch_size: Users of a batch.
     """
 
-    name: str = field(metadata={"key": False})
-    n_personas: PositiveInt = 4
-    n_init: PositiveInt = 3
-    batch_size: PositiveInt = 4096
+    departures: ClassVar[Sequence[str]] = ()
+
+    name: str = neutral()
+    n_personas: PositiveInt
+    n_init: PositiveInt
+    batch_size: PositiveInt
 
     def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
         """Group the users (see `Clustering`)."""
@@ -124,22 +135,19 @@ class MiniBatchPersonas:
             )
         # In float32, unlike few users': they may be as many as memory holds.
         vectors = np.asarray(normalize(features))
-        with threadpool_limits(1), warnings.catch_warnings():
-            # An empty cluster is only a warning to scikit-learn; _personas looks for it.
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        with _one_thread():
             kmeans = MiniBatchKMeans(
                 self.n_personas,
                 init="k-means++",
                 n_init=self.n_init,  # pyright: ignore[reportArgumentType]
                 batch_size=self.batch_size,
                 random_state=seed,
-            )
-            labels = kmeans.fit_predict(vectors)
-        fit = _Fit(labels, float(kmeans.inertia_ or 0), float("nan"))
-        return _personas({self.n_personas: fit}, self.n_personas, vectors, users)
+            ).fit(vectors)
+        curve = _curve([(self.n_personas, float(kmeans.inertia_ or 0), float("nan"))])
+        return _personas(kmeans.labels_, self.n_personas, vectors, users, curve)
 
 
-@dataclass(frozen=True)
+@component
 class ElbowPersonas:
     """As many personas as the elbow of the inertia curve says (decision 24).
 
@@ -153,14 +161,16 @@ class ElbowPersonas:
         n_init: Starts, of which the one with the smallest inertia is taken.
     """
 
-    name: str = field(metadata={"key": False})
-    max_personas: Annotated[int, Field(ge=3)] = 10
-    n_init: PositiveInt = 10
+    departures: ClassVar[Sequence[str]] = ()
+
+    name: str = neutral()
+    max_personas: Annotated[int, Field(ge=3)]
+    n_init: PositiveInt
 
     def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
         """Group the users (see `Clustering`)."""
         vectors = _unit(features, users)
-        distinct = _n_distinct(vectors)
+        distinct = len(np.unique(vectors, axis=0))
         last = min(self.max_personas, distinct)
         if last < 3:
             raise UserError(
@@ -168,12 +178,12 @@ class ElbowPersonas:
                 f"and the {len(users)} users have {distinct} distinct profiles",
                 "choose personas=kmeans with personas.n_personas, or raise data.n_users",
             )
-        fits = _fits(vectors, range(1, last + 1), self.n_init, seed)
-        k = elbow([fit.inertia for fit in fits.values()])
-        return _personas(fits, k, vectors, users)
+        groups, curve = _groups_and_curve(vectors, last, self.n_init, seed)
+        k = elbow(curve["inertia"])
+        return _personas(groups[k], k, vectors, users, curve)
 
 
-@dataclass(frozen=True)
+@component
 class Demographics:
     """One persona per value of what is known of the users; unknown ("") is a value like others.
 
@@ -182,10 +192,13 @@ class Demographics:
         column: A column of the users, such as gender.
     """
 
-    of_profiles: ClassVar[bool] = False
-
-    name: str = field(metadata={"key": False})
+    name: str = neutral()
     column: str
+
+    @property
+    def departures(self) -> Sequence[str]:
+        """It groups by what users stated."""
+        return [f"personas by {self.column}, not by profiles"]
 
     def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
         """Group the users by the column's values (see `Clustering`)."""
@@ -196,13 +209,11 @@ class Demographics:
                 f"personas.column is {self.column}, which the users of the data do not have",
                 f"set personas.column to one of {known}" if known else "choose personas=kmeans",
             )
-        curve = pd.DataFrame({"k": [0], "inertia": [0.0], "silhouette": [0.0]}).head(0)
-        vectors = _unit(features, users)
-        groups = users[self.column].to_numpy()
-        return Personas.of_groups(groups, vectors, users["user_id"].to_numpy(), curve)
+        vectors, groups = _unit(features, users), users[self.column].to_numpy()
+        return Personas.of_groups(groups, vectors, users["user_id"].to_numpy(), _curve([]))
 
 
-@dataclass(frozen=True)
+@component
 class GenrePersonas:
     """A given number of personas, by k-means++ on what genres users watch: no text takes part.
 
@@ -214,12 +225,12 @@ class GenrePersonas:
             larger, to n_personas; never beyond the number of distinct shares of genres.
     """
 
-    of_profiles: ClassVar[bool] = False
+    departures: ClassVar[Sequence[str]] = ("personas by genres watched, not by profiles",)
 
-    name: str = field(metadata={"key": False})
-    n_personas: PositiveInt = 4
-    n_init: PositiveInt = 10
-    curve_max: PositiveInt = 10
+    name: str = neutral()
+    n_personas: PositiveInt
+    n_init: PositiveInt
+    curve_max: PositiveInt
 
     def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
         """Group the users by the directions of their genre shares (see `Clustering`)."""
@@ -265,52 +276,42 @@ def _unit(features: np.ndarray, users: pd.DataFrame) -> np.ndarray:
     return np.asarray(normalize(features.astype(np.float64)))
 
 
-def _n_distinct(vectors: np.ndarray) -> int:
-    return len(np.unique(vectors, axis=0))
-
-
-class _Fit(NamedTuple):
-    labels: np.ndarray
-    inertia: float
-    silhouette: float
-
-
-def _fits(vectors: np.ndarray, ks: Iterable[int], n_init: int, seed: int) -> dict[int, _Fit]:
-    """One k-means for each K."""
-    fits = {}
+@contextmanager
+def _one_thread() -> Iterator[None]:
     # Threads add up in any order, so that sums differ in their last digits.
     with threadpool_limits(1), warnings.catch_warnings():
         # An empty cluster is only a warning to scikit-learn; _personas looks for it.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for k in ks:
+        yield
+
+
+def _groups_and_curve(
+    vectors: np.ndarray, last: int, n_init: int, seed: int
+) -> tuple[dict[int, np.ndarray], pd.DataFrame]:
+    """Each user's group for every K up to the last, and the curve over K."""
+    groups, points = {}, []
+    with _one_thread():
+        for k in range(1, last + 1):
             kmeans = KMeans(k, init="k-means++", n_init=n_init, random_state=seed)  # pyright: ignore[reportArgumentType]
-            labels = kmeans.fit_predict(vectors)
-            fits[k] = _Fit(labels, float(kmeans.inertia_ or 0), _silhouette(vectors, labels))
-    return fits
+            groups[k] = kmeans.fit_predict(vectors)
+            # Not defined for one group, nor where every user is one of its own.
+            defined = 1 < len(np.unique(groups[k])) < len(vectors)
+            silhouette = silhouette_score(vectors, groups[k]) if defined else float("nan")
+            points.append((k, float(kmeans.inertia_ or 0), float(silhouette)))
+    return groups, _curve(points)
 
 
-def _silhouette(vectors: np.ndarray, labels: np.ndarray) -> float:
-    """Mean silhouette; NaN for one group, or where every user is one of its own."""
-    if not 1 < len(np.unique(labels)) < len(vectors):
-        return float("nan")
-    return float(silhouette_score(vectors, labels))
+def _curve(points: list[tuple[int, float, float]]) -> pd.DataFrame:
+    curve = pd.DataFrame(points, columns=["k", "inertia", "silhouette"])
+    return curve.astype({"k": "int64", "inertia": "float64", "silhouette": "float64"})
 
 
 def _personas(
-    fits: Mapping[int, _Fit], k: int, vectors: np.ndarray, users: pd.DataFrame
+    groups: np.ndarray, k: int, vectors: np.ndarray, users: pd.DataFrame, curve: pd.DataFrame
 ) -> Personas:
-    """The personas of the fit for K = k, with the curve of all fits by K."""
-    curve = pd.DataFrame(
-        {
-            "k": list(fits),
-            "inertia": [fit.inertia for fit in fits.values()],
-            "silhouette": [fit.silhouette for fit in fits.values()],
-        }
-    )
-    labels = fits[k].labels
-    if (found := len(np.unique(labels))) < k:
+    if (n_groups := len(np.unique(groups))) < k:
         raise UserError(
-            f"k-means found {found} personas, not {k}: {k - found} have no user",
-            f"set personas.n_personas to at most {found}, or take another seed",
+            f"k-means found {n_groups} personas, not {k}: {k - n_groups} have no user",
+            f"set personas.n_personas to at most {n_groups}, or take another seed",
         )
-    return Personas.of_groups(labels, vectors, users["user_id"].to_numpy(), curve)
+    return Personas.of_groups(groups, vectors, users["user_id"].to_numpy(), curve)

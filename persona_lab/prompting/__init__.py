@@ -1,7 +1,7 @@
 """Recalled memories and a movie -> prompt -> token ids and answers."""
 
 from persona_lab.prompting.codec import Codec, Encoded
-from persona_lab.prompting.examples import Example, build_prompt, catalogue, make_examples
+from persona_lab.prompting.examples import Example, catalogue, make_examples
 from persona_lab.prompting.template import Prompt, Section, Template
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "Prompt",
     "Section",
     "Template",
-    "build_prompt",
     "catalogue",
     "make_examples",
 ]

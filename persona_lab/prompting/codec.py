@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Literal
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
+from persona_lab.data import Scale
 from persona_lab.errors import UserError
 from persona_lab.prompting.template import Prompt, Role, Section
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-RATINGS = (1, 2, 3, 4, 5)
 
 _SYSTEM, _USER, _ANSWER = "systemtextstandshere", "usertextstandshere", "answerstandshere"
 _ANSWER_LENGTH = 2
@@ -34,7 +33,7 @@ class Encoded:
     """A prompt as token ids.
 
     Attributes:
-        ids: The whole prompt, up to the place of the digit.
+        ids: The whole prompt, up to the place of the rating.
         cut: How many units the budget dropped: `memories`, `profile_sentences`; empty if none.
     """
 
@@ -56,10 +55,10 @@ class _Slot:
 
 @dataclass(frozen=True)
 class _Ending:
-    """The ids between the last message and the digit, the five digits, and the end of a turn."""
+    """The ids between the last message and the rating, each rating's, and that of a turn's end."""
 
     before: tuple[int, ...]
-    digits: tuple[int, ...]
+    values: tuple[int, ...]
     end: int
 
 
@@ -73,19 +72,17 @@ class Codec:
             joins the same sections as paragraphs that end in the place of the rating.
         context: Tokens that a prompt and its answer may take together.
         new_tokens: Tokens that decoding may add to a prompt; room for them is kept free.
+        scale: The ratings that it writes: each of their labels is one token.
     """
 
     tokenizer: PreTrainedTokenizerFast
     chat: Literal["template", "plain"]
     context: int
-    new_tokens: int = 4
+    new_tokens: int
+    scale: Scale
     _pieces: dict[tuple[str, bool], tuple[int, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-
-    def __post_init__(self) -> None:
-        if self.chat not in ("template", "plain"):
-            raise UserError(f"model.chat is {self.chat!r}", "use template or plain")
 
     @cached_property
     def system_role(self) -> bool:
@@ -99,19 +96,26 @@ class Codec:
         return _SYSTEM in rendered
 
     @property
-    def digit_ids(self) -> tuple[int, ...]:
-        """Ids of the ratings 1 to 5 as they stand after a prompt."""
-        return self._ending.digits
+    def value_ids(self) -> tuple[int, ...]:
+        """Ids of the scale's values, in their order, as they stand after a prompt.
+
+        Raises:
+            UserError: The tokenizer writes one of them as several tokens.
+        """
+        return self._ending.values
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Ids that end a response: the end of the assistant's turn and of a text."""
         return tuple(sorted({self._ending.end, *self._ids_of("eos_token_id")}))
 
-    def answer(self, rating: int) -> list[int]:
-        """Return the ids that a training row teaches: the digit and the end of the turn."""
-        assert rating in RATINGS, rating
-        return [self._ending.digits[rating - 1], self._ending.end]
+    def answer(self, rating: float) -> list[int]:
+        """The ids that a training row teaches: the rating and the end of the turn.
+
+        Raises:
+            UserError: The rating is not on the scale.
+        """
+        return [self.value_ids[self.scale.index(rating)], self._ending.end]
 
     def encode(self, prompt: Prompt) -> Encoded:
         """Tokenise a prompt, dropping of it what exceeds the context (decision 23).
@@ -221,11 +225,12 @@ class Codec:
 
     @cached_property
     def _ending(self) -> _Ending:
-        """Found by tokenising all five answers in their place: "4" and " 4" are other tokens."""
+        """Found by tokenising all answers in their place: "4" and " 4" are other tokens."""
+        labels = self.scale.labels
         for before, after in self._surroundings():
-            rows = [_ids_after(self._tokenise, ":", f"{before}{r}{after}") for r in RATINGS]
+            rows = [_ids_after(self._tokenise, ":", f"{before}{label}{after}") for label in labels]
             columns = enumerate(zip(*rows, strict=False))
-            at = next((i for i, column in columns if len({*column}) == len(RATINGS)), None)
+            at = next((i for i, column in columns if len({*column}) == len(labels)), None)
             if at is None or len({(row[:at], row[at + 1 :]) for row in rows}) > 1:
                 continue
             ends = [i for i in rows[0][at + 1 :] if i in self._added]
@@ -234,12 +239,12 @@ class Codec:
                 raise UserError("the tokenizer has no token that ends an answer", "set eos_token")
             return _Ending(rows[0][:at], tuple(row[at] for row in rows), ends[0])
         raise UserError(
-            "the tokenizer does not write the ratings 1 to 5 as one token each",
-            "use a model whose tokenizer does",
+            f"the tokenizer does not write each of {self.scale.listed} as one token",
+            "use a model whose tokenizer does, or give data.scale.labels that are one token each",
         )
 
     def _surroundings(self) -> list[tuple[str, str]]:
-        """Return what may stand between the last message and the digit, and after the digit."""
+        """What may stand between the last message and the rating, and after the rating."""
         if self.chat == "plain":
             return [(" ", ""), ("", "")]
         system = (("system", _SYSTEM),) if self.system_role else ()
@@ -260,7 +265,7 @@ class Codec:
 
 
 def _ids_after(tokenise: Callable[[str], tuple[int, ...]], lead: str, text: str) -> tuple[int, ...]:
-    """Return the ids of a text as they stand after `lead`.
+    """The ids of a text as they stand after `lead`.
 
     SentencePiece puts a space before a text that it reads alone; only what follows a control
     token, or nothing, is to have it.
@@ -282,7 +287,7 @@ def _split(rendered: str, content: str) -> tuple[str, str]:
 def _shortened(
     sections: tuple[Section, ...],
 ) -> Iterator[tuple[tuple[Section, ...], dict[str, int]]]:
-    """Yield the sections whole, then ever shorter, with the counts of what is missing."""
+    """The sections whole, then ever shorter, with the counts of what is missing."""
     cut: dict[str, int] = {}
     yield sections, {}
     for name, counted, kept in (

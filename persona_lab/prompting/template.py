@@ -9,14 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from string import Formatter
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
+from persona_lab.component import component
+from persona_lab.data import Scale
 from persona_lab.distill.english import split_genres
 from persona_lab.errors import UserError
 
 Role = Literal["system", "user"]
+Part = Literal["profile", "traits", "memories"]
 
 TRAITS = ("activity", "conformity", "diversity")
 
@@ -30,7 +33,6 @@ _ORDERS = {
         *("memories", "movie", "rating"),
     ),
 }
-_SHOWABLE = ("profile", "traits", "memories")
 _PLACEHOLDERS = {
     "memories": {"mean_explained"},
     "memory": {"movie", "summary", "text"},
@@ -41,6 +43,8 @@ _PLACEHOLDERS = {
     "mean_unknown": {"mean"},
     "summary": {"summary"},
     "cast": {"cast"},
+    "task": {"low", "high", "scale"},
+    "rating": {"low", "high", "scale"},
 }
 _CACHED = 20_000
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -83,7 +87,7 @@ class Prompt:
     sections: tuple[Section, ...]
 
 
-@dataclass(frozen=True)
+@component
 class Template:
     """The words of a prompt (paper, Appendix C) and which of a user's parts it shows.
 
@@ -99,7 +103,8 @@ class Template:
         mean_explained: What an average is; empty where movies are shown without it.
         memory: One recalled memory: {movie}, {summary}, {text}.
         no_memories: Stands in place of memories where none was recalled.
-        task: The question and the scale.
+        task: The question and the scale: {low} and {high} are its ends, {scale} says what each
+            value means.
         movie: {title}, then {year}, {genres} and {mean}: the four texts below, empty if unknown.
         year: {year}.
         genres: {genres}.
@@ -107,7 +112,7 @@ class Template:
         mean_unknown: {mean} of all movies, for a movie that nobody rated before.
         summary: {summary}: the plot, then `cast`; left out where both are unknown.
         cast: {cast}.
-        rating: Last words, after which the rating stands.
+        rating: Last words, after which the rating stands; may name what `task` may.
         order: `paper` puts the task after the memories; `static_first` puts what is the same for
             all rows before what varies (decision 29).
         show: Which of profile, traits and memories a prompt may show.
@@ -130,16 +135,10 @@ class Template:
     summary: str
     cast: str
     rating: str
-    order: Literal["paper", "static_first"] = "paper"
-    show: Sequence[str] = _SHOWABLE
+    order: Literal["paper", "static_first"]
+    show: Sequence[Part]
 
     def __post_init__(self) -> None:
-        if self.order not in _ORDERS:
-            raise UserError(f"prompt.order is {self.order!r}", f"use one of {', '.join(_ORDERS)}")
-        if unknown := sorted(set(self.show) - set(_SHOWABLE)):
-            raise UserError(
-                f"prompt.show names {', '.join(unknown)}", f"it may name {', '.join(_SHOWABLE)}"
-            )
         tiers = {trait: len(texts) for trait, texts in self.traits.items()}
         if tiers != dict.fromkeys(TRAITS, 3):
             raise UserError(
@@ -148,13 +147,27 @@ class Template:
         for name, allowed in _PLACEHOLDERS.items():
             _check_placeholders(name, getattr(self, name), allowed)
 
+    @property
+    def shows_mean(self) -> bool:
+        """Whether a prompt tells movies' average ratings."""
+        return "{mean}" in self.movie
+
+    @property
+    def departures(self) -> list[str]:
+        """In what it departs from the paper's prompt, each in a few words."""
+        hidden = [f"no {part} in the prompt" for part in get_args(Part) if part not in self.show]
+        no_mean = [] if self.shows_mean else ["no average rating in the prompt"]
+        reordered = [] if self.order == "paper" else [f"sections in the order {self.order}"]
+        return [*hidden, *no_mean, *reordered]
+
     def render(
         self,
         *,
         profile: str | None,
-        traits: tuple[int, int, int] | None,
+        traits: Sequence[int] | None,
         memories: Sequence[tuple[Mapping[str, Any], str]] | None,
         movie: Mapping[str, Any],
+        scale: Scale,
     ) -> Prompt:
         """Lay out one prompt.
 
@@ -165,6 +178,7 @@ class Template:
                 None where memories are not to be shown, empty where none was recalled.
             movie: The movie to rate: title and, where known, year, genres ("Comedy|Crime"),
                 summary, cast, mean, mean_known.
+            scale: The ratings to choose from.
 
         Returns:
             The prompt. Without profile and traits its system message is the task alone
@@ -172,21 +186,20 @@ class Template:
         """
         about_user = [*self._about_user(profile, traits)]
         task_role = "user" if about_user and self.order == "paper" else "system"
+        values = {"low": scale.labels[0], "high": scale.labels[-1], "scale": scale.explained}
         movie_text = "\n".join(filter(None, (self._movie(movie), self._summary(movie))))
         sections = [
             *about_user,
             *self._recalled(memories, mean_shown=bool(_field(movie, "mean"))),
-            Section("task", task_role, _tidy(self.task)),
+            Section("task", task_role, _tidy(self.task.format(**values))),
             Section("movie", "user", movie_text),
-            Section("rating", "user", _tidy(self.rating)),
+            Section("rating", "user", _tidy(self.rating.format(**values))),
         ]
         order = _ORDERS[self.order]
         sections.sort(key=lambda section: (section.role == "user", order.index(section.name)))
         return Prompt(tuple(sections))
 
-    def _about_user(
-        self, profile: str | None, traits: tuple[int, int, int] | None
-    ) -> Iterator[Section]:
+    def _about_user(self, profile: str | None, traits: Sequence[int] | None) -> Iterator[Section]:
         if "profile" not in self.show:
             profile = None
         if "traits" not in self.show:

@@ -6,27 +6,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hydra.utils import instantiate
+from configured import configured
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from pydantic import ValidationError
 
 from persona_lab.component import describe
-from persona_lab.data import Data, NoMovieInfo, Protocol, Ratings, Reader, Split, Synthetic
+from persona_lab.data import Data, NoMovieInfo, Protocol, Ratings, Reader, Scale, Split, Synthetic
 from persona_lab.errors import UserError
 from persona_lab.sources import Sources
 
-CONF = Path(__file__).parents[2] / "conf"
-STRICT, PAPER = (
-    instantiate(OmegaConf.load(CONF / "protocol" / f"{name}.yaml")) for name in ("strict", "paper")
-)
+STRICT, PAPER = configured("protocol=strict"), configured("protocol=paper")
+FIVE = configured("data/scale=five_stars")
 SMALL = Synthetic(60, 40, 2, (5, 20), 1.0, seed=0)
-TOY = Data("toy", SMALL, min_ratings=8, max_ratings=16, n_users=10)
+TOY = configured("data=synthetic", reader=SMALL, min_ratings=8, max_ratings=16, n_users=10)
 
 
 @pytest.fixture(scope="module")
 def toy() -> Ratings:
-    return SMALL.read(None, "error")
+    return SMALL.read(None, "error", FIVE)
 
 
 def split(data: Data, ratings: Ratings, protocol: Protocol = STRICT) -> Split:
@@ -118,8 +116,9 @@ def test_the_mean_of_each_protocol_by_hand() -> None:
         pd.DataFrame({"item_id": [10, 20, 30, 40], "title": list("abcd"), "genres": ["Drama"] * 4}),
         pd.DataFrame({"user_id": [1, 2, 3]}),
         {},
+        FIVE,
     )
-    data = Data("toy", SMALL, min_ratings=3, max_ratings=3, n_users=1)
+    data = replace(TOY, min_ratings=3, max_ratings=3, n_users=1)
 
     def means(item_mean: str) -> pd.DataFrame:
         made = split(data, ratings, replace(STRICT, item_mean=item_mean))  # type: ignore[arg-type]
@@ -137,7 +136,7 @@ def test_the_mean_of_each_protocol_by_hand() -> None:
 
 
 def test_no_one_outside_the_cohorts() -> None:
-    ratings = Synthetic(20, 30, 2, (10, 10), 1.0, seed=0).read(None, "error")
+    ratings = Synthetic(20, 30, 2, (10, 10), 1.0, seed=0).read(None, "error", FIVE)
     data = replace(TOY, n_users=10)
     with pytest.raises(UserError, match="every user is in a cohort"):
         split(data, ratings)
@@ -192,11 +191,11 @@ def test_the_protocols_differ_where_the_paper_leaks() -> None:
 class Own:
     """A reader as somebody else would write it."""
 
-    def read(self, path: Path | None, invalid: str) -> Ratings:
+    def read(self, path: Path | None, invalid: str, scale: Scale) -> Ratings:
         assert path is not None
         frame = pd.DataFrame(np.loadtxt(path, dtype="int64", ndmin=2))
         frame.columns = ["user_id", "item_id", "rating", "timestamp"]
-        return Ratings(frame, pd.DataFrame(), pd.DataFrame(), {})
+        return Ratings(frame, pd.DataFrame(), pd.DataFrame(), {}, scale)
 
 
 def test_a_path_reaches_the_reader(tmp_path: Path) -> None:
@@ -204,12 +203,13 @@ def test_a_path_reaches_the_reader(tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("1 2 3 4\n")
     sources = Sources(tmp_path / "cache")
-    assert Data("own", reader, path=str(file)).ratings(sources).frame["rating"].tolist() == [3]
+    own = replace(TOY, reader=reader, path=str(file))
+    assert own.ratings(sources).frame["rating"].tolist() == [3]
     with pytest.raises(UserError, match=r"^data\.path .*nothing does not exist"):
-        Data("own", reader, path=str(tmp_path / "nothing")).ratings(sources)
+        replace(own, path=str(tmp_path / "nothing")).ratings(sources)
 
 
-def test_fingerprint_is_of_content_not_of_place(tmp_path: Path) -> None:
+def test_a_fingerprint_is_of_content_or_of_pins_not_of_place(tmp_path: Path) -> None:
     sources = Sources(tmp_path / "cache")
     for folder, text in (("a", "1"), ("b", "1"), ("c", "2")):
         (tmp_path / folder).mkdir()
@@ -218,7 +218,27 @@ def test_fingerprint_is_of_content_not_of_place(tmp_path: Path) -> None:
         replace(TOY, path=str(tmp_path / folder)).fingerprint(sources) for folder in ("a", "b", "c")
     )
     assert a == b != c
-    made = replace(TOY, reader=replace(SMALL, seed=1))
-    assert TOY.fingerprint(sources) != made.fingerprint(sources)
+    assert TOY.fingerprint(sources) is None
+    # A plan states keys without the data.
+    pinned = configured("data=ml_1m")
+    assert pinned.fingerprint(sources) == {"source": vars(pinned.source)}
+    assert not sources.cache.exists()
     assert describe(replace(TOY, path="x", name="y")) == describe(TOY)
     assert describe(replace(TOY, seed=1)) != describe(TOY)
+    assert describe(replace(TOY, reader=replace(SMALL, seed=1))) != describe(TOY)
+
+
+def test_a_value_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValidationError, match="train_fraction"):
+        replace(TOY, train_fraction=1.5)
+
+
+def test_half_stars_go_through_the_split(toy: Ratings) -> None:
+    halves = Scale([n / 2 for n in range(1, 11)], [f"gave {n / 2:g}" for n in range(1, 11)])
+    frame = toy.frame.assign(rating=toy.frame["rating"] - 0.5)
+    made = split(replace(TOY, scale=halves), replace(toy, frame=frame, scale=halves))
+    whole = split(TOY, toy)
+    assert made.scale == halves
+    for rows, others in ((made.train, whole.train), (made.test, whole.test)):
+        pd.testing.assert_frame_equal(rows, others.assign(rating=others["rating"] - 0.5))
+    assert made.movies["mean"].tolist() == pytest.approx((whole.movies["mean"] - 0.5).tolist())
