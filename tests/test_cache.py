@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar, Self
 
 import pytest
@@ -217,7 +217,7 @@ def test_a_part_is_read_without_the_rest(cache: Cache, monkeypatch: pytest.Monke
 
 def test_seconds_are_those_of_the_first_computation(cache: Cache, monkeypatch: pytest.MonkeyPatch):
     now = 0.0
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))
 
     def slow() -> Toy:
         nonlocal now
