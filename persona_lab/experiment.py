@@ -34,12 +34,14 @@ from persona_lab.evaluation import (
 from persona_lab.lab import Lab
 from persona_lab.memory import Bank, Embedder, Memory, Recalled, Vectors, embedding
 from persona_lab.model import (
-    AdapterMode,
     BaseModel,
     Decode,
+    Fit,
+    Mode,
     Peft,
     Plan,
     Predictions,
+    Rating,
     Response,
     Train,
     TrainedAdapter,
@@ -118,7 +120,7 @@ class Experiment:
     prompt: Template
     model: BaseModel
     peft: Peft
-    adapter: AdapterMode
+    adapter: Mode
     train: Train
     decode: Decode
     trainer: Trainer
@@ -209,20 +211,20 @@ class Experiment:
         self, lab: Lab, prepared: Prepared, plan: Plan, name: str, curves: Any = None
     ) -> Stage[TrainedAdapter]:
         """One adapter of the plan, as a stage; `curves` is Lightning's logger of its losses."""
+        before = plan.starts.get(name)
+        start = None if before is None else self.training(lab, prepared, plan, before, curves)
 
         def fit() -> TrainedAdapter:
-            return fit_on_devices(
-                partial(self.base, lab),
-                self.codec(lab),
+            work = Fit(
+                name,
                 self.examples(lab, prepared, plan.rows[name], training=True),
                 self.train,
                 self.peft.config(self.model.lora_targets),
-                self.trainer,
-                folder=lab.folder,
-                logger=curves,
-                seed=self.seed,
-                name=name,
+                self.seed,
+                start=None if start is None else lab.once(start).read(),
             )
+            base = partial(self.base, lab)
+            return fit_on_devices(base, self.codec(lab), work, self.trainer, lab.folder, curves)
 
         # What only test prompts show does not touch an adapter.
         inputs = self._computed(lab, prepared, self.memory.in_training()) | {
@@ -230,6 +232,7 @@ class Experiment:
             "train": self.train,
             "adapter": self.adapter,
             "name": name,
+            "start": None if start is None else start.key,
             "personas": prepared.personas.key,
         }
         return Stage(TrainedAdapter, inputs, fit)
@@ -263,9 +266,8 @@ class Experiment:
             examples = self.examples(lab, prepared, prepared.split.value.test, training=False)
             responses = self.answer(lab, plan, adapters, examples, rater)
             seconds = time.perf_counter() - start
-            predictions = Predictions.of(
-                examples, responses, prepared.personas.value.of, [f"p{n}" for n in range(1, 6)]
-            )
+            personas, columns = prepared.personas.value, self.data.scale.columns
+            predictions = Predictions.of(examples, responses, personas.of, columns)
             return predictions.timed(seconds, raters, self.train.epochs)
 
         inputs = self._computed(lab, prepared, self.memory) | {
@@ -292,16 +294,9 @@ class Experiment:
             own = [i for i, route in enumerate(routes) if route == name]
             adapter = None if name is None else adapters[name].read()
             with attach(base, adapter, merge=self.decode.merge):
-                answers = rate_examples(
-                    base,
-                    codec,
-                    [examples[i] for i in own],
-                    self.decode,
-                    self.trainer,
-                    folder=lab.folder,
-                    seed=self.seed,
-                    name=name or "the frozen model",
-                )
+                rows = [examples[i] for i in own]
+                rating = Rating(name or "the frozen model", rows, self.decode, self.seed)
+                answers = rate_examples(base, codec, rating, self.trainer, lab.folder)
             responses |= dict(zip(own, answers, strict=True))
         return [responses[i] for i in range(len(examples))]
 

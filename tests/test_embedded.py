@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from persona_lab.lab import Lab
 from persona_lab.model import lend
 from persona_lab.model.engine import ATTENTION, Tree
 from persona_lab.model.loggers import NoLogger
-from persona_lab.model.module import answer_loss
+from persona_lab.model.module import loss_of
 from persona_lab.model.train import answered
 from persona_lab.prompting import Example
 from persona_lab.sources import Sources
@@ -73,7 +74,7 @@ def test_loss_and_gradients_on_real_weights_are_those_of_separate_rows(
     if dtype == torch.float64:
         # transformers' norm computes in fp32 whatever it is given.
         monkeypatch.setattr(LlamaRMSNorm, "forward", _norm)
-    config = one.peft.config(one.model.lora_targets)
+    config: Any = one.peft.config(one.model.lora_targets)
     config.init_lora_weights = False
     with lend(model, config, seed=0) as lent:
         lent.to(dtype).train()
@@ -85,7 +86,7 @@ def test_loss_and_gradients_on_real_weights_are_those_of_separate_rows(
 
         rows = answered(examples, codec)
         assert all(len(group.prefix) > 300 for group in rows.groups)
-        got = gradients(answer_loss(model, Tree(rows.groups), rows))
+        got = gradients(loss_of(model, Tree(rows.groups), rows, one.train.loss))
         model.set_attn_implementation("sdpa")
         try:
             losses = [_alone(model, each, codec.answer(each.rating)) for each in examples]
@@ -99,7 +100,7 @@ def test_loss_and_gradients_on_real_weights_are_those_of_separate_rows(
 def _alone(model: nn.Module, example: Example, answer: list[int]) -> Tensor:
     ids = torch.tensor([example.ids + answer[:-1]])
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(answer)).logits[0]
-    return cross_entropy(logits, torch.tensor(answer), reduction="sum")
+    return cross_entropy(logits, torch.tensor(answer))
 
 
 def _norm(self: LlamaRMSNorm, hidden: Tensor) -> Tensor:

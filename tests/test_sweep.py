@@ -41,7 +41,8 @@ def test_slurms_launcher_takes_what_its_file_gives() -> None:
     cfg = compose("config", overrides, return_hydra_config=True)
     node = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
     assert isinstance(node, dict)
-    params = resolve_name(node.pop("_target_"))(**node).params
+    given = {str(key): value for key, value in node.items()}
+    params = resolve_name(given.pop("_target_"))(**given).params
     known = {f.name for f in fields(SlurmQueueConf)}
     assert set(params) <= known
     assert (params["partition"], params["submitit_folder"]) == ("long", "sweep/.submitit/%j")

@@ -33,13 +33,15 @@ from trl import SFTConfig, SFTTrainer
 from persona_lab.compose import configure
 from persona_lab.model import (
     Decode,
+    Fit,
+    Rating,
     TrainedAdapter,
     UserAgentModule,
     attach,
     lend,
     rate_examples,
 )
-from persona_lab.model.adapters import weights_of
+from persona_lab.model.lending import weights_of
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Example
 
@@ -101,7 +103,8 @@ class Ours:
             weights = {name: t.clone() for name, t in self.adapter.weights.items()}
             set_peft_model_state_dict(lent, weights, low_cpu_mem_usage=True)
             lent.train()
-            module = _Timed(self.rows.base, self.rows.codec, list(rows), recipe, seed=0)
+            fit = Fit("the benchmark", list(rows), recipe, config, seed=0)
+            module = _Timed(self.rows.base, self.rows.codec, fit)
             trainer = self.rows.trainer.lightning(Path(folder), None, "training", max_epochs=1)
             trainer.fit(module)
         (loss,) = module.losses
@@ -139,15 +142,9 @@ class OursRating:
             tempfile.TemporaryDirectory() as folder,
         ):
             began = now()
+            rating = Rating("the benchmark", list(rows), self.decode, seed=0)
             responses = rate_examples(
-                self.rows.base,
-                self.rows.codec,
-                list(rows),
-                self.decode,
-                self.rows.trainer,
-                folder=Path(folder),
-                seed=0,
-                name="the benchmark",
+                *(self.rows.base, self.rows.codec, rating, self.rows.trainer, Path(folder))
             )
             seconds = now() - began
         answers = {_key(row): each.text for row, each in zip(rows, responses, strict=True)}

@@ -21,7 +21,7 @@ from persona_lab.compose import configure
 from persona_lab.evaluation import contrast
 from persona_lab.experiment import Experiment, Prepared
 from persona_lab.lab import Lab
-from persona_lab.model import attach, fit_adapter, rate_examples
+from persona_lab.model import Fit, Rating, attach, fit_adapter, rate_examples
 
 SIDES = ("shared", "alone", "fp32")
 PAIRS = (("shared", "alone"), ("shared", "fp32"))
@@ -40,16 +40,12 @@ def predict(one: Experiment, lab: Lab, prepared: Prepared, seed: int, side: str)
     base, peft = one.base(lab), one.peft.config(one.model.lora_targets)
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
-        adapter = fit_adapter(
-            *(base, codec, train, one.train, peft, trainer),
-            **{"folder": at, "logger": None, "seed": seed, "name": side},
-        )
+        fit = Fit(side, train, one.train, peft, seed)
+        adapter = fit_adapter(base, codec, fit, trainer, at)
         print(f"{side}, seed {seed}: {adapter.summary}", flush=True)
         with attach(base, adapter):
-            answers = rate_examples(
-                *(base, codec, test, one.decode, trainer),
-                **{"folder": at, "seed": seed, "name": side},
-            )
+            rating = Rating(side, test, one.decode, seed)
+            answers = rate_examples(base, codec, rating, trainer, at)
     means = prepared.split.value.train.groupby("user_id")["rating"].mean()
     return pd.DataFrame(
         {

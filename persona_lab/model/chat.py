@@ -12,7 +12,6 @@ import re
 import time
 import zlib
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from persona_lab.component import component, neutral
 from persona_lab.data import Scale
 from persona_lab.distill.chat import Conversation, Reply, Request, converse_in_rounds
 from persona_lab.model.base import BaseModel
@@ -32,18 +32,17 @@ from persona_lab.sources import Sources
 
 _log = logging.getLogger(__name__)
 
-# By what may be answered a codec finds where a reply begins; any digits will do.
-_DIGITS = Scale((0, 1), ("false", "true"))
-
 T = TypeVar("T")
 # A model in need of tokens gives them, is sent the logits of what comes next, and returns a value.
 _Writing = Generator[int, Tensor, T]
 
 _SAMPLED_AGAIN = 0.7
+# Nothing is rated here: any two digits show a codec where an answer begins.
+_ANY_SCALE = Scale((0, 1), ("no", "yes"))
 _UNTIL_SENTENCE_END = re.compile(r".*[.!?]", re.DOTALL)
 
 
-@dataclass(frozen=True)
+@component
 class LocalChat:
     """A transformers model in the process that plays `distill.Chat`.
 
@@ -58,12 +57,12 @@ class LocalChat:
     """
 
     model: BaseModel
-    top_k: PositiveInt = 50
-    max_new_tokens: PositiveInt = 160
-    seed: int = 0
-    side_by_side: PositiveInt = field(default=8, metadata={"key": False})
-    accelerator: Literal["cpu", "gpu"] = "cpu"
-    weights: Literal["float32", "bfloat16"] = "float32"
+    top_k: PositiveInt
+    max_new_tokens: PositiveInt
+    seed: int
+    side_by_side: PositiveInt = neutral()
+    accelerator: Literal["cpu", "gpu"]
+    weights: Literal["float32", "bfloat16"]
 
     def converse(
         self,
@@ -76,7 +75,7 @@ class LocalChat:
         Raises:
             UserError: A prompt does not fit the model's context.
         """
-        codec = self.model.codec(sources, self.max_new_tokens, _DIGITS)
+        codec = self.model.codec(sources, self.max_new_tokens, _ANY_SCALE)
         device = "cuda" if self.accelerator == "gpu" else "cpu"
         model = self.model.load(sources, getattr(torch, self.weights), device)
         ends = _ends(codec)

@@ -16,6 +16,7 @@ import pandas as pd
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers import Logger as LightningLogger
 
+from persona_lab.component import component
 from persona_lab.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class _CurvesOnly:
         """Show nothing more."""
 
 
-@dataclass(frozen=True)
+@component
 class NoLogger(_CurvesOnly):
     """No curves."""
 
@@ -102,7 +103,7 @@ class NoLogger(_CurvesOnly):
         yield None
 
 
-@dataclass(frozen=True)
+@component
 class Csv(_CurvesOnly):
     """Curves as curves/metrics.csv in the run folder."""
 
@@ -114,7 +115,7 @@ class Csv(_CurvesOnly):
         yield CSVLogger(folder, name="curves", version="")
 
 
-@dataclass(frozen=True)
+@component
 class Tensorboard(_CurvesOnly):
     """Curves for TensorBoard in the run folder."""
 
@@ -136,7 +137,7 @@ class Tensorboard(_CurvesOnly):
         yield logger
 
 
-@dataclass(frozen=True)
+@component
 class Wandb:
     """Runs in Weights & Biases: online when logged in and reached, else offline in the run folder.
 
@@ -151,10 +152,10 @@ class Wandb:
         mode: `auto`, `online` or `offline`.
     """
 
-    project: str = "persona-lab"
-    entity: str | None = None
-    group: str | None = None
-    mode: Literal["auto", "online", "offline"] = "auto"
+    project: str
+    entity: str | None
+    group: str | None
+    mode: Literal["auto", "online", "offline"]
 
     def prepared(self, folder: Path, labels: Labels, numbers: Mapping[str, Any]) -> None:
         """Show the numbers."""
