@@ -1,12 +1,11 @@
 """A run folder's user agents give the run's predictions."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from command import command
 
 import persona_lab
 from persona_lab.agents import Agents
@@ -15,10 +14,10 @@ from persona_lab.errors import UserError
 
 @pytest.fixture(scope="module")
 def agents(tmp_path_factory: pytest.TempPathFactory) -> Agents:
-    folder = tmp_path_factory.mktemp("run") / "smoke"
-    command = [sys.executable, "-m", "persona_lab", "experiment=smoke", f"hydra.run.dir={folder}"]
-    subprocess.run(command, check=True, capture_output=True)
-    return persona_lab.load_agents(folder)
+    folder = tmp_path_factory.mktemp("run")
+    choices = "experiment=smoke", "hydra.run.dir=smoke", f"cache={folder / 'cache'}"
+    assert command(folder, *choices) == "0"
+    return persona_lab.load_agents(folder / "smoke")
 
 
 def test_agents_give_the_runs_predictions(agents: Agents) -> None:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ class Paid(Statistical):
         return Cost(calls=len(sizes))
 
 
+@cache
 def experiment(*overrides: str) -> Experiment:
     return configure("experiment=smoke", *overrides).experiment
 

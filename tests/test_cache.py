@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar, Self
 
 import pytest
@@ -84,7 +84,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 # A script that stores a Toy in argv[1]; its `compute` and `save` are put in.
 SCRIPT = """
-import sys, time
+import sys
 from pathlib import Path
 from persona_lab.cache import Cache, Stage
 
@@ -178,16 +178,19 @@ def test_a_cache_that_does_not_compute_gives_what_is_there(cache: Cache):
     assert (entry.folder / "deep" / "toy.txt").read_text() == "OTHER"
 
 
-def test_find_waits_for_a_rerun_that_is_between_its_two_moves(cache: Cache):
+def test_find_waits_for_a_rerun_that_is_between_its_two_moves(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+):
     entry = cache.once(stage(lambda: Toy("old")))
     aside = entry.folder.with_name(f".{entry.key}.old")
-    held, found = threading.Event(), []
+    held, waiting, found = threading.Event(), threading.Event(), []
+    monkeypatch.setattr(module._log, "info", lambda *words: waiting.set())
 
     def rerun():
         with locked(entry.folder):
             entry.folder.rename(aside)
             held.set()
-            time.sleep(0.3)
+            waiting.wait(60)
             aside.rename(entry.folder)
 
     job = threading.Thread(target=rerun)
@@ -212,13 +215,17 @@ def test_a_part_is_read_without_the_rest(cache: Cache, monkeypatch: pytest.Monke
     assert entry.part(lambda folder: (folder / "deep" / "toy.txt").stat().st_size) == 5
 
 
-def test_seconds_are_those_of_the_first_computation(cache: Cache):
+def test_seconds_are_those_of_the_first_computation(cache: Cache, monkeypatch: pytest.MonkeyPatch):
+    now = 0.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))
+
     def slow() -> Toy:
-        time.sleep(0.05)
+        nonlocal now
+        now += 8
         return Toy("hello")
 
-    assert cache.once(stage(slow)).seconds >= 0.05
-    assert cache.once(stage(never)).seconds >= 0.05
+    assert cache.once(stage(slow)).seconds == 8
+    assert cache.once(stage(never)).seconds == 8
 
 
 def test_rerun_replaces_what_is_stored(cache: Cache):
@@ -266,7 +273,7 @@ def test_an_error_leaves_what_was_there(cache: Cache, rerun: bool):
 
 @pytest.mark.parametrize("moment", ["compute", "save"])
 def test_a_kill_leaves_nothing_and_blocks_nobody(cache: Cache, moment: str):
-    stop = "print('here', flush=True); time.sleep(60)"
+    stop = "print('here', flush=True); sys.stdin.readline()"
     with job(cache.root, **{moment: stop}) as process:
         assert process.stdout
         assert process.stdout.readline() == "here\n"
@@ -283,21 +290,22 @@ def test_a_kill_leaves_nothing_and_blocks_nobody(cache: Cache, moment: str):
 
 def test_two_processes_compute_once(cache: Cache, tmp_path: Path):
     count = tmp_path / "count"
-    compute = f"open({str(count)!r}, 'a').write('x'); time.sleep(0.5)"
-    wait = "print('ready', flush=True); sys.stdin.readline()"
+    compute = (
+        f"open({str(count)!r}, 'a').write('x'); print('here', flush=True); sys.stdin.readline()"
+    )
+    tell = (
+        "import logging; logging.basicConfig(level='INFO', stream=sys.stdout, format='%(message)s')"
+    )
     with (
-        job(cache.root, compute=compute, before=wait) as one,
-        job(cache.root, compute=compute, before=wait) as two,
+        job(cache.root, compute=compute) as one,
+        job(cache.root, compute=compute, before=tell) as two,
     ):
-        for process in (one, two):
-            assert process.stdout
-            assert process.stdout.readline() == "ready\n"
-        for process in (one, two):
-            assert process.stdin
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        answers = [process.communicate(timeout=60)[0] for process in (one, two)]
-    assert sorted(answers) == ["False\n", "True\n"]
+        assert one.stdout
+        assert one.stdout.readline() == "here\n"
+        assert two.stdout
+        assert two.stdout.readline().endswith("another job makes it; waiting\n")
+        assert one.communicate("go\n", timeout=60)[0] == "False\n"
+        assert two.communicate(timeout=60)[0].endswith("True\n")
     assert count.read_text() == "x"
 
 

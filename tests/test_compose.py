@@ -6,6 +6,7 @@ from typing import Literal
 
 import hydra
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
 from persona_lab import compose
 from persona_lab.component import component
@@ -32,6 +33,12 @@ class Plain:
 
 
 TOY = f"{__name__}.Toy"
+
+
+@pytest.fixture(scope="module")
+def smoke() -> DictConfig:
+    with hydra.initialize_config_module(compose.CONF, version_base="1.3"):
+        return hydra.compose("config", ["experiment=smoke"])
 
 
 @pytest.fixture
@@ -119,9 +126,9 @@ def test_configure_makes_what_a_command_line_would(
         *("model.context=0", "data.reader.seed=-1"),
     ],
 )
-@pytest.mark.usefixtures("_hydra")
-def test_impossible_values_are_named(override: str, tmp_path: Path) -> None:
-    cfg = hydra.compose("config", ["experiment=smoke", override])
+def test_impossible_values_are_named(smoke: DictConfig, override: str, tmp_path: Path) -> None:
+    cfg = OmegaConf.merge(smoke, OmegaConf.from_dotlist([override]))
+    assert isinstance(cfg, DictConfig)
     with pytest.raises(UserError) as caught:
         compose.build(cfg, {}, tmp_path, tmp_path)
     line = str(caught.value)

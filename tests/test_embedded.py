@@ -1,5 +1,6 @@
 """The embedded setup's real parts: ratings, weights and vectors that pip fetches once."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,15 @@ SMALL = (
 )
 
 
+@cache
 def experiment(*overrides: str) -> Experiment:
     return configure(*SMALL, *overrides).experiment
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return Cache(tmp_path_factory.mktemp("store"))
+@pytest.fixture(scope="session")
+def store(session_folder: Path) -> Cache:
+    """One for all processes, so that the shared stages are computed once."""
+    return Cache(session_folder / "embedded")
 
 
 def test_the_main_job_on_real_ratings_and_weights(

@@ -1,5 +1,6 @@
 """What task=plan says, against what a run then does, and against what is known of the models."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from persona_lab.sources import Sources
 SMOKE = ("experiment=smoke", "train.tokens_per_microbatch=2600", "trainer.tokens_per_batch=5000")
 
 
+@functools.cache
 def experiment(*overrides: str) -> Experiment:
     return configure(*overrides).experiment
 

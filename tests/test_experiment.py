@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from persona_lab.sources import Sources
 PROTOCOL_KEYS = {"split", "memories", "vectors", "personas", "adapters", "predictions"}
 
 
+@cache
 def experiment(*overrides: str, study: str = "smoke") -> Experiment:
     return configure(f"experiment={study}", *overrides).experiment
 

@@ -4,13 +4,13 @@ import contextlib
 import io
 import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command import command
 from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -29,12 +29,13 @@ ROWS = [[5, 6, 7, 8, 9, 10, 11], [5, 6, 7, 8, 20, 21, 22]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a model whose projections are split."""
-    made = tmp_path_factory.mktemp("run") / "phi3"
-    command = [sys.executable, "-m", "persona_lab", "experiment=smoke", *SMALL]
-    subprocess.run([*command, f"hydra.run.dir={made}"], check=True, capture_output=True)
-    return made
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A finished run of a model whose projections are split, with a cache of its own."""
+    parent = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PERSONA_LAB_CACHE", str(parent / "cache"))
+        assert command(parent, "experiment=smoke", *SMALL, "hydra.run.dir=phi3") == "0"
+        yield parent / "phi3"
 
 
 def told(*arguments: str | Path) -> tuple[int, str, str]:

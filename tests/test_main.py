@@ -1,19 +1,20 @@
 """The door as it is used: command lines in, run folders, one line and an exit code out."""
 
 import json
-import logging
+import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from command import command
 
-from persona_lab.__main__ import main
 from persona_lab.compose import load_run
 from persona_lab.distill import ledger
 from persona_lab.distill.server import KEY
@@ -21,6 +22,7 @@ from persona_lab.errors import UserError
 from persona_lab.evaluation import Result, Row
 from persona_lab.experiment import Experiment
 from persona_lab.lab import Lab
+from persona_lab.model import module
 from persona_lab.sources import Sources
 
 from .distill.server import Server
@@ -56,25 +58,10 @@ def fake_run(self: Any, lab: Lab) -> Result:
 
 
 @pytest.fixture
-def door(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Door]:
+def door(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Door:
     """Give a command line in a folder of its own; returns what it says when it ends."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Experiment, "run", fake_run)
-    root, package = logging.getLogger(), logging.getLogger("persona_lab")
-    kept = [*root.handlers], root.level, package.level
-
-    def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["persona-lab", *arguments])
-        try:
-            main()
-        except SystemExit as end:
-            return str(end.code)
-        return "0"
-
-    yield run
-    for handler in set(root.handlers) - set(kept[0]):
-        handler.close()
-    root.handlers[:], root.level, package.level = kept
+    return partial(command, tmp_path)
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -415,18 +402,12 @@ def test_own_folder_and_own_class(door: Door, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]])
 def test_sigterm_ends_a_run_and_a_sweep_while_lightning_rates(
-    sweep: list[str], tmp_path: Path
+    sweep: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The last word of the process is a signal to itself in the middle of the ratings.
-    code = (
-        "import os, signal, sys; from persona_lab.model import module;"
-        "from persona_lab.__main__ import main;"
-        "module.respond = lambda *given: os.kill(os.getpid(), signal.SIGTERM) or {};"
-        "main()"
-    )
+    # The process sends itself a signal in the middle of the ratings.
+    monkeypatch.setattr(module, "respond", lambda *given: os.kill(os.getpid(), signal.SIGTERM))
     given = [*sweep, "experiment=smoke", "adapter=none", f"cache={tmp_path / 'cache'}"]
-    done = subprocess.run([sys.executable, "-c", code, *given], cwd=tmp_path, check=False)
-    assert done.returncode == 128 + signal.SIGTERM
+    assert command(tmp_path, *given) == str(128 + signal.SIGTERM)
     (file,) = tmp_path.glob("*/*/*/**/status.json")
     assert status(file.parent)["state"] == "failed"
 
@@ -441,8 +422,8 @@ def test_jobs_in_processes_of_their_own_share_stages(tmp_path: Path) -> None:
         "decode=expected",
     ]
     given = [*sweep, "memory=ms,ml", f"cache={tmp_path / 'cache'}", "seed=1"]
-    command = [sys.executable, "-m", "persona_lab", *given]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    program = [sys.executable, "-m", "persona_lab", *given]
+    ended = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert [status(job)["state"] for job in jobs(tmp_path).values()] == ["completed"] * 2
     (table,) = tmp_path.glob("multirun/*/*/table1.csv")
