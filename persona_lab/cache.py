@@ -14,20 +14,25 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
+import numpy as np
+import pandas as pd
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
+from safetensors.numpy import load_file, save_file
 
 from persona_lab.component import component, describe, hash_file
 from persona_lab.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-_MANIFEST = "manifest.json"
+_MANIFEST, _ARRAYS, _REST = "manifest.json", "arrays.safetensors", "fields.json"
 # Larger files are read in full once per machine, then known by size and time of change.
 _LARGE_BYTES = 64 * 2**20
 
@@ -37,22 +42,14 @@ class NotAtHand(UserError):
 
 
 class Output(Protocol):
-    """What a stage of the flow hands on, as files.
+    """What a stage of the flow hands on: a dataclass, kept as `write` and `read` do.
 
-    `VERSION` is raised by hand when the same inputs give another output: it is part of the key.
+    One that needs files of its own has methods `save(folder)` and `load(folder)`. `VERSION` is
+    raised by hand when the same inputs give another output: it is part of the key.
     """
 
     STAGE: ClassVar[str]
     VERSION: ClassVar[int]
-
-    def save(self, folder: Path) -> None:
-        """Write all that `load` needs into an empty folder."""
-        ...
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        ...
 
 
 T = TypeVar("T", bound=Output)
@@ -123,7 +120,7 @@ class Entry(Generic[T]):
 
     def read(self) -> T:
         """The result, not kept: for what is large and used once."""
-        return self.part(self.kind.load)
+        return self.part(getattr(self.kind, "load", partial(read, self.kind)))
 
     def part(self, load: Callable[[Path], Part]) -> Part:
         """What `load` reads of the result's folder: for who does not need all of it."""
@@ -164,7 +161,7 @@ class Cache:
             start = time.perf_counter()
             value = stage.compute()
             seconds = time.perf_counter() - start
-            value.save(fresh)
+            getattr(value, "save", partial(write, value))(fresh)
             _write_manifest(fresh, stage, seconds)
             _log.info("%s: computed in %.1f s", label, seconds)
 
@@ -368,6 +365,35 @@ def _key(kind: type[Output], inputs: Mapping[str, Any]) -> str:
     stated = {"stage": kind.STAGE, "version": kind.VERSION, "spec": describe(inputs)}
     text = json.dumps(stated, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def write(output: Any, folder: Path) -> None:
+    """Write a dataclass's fields: tables as Parquet, arrays as safetensors, the rest as JSON."""
+    arrays, rest = {}, {}
+    for name, value in vars(output).items():
+        if isinstance(value, pd.DataFrame):
+            value.to_parquet(folder / f"{name}.parquet", index=False)
+        elif isinstance(value, np.ndarray):
+            arrays[name] = np.ascontiguousarray(value)
+        elif name in {field.name for field in fields(output)}:
+            rest[name] = value
+    if arrays:
+        save_file(arrays, folder / _ARRAYS)
+    text = json.dumps(to_jsonable_python(rest), indent=1, allow_nan=False)
+    (folder / _REST).write_text(text, encoding="utf-8")
+
+
+def read(kind: type[T], folder: Path) -> T:
+    """Read what `write` wrote of a dataclass."""
+    rest = json.loads((folder / _REST).read_text(encoding="utf-8"))
+    arrays = load_file(folder / _ARRAYS) if (folder / _ARRAYS).exists() else {}
+    tables = {path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")}
+    hints = get_type_hints(kind)
+    typed = {
+        name: value and TypeAdapter(hints[name]).validate_json(json.dumps(value))
+        for name, value in rest.items()
+    }
+    return kind(**typed, **arrays, **tables)
 
 
 def content_hash(path: Path) -> str:
