@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from persona_lab.cache import Cache, Entry, Stage
 from persona_lab.component import describe
-from persona_lab.data import Cost, Data, MovieInfo, NoMovieInfo, Protocol, Ratings, Split
+from persona_lab.data import Cost, Data, MovieInfo, NoMovieInfo, Protocol, Ratings, Scale, Split
 from persona_lab.distill import Distiller, Memories, distil, history_rows, users_traits
 from persona_lab.evaluation import (
     Audit,
@@ -30,6 +30,7 @@ from persona_lab.evaluation import (
     Result,
     Row,
     Seen,
+    adapter_records,
     assess,
     audit,
     baselines,
@@ -60,6 +61,9 @@ from persona_lab.sources import Sources
 
 _AUDITED = 50  # rows, each of another user
 _SHOWN = 3  # prompts of a run that a report shows
+_SCALE = Scale(
+    (1, 2, 3, 4, 5), ("hated it", "disliked it", "found it fair", "liked it", "loved it")
+)
 _VERSIONS = ("torch", "transformers", "peft", "lightning", "scikit-learn", "persona-lab")
 
 
@@ -174,7 +178,10 @@ class Experiment:
             Baselines,
             {"split": prepared.split.key, "shown_mean": shown_mean},
             lambda: baselines(
-                prepared.split.value, self.data.ratings(sources).frame, shown_mean=shown_mean
+                prepared.split.value,
+                self.data.ratings(sources).frame,
+                _SCALE,
+                shown_mean=shown_mean,
             ),
         )
         seen = _once(
@@ -183,17 +190,11 @@ class Experiment:
             self._prompts_spec(sources, prepared, self.memory) | {"split": prepared.split.key},
             lambda: self.audit(sources, prepared),
         )
-        result = self._result(
-            sources, store, prepared, plan, predictions, crossed, found, seen.value
-        )
         # What simple predictors say goes along: a report that compares runs has nothing but their
         # folders.
-        frame = predictions.value.frame
-        frame = frame.assign(user_mean=frame["user_id"].map(found.value.user_means)).merge(
-            found.value.frame.drop(columns="rating"),
-            on=["user_id", "item_id"],
-            how="left",
-            validate="one_to_one",
+        frame = found.value.beside(predictions.value.frame)
+        result = self._result(
+            sources, store, prepared, plan, predictions, frame, crossed, found, seen.value
         )
         frame.to_parquet(folder / "predictions.parquet", index=False)
         self._illustrate(sources, prepared, folder)
@@ -344,7 +345,7 @@ class Experiment:
         unseen = selected[~pd.MultiIndex.from_frame(selected[pairs]).isin(known)]
 
         def rated_otherwise(rows: pd.DataFrame) -> tuple[Ratings, Split]:
-            other = replace(ratings, frame=other_ratings(ratings.frame, rows))
+            other = replace(ratings, frame=other_ratings(ratings.frame, rows, _SCALE))
             again = self.data.split(other, self.protocol, NoMovieInfo(), sources)
             # Texts do not follow ratings, and to ask for them again may need a key.
             means = {name: again.movies[name] for name in ("mean", "mean_known")}
@@ -522,14 +523,25 @@ class Experiment:
         return [responses[i] for i in range(len(examples))]
 
     @property
-    def control(self) -> bool:
-        """Whether prompt, memory or personas are changed so that it is no row of Table 1."""
+    def departures(self) -> list[str]:
+        """In what prompt, memory or personas are changed so that it is no row of Table 1."""
         shown = self.memory
-        papers = Memory(shown.name, shown.profile, shown.interactions)
         whole = set(self.prompt.show) == {"profile", "traits", "memories"}
-        whole = whole and "{mean}" in self.prompt.movie
         of_profiles = self.adapter.name != "persona" or getattr(self.personas, "of_profiles", True)
-        return not (shown == papers and whole and self.prompt.order == "paper" and of_profiles)
+        reasons = {
+            "memories recalled otherwise": (
+                shown != Memory(shown.name, shown.profile, shown.interactions)
+            ),
+            "other parts in the prompt": not whole or "{mean}" not in self.prompt.movie,
+            "another order of the prompt": self.prompt.order != "paper",
+            "personas not of profiles": not of_profiles,
+        }
+        return [reason for reason, departs in reasons.items() if departs]
+
+    @property
+    def control(self) -> bool:
+        """Whether it departs from Table 1 in more than its adapter."""
+        return bool(self.departures)
 
     @property
     def row_id(self) -> str | None:
@@ -555,7 +567,7 @@ class Experiment:
             peft=self.peft.name,
             seed=self.seed,
             changed=dict(self.changed),
-            control=self.control,
+            departures=self.departures,
         )
 
     def _rate(
@@ -639,35 +651,43 @@ class Experiment:
         prepared: Prepared,
         plan: Plan,
         predictions: Entry[Predictions],
+        frame: pd.DataFrame,
         crossed: Mapping[str, pd.DataFrame],
         found: Entry[Baselines],
         seen: Audit,
     ) -> Result:
         facts, memories = predictions.value.facts, prepared.memories.value
         costs = prepared.costs()
-        assessed = assess(predictions.value.frame, found.value, self.decode.name)
+        assignment = prepared.personas.value.assignment
         adapters = self._adapter_folders(sources, store, prepared, plan)
         return Result(
             row=self.row,
             cohort=self.data.cohort,
             development=self.data.development,
-            **vars(assessed),
+            scale=_SCALE,
+            **assess(frame, self.decode.name, _SCALE),
+            baselines=found.value.metrics,
             truncated=facts["truncated"],
             cuts=facts["cuts"],
             skipped=prepared.split.value.skipped,
-            adapters=facts["adapters"],
+            adapters=adapter_records(
+                facts["adapters"],
+                plan.route,
+                {},
+                dict(zip(assignment["user_id"], assignment["persona"], strict=True)),
+            ),
             timing=prepared.timing() | facts["timing"],
             cost=_paid(sum(costs.values(), Cost())),
             costs={stage: _paid(cost) for stage, cost in costs.items()},
             distillation=memories.counts,
             beyond=beyond(
-                predictions.value.frame,
+                frame,
                 prepared.split.value.train,
                 memories.profiles.set_index("user_id")["activity"].to_dict(),
-                found.value.frame,
+                _SCALE,
             ),
             audit=seen.findings,
-            matrix=matrix(crossed, plan.route, self.decode.name, found.value.user_means),
+            matrix=matrix(crossed, plan.route, self.decode.name, found.value.user_means, _SCALE),
             versions=facts["versions"],
             keys=prepared.keys()
             | {

@@ -6,7 +6,6 @@ each run and nothing else.
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,14 +14,14 @@ from typing import Any
 
 import pandas as pd
 
+from persona_lab.data import Scale
 from persona_lab.errors import UserError
 from persona_lab.evaluation import Result, Row
 from persona_lab.report import paper
 
 MEMORIES = {"ms": "M_s", "ml": "M_l", "ms_ml": "M_s + M_l"}
 _COLUMNS = {"user_id", "item_id", "rating", "response", "prediction", "expected_rating"}
-_COLUMNS |= {"p1", "p2", "p3", "p4", "p5", "digit_mass", "persona", "user_mean"}
-_PERSONA = re.compile(r"persona_(\d+)")
+_COLUMNS |= {"digit_mass", "persona", "user_mean"}
 DEPTH = 2  # a sweep's folder holds runs; a day's folder holds sweeps
 
 
@@ -58,14 +57,8 @@ class Run:
     def papers(self) -> paper.Numbers | None:
         """The paper's numbers of the same row, None where what the prompt shows was changed."""
         row = self.result.row
-        other_prompt = any(re.match(r"(prompt|memory)\b", name) for name in row.changed)
-        return None if other_prompt else paper.TABLE_1.get(row.id or "")
-
-    @property
-    def trained_on(self) -> dict[int, int]:
-        """Persona -> rows that its adapter was trained on; empty without adapters by persona."""
-        found = ((_PERSONA.fullmatch(name), each) for name, each in self.result.adapters.items())
-        return {int(name[1]): each["n_rows"] for name, each in found if name}
+        changed = {name.split(".")[0] for name in row.changed}
+        return None if changed & {"prompt", "memory"} else paper.TABLE_1.get(row.id or "")
 
 
 @dataclass(frozen=True)
@@ -151,7 +144,7 @@ def _read(folder: Path, name: str) -> Run | Failure:
     try:
         result = Result.load(folder)
         return Run(
-            name, label(result.row), result, _predictions(folder),
+            name, label(result.row), result, _predictions(folder, result.scale),
             _json(folder / "personas.json"), tuple(_json(folder / "examples.json") or ()),
             _json(folder / "wandb.json"),
         )  # fmt: skip
@@ -186,7 +179,7 @@ def _json(path: Path) -> Any:
         raise UserError(f"{path} is damaged: {error}", "run it again") from error
 
 
-def _predictions(folder: Path) -> pd.DataFrame | None:
+def _predictions(folder: Path, scale: Scale) -> pd.DataFrame | None:
     path = folder / "predictions.parquet"
     try:
         frame = pd.read_parquet(path)
@@ -194,6 +187,6 @@ def _predictions(folder: Path) -> pd.DataFrame | None:
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}", "run it again") from error
-    if missing := _COLUMNS - {*frame}:
+    if missing := {*_COLUMNS, *scale.columns} - {*frame}:
         raise UserError(f"{path} lacks {', '.join(sorted(missing))}", "run it again")
     return frame
