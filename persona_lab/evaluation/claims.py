@@ -170,41 +170,28 @@ def judge(table: Mapping[str, TableRow], prediction: Prediction) -> tuple[Judged
     reasons = {claim.rows: _untestable(claim.rows, table) for claim in claims}
     trained = varies((table[row].runs for row in TRAINED if row in table), prediction)
     # Two claims on the same rows are one test.
-    contrasts: dict[str, Contrast] = {}
-    for rows, reason in reasons.items():
-        if not reason:
-            between = [trained if row in TRAINED else None for row in rows]
-            runs = (table[row].runs for row in rows)
-            difference = contrast(*runs, prediction=prediction, between=between)
-            if difference is not None:
-                contrasts[" ".join(rows)] = difference
-    adjusted = adjust(contrasts)
+    contrasts = {
+        rows: contrast(
+            *(table[row].runs for row in rows),
+            prediction=prediction,
+            between=[trained if row in TRAINED else None for row in rows],
+        )
+        for rows, reason in reasons.items()
+        if not reason
+    }
+    adjusted = adjust({rows: one for rows, one in contrasts.items() if one})
     judged = [
-        _compared(claim, prediction, reasons[claim.rows], adjusted.get(" ".join(claim.rows)))
-        for claim in claims
+        *(
+            _by_errors(claim, prediction, reasons[claim.rows], adjusted.get(claim.rows))
+            for claim in claims
+        ),
+        Judged(
+            **vars(BY_SIZE), prediction=prediction, judgement=Verdict.NOT_TESTABLE, why=CONFOUNDED
+        ),
     ]
-    judged.append(_judged(BY_SIZE, Verdict.NOT_TESTABLE, CONFOUNDED, prediction))
     if prediction == "decoded":
-        judged += [_never_unrelated(table), _at_times_unrelated(table)]
+        judged += [_by_responses(NEVER_UNRELATED, table), _by_responses(AT_TIMES_UNRELATED, table)]
     return tuple(judged)
-
-
-def _judged(
-    claim: Claim,
-    judgement: Verdict,
-    why: str = "",
-    prediction: Prediction = "decoded",
-    contrast: Contrast | None = None,
-    shares: Mapping[str, Interval] | None = None,
-) -> Judged:
-    return Judged(
-        **vars(claim),
-        prediction=prediction,
-        judgement=judgement,
-        why=why,
-        contrast=contrast,
-        shares=shares,
-    )
 
 
 def _untestable(rows: tuple[str, ...], table: Mapping[str, TableRow]) -> str:
@@ -212,61 +199,59 @@ def _untestable(rows: tuple[str, ...], table: Mapping[str, TableRow]) -> str:
     if missing:
         return f"{', '.join(missing)} not in the table"
     # Claims on ways to train and prompt can be asked of any model, those on a model cannot.
-    played = [row for row in rows if row in LARGE and table[row].stands_in]
-    return f"a stand-in plays LLaMA-3 in {', '.join(played)}" if played else ""
+    return _played(LARGE, rows, table)
 
 
-def _compared(
-    claim: Claim, prediction: Prediction, reason: str, difference: Contrast | None
+def _played(model: tuple[str, ...], rows: tuple[str, ...], table: Mapping[str, TableRow]) -> str:
+    names = ", ".join(row for row in rows if row in model and table[row].stands_in)
+    return names and f"a stand-in plays {'LLaMA-3' if model is LARGE else 'Phi-3'} in {names}"
+
+
+def _by_errors(
+    claim: Claim, prediction: Prediction, why: str, difference: Contrast | None
 ) -> Judged:
+    judgement = Verdict.UNDECIDED
     if difference is None:
-        why = reason or "the rows have no test row in common that all answered"
-        return _judged(claim, Verdict.NOT_TESTABLE, why, prediction)
-    judgement, why = Verdict.UNDECIDED, ""
-    said = difference.verdict()
-    once = [
+        judgement = Verdict.NOT_TESTABLE
+        why = why or "the rows have no test row in common that all answered"
+    elif (said := difference.verdict()) not in (Verdict.LOWER, Verdict.HIGHER):
+        why = "" if difference.check_agrees() else ON_ALL
+    elif once := [
         row
         for row, n_seeds in zip(claim.rows, difference.n_seeds, strict=True)
         if row in TRAINED and n_seeds < 2
-    ]
-    if said not in (Verdict.LOWER, Verdict.HIGHER):
-        why = "" if difference.check_agrees() else ON_ALL
-    elif once:
+    ]:
         why = f"{', '.join(once)} with one seed: another training may differ as much"
     else:
         judgement = Verdict.SUPPORTED if said == claim.says else Verdict.CONTRADICTED
-    return _judged(claim, judgement, why, prediction, difference)
+    return Judged(
+        **vars(claim), prediction=prediction, judgement=judgement, why=why, contrast=difference
+    )
 
 
-def _never_unrelated(table: Mapping[str, TableRow]) -> Judged:
-    if why := _untestable(LARGE, table):
-        return _judged(NEVER_UNRELATED, Verdict.NOT_TESTABLE, why)
-    shares = {row: table[row].unrelated() for row in LARGE}
-    judgement = Verdict.UNDECIDED
+def _by_responses(claim: Claim, table: Mapping[str, TableRow]) -> Judged:
+    rows, said = (LARGE, _never) if claim is NEVER_UNRELATED else (SMALL, _at_times)
+    why = _untestable(rows, table) or _played(SMALL, rows, table)
+    shares = None if why else {row: table[row].unrelated() for row in rows}
+    judgement = said(shares, table) if shares else Verdict.NOT_TESTABLE
+    return Judged(**vars(claim), prediction="decoded", judgement=judgement, why=why, shares=shares)
+
+
+def _never(shares: Mapping[str, Interval], table: Mapping[str, TableRow]) -> Verdict:
     if any(share.low for share in shares.values()):
-        judgement = Verdict.CONTRADICTED
-    elif all(share.value == 0 for share in shares.values()):
-        judgement = Verdict.SUPPORTED
-    return _judged(NEVER_UNRELATED, judgement, shares=shares)
+        return Verdict.CONTRADICTED
+    never = all(share.value == 0 for share in shares.values())
+    return Verdict.SUPPORTED if never else Verdict.UNDECIDED
 
 
-def _at_times_unrelated(table: Mapping[str, TableRow]) -> Judged:
-    played = [row for row in SMALL if row in table and table[row].stands_in]
-    why = _untestable(SMALL, table)
-    if not why and played:
-        why = f"a stand-in plays Phi-3 in {', '.join(played)}"
-    if why:
-        return _judged(AT_TIMES_UNRELATED, Verdict.NOT_TESTABLE, why)
-    shares = {row: table[row].unrelated() for row in SMALL}
-    judgement = Verdict.UNDECIDED
+def _at_times(shares: Mapping[str, Interval], table: Mapping[str, TableRow]) -> Verdict:
     if all(share.low for share in shares.values()):
-        judgement = Verdict.SUPPORTED
-    elif any(
+        return Verdict.SUPPORTED
+    never = any(
         share.value == 0 and highest_share(table[row].runs[0]["user_id"].nunique()) < LEAST_URR
         for row, share in shares.items()
-    ):
-        judgement = Verdict.CONTRADICTED
-    return _judged(AT_TIMES_UNRELATED, judgement, shares=shares)
+    )
+    return Verdict.CONTRADICTED if never else Verdict.UNDECIDED
 
 
 def highest_share(n_users: int) -> float:

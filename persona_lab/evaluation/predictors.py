@@ -218,13 +218,10 @@ class _Residuals:
 
     @classmethod
     def of(cls, fit: pd.DataFrame, level: pd.Series) -> Self:
-        users, items = pd.Index(fit["user_id"].unique()), pd.Index(fit["item_id"].unique())
-        cells = (
-            users.get_indexer(pd.Index(fit["user_id"])),
-            items.get_indexer(pd.Index(fit["item_id"])),
-        )
+        (rows, users), (columns, items) = map(pd.factorize, (fit["user_id"], fit["item_id"]))
         values = (fit["rating"] - level).to_numpy(dtype=float)
-        return cls(users, items, csr_array((values, cells), shape=(len(users), len(items))))
+        shape = (len(users), len(items))
+        return cls(users, items, csr_array((values, (rows, columns)), shape=shape))
 
     def by_neighbours(self, test: pd.DataFrame) -> np.ndarray:
         """Mean residual of the user's most similar items, weighted by similarity; 0 without any.
@@ -233,7 +230,7 @@ class _Residuals:
         of which the 20 largest above 0 count.
         """
         similarity = np.asarray(cosine_similarity(self.matrix.T))
-        predicted = np.zeros(len(test))
+        means = np.zeros(len(test))
         for place, (user, item) in enumerate(self._cells(test)):
             if user >= 0 and item >= 0:
                 rated, residuals = _row(self.matrix, user)
@@ -241,8 +238,8 @@ class _Residuals:
                 nearest = np.argsort(-similar, kind="stable")[:NEIGHBOURS]
                 weights = np.maximum(similar[nearest], 0.0)
                 if weights.sum() > 0:
-                    predicted[place] = weights @ residuals[nearest] / weights.sum()
-        return predicted
+                    means[place] = weights @ residuals[nearest] / weights.sum()
+        return means
 
     def by_factors(self, test: pd.DataFrame) -> np.ndarray:
         """Product of user's and item's factors, fitted by alternating least squares; 0 if unseen.
