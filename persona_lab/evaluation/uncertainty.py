@@ -9,6 +9,7 @@ variance is known; the items are held fixed. Pure.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,6 +21,7 @@ FLIPS = 9999
 LEVEL = 0.95
 POWER = 0.8
 _CELLS = 1_000_000  # users drawn at a time: bounds the memory of a resample of many users
+_KEPT = 4_000_000  # users drawn in all: what is kept for the next comparison takes 32 MB
 
 
 @dataclass(frozen=True)
@@ -323,17 +325,10 @@ def _tails(n_users: int) -> list[float]:
 
 def _redraw(sides: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
     """Totals over users drawn with replacement, and all seeds: one (RESAMPLES, 3) per side."""
-    rng = np.random.default_rng(seed)
-    n_users = len(sides[0])
-    at_once = max(1, _CELLS // n_users)
     summed = np.stack([side.sum(axis=1) for side in sides], axis=1)
-    blocks = []
-    for start in range(0, RESAMPLES, at_once):
-        size = min(at_once, RESAMPLES - start)
-        drawn = rng.integers(n_users, size=(size, n_users)) + n_users * np.arange(size)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=size * n_users).reshape(size, n_users)
-        blocks.append(np.tensordot(times.astype(float), summed, axes=1))
-    return list(np.moveaxis(np.concatenate(blocks), 1, 0))
+    blocks = _random(_times, RESAMPLES, len(summed), seed)
+    totals = np.concatenate([np.tensordot(times, summed, axes=1) for times in blocks])
+    return list(np.moveaxis(totals, 1, 0))
 
 
 def _sign_flip(differences: np.ndarray, seed: int) -> list[float | None]:
@@ -344,14 +339,41 @@ def _sign_flip(differences: np.ndarray, seed: int) -> list[float | None]:
     n_users, k = differences.shape
     if n_users < 2:
         return [None] * k
-    rng = np.random.default_rng(seed)
     observed = np.abs(differences.sum(axis=0))
     # Sums that differ by rounding alone are equal.
     least = observed - 1e-9 * np.abs(differences).sum(axis=0)
-    at_once = max(1, _CELLS // n_users)
-    reached = np.zeros(k)
-    for start in range(0, FLIPS, at_once):
-        size = (min(at_once, FLIPS - start), n_users)
-        signs = rng.integers(2, size=size) * 2.0 - 1.0
-        reached += (np.abs(signs @ differences) >= least).sum(axis=0)
+    blocks = _random(_signs, FLIPS, n_users, seed)
+    reached = sum((np.abs(signs @ differences) >= least).sum(axis=0) for signs in blocks)
     return ((reached + 1) / (FLIPS + 1)).tolist()
+
+
+def _times(rng: np.random.Generator, n: int, n_users: int) -> np.ndarray:
+    """How often each user is drawn, of shape (n, n_users)."""
+    drawn = rng.integers(n_users, size=(n, n_users)) + n_users * np.arange(n)[:, None]
+    return np.bincount(drawn.ravel(), minlength=n * n_users).reshape(n, n_users).astype(float)
+
+
+def _signs(rng: np.random.Generator, n: int, n_users: int) -> np.ndarray:
+    return rng.integers(2, size=(n, n_users)) * 2.0 - 1.0
+
+
+Draw = Callable[[np.random.Generator, int, int], np.ndarray]
+
+
+def _random(draw: Draw, n: int, n_users: int, seed: int) -> Iterable[np.ndarray]:
+    """Blocks of `n` draws; kept where they are small, as all comparisons of a table share them."""
+    if n * n_users <= _KEPT:
+        return _kept(draw, n, n_users, seed)
+    return _blocks(draw, n, n_users, seed)
+
+
+@lru_cache(maxsize=4)
+def _kept(draw: Draw, n: int, n_users: int, seed: int) -> list[np.ndarray]:
+    return list(_blocks(draw, n, n_users, seed))
+
+
+def _blocks(draw: Draw, n: int, n_users: int, seed: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    at_once = max(1, _CELLS // n_users)
+    for start in range(0, n, at_once):
+        yield draw(rng, min(at_once, n - start), n_users)

@@ -236,6 +236,7 @@ def test_same_seed_same_interval_in_any_row_order_and_block_size(monkeypatch):
     assert again["rmse"].low == pytest.approx(found["rmse"].low)
     assert interval(users, zeros, errors, seed=4) != found
     monkeypatch.setattr(uncertainty, "_CELLS", 100)
+    monkeypatch.setattr(uncertainty, "_KEPT", 0)
     blocks = interval(users, zeros, errors, seed=3)
     assert vars(blocks["rmse"]) == pytest.approx(vars(found["rmse"]))
 
