@@ -658,7 +658,6 @@ class Experiment:
     ) -> Result:
         facts, memories = predictions.value.facts, prepared.memories.value
         costs = prepared.costs()
-        assignment = prepared.personas.value.assignment
         adapters = self._adapter_folders(sources, store, prepared, plan)
         return Result(
             row=self.row,
@@ -674,7 +673,7 @@ class Experiment:
                 facts["adapters"],
                 plan.route,
                 {},
-                dict(zip(assignment["user_id"], assignment["persona"], strict=True)),
+                prepared.personas.value.assignment,
             ),
             timing=prepared.timing() | facts["timing"],
             cost=_paid(sum(costs.values(), Cost())),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from scales import STARS
 
 from persona_lab import configure
 from persona_lab.__main__ import main
@@ -45,7 +46,7 @@ def fake_run(self: Any, sources: Any, store: Any, folder: Path, rerun: bool) -> 
     metrics["rmse_worst"] = self.train.lr
     intervals = {name: {"value": 1.0, "low": 0.9, "high": 1.1} for name in metrics}
     counts = {"n_test": 3, "n_unrelated": 0, "truncated": 0}
-    lists: dict[str, Any] = {"comparisons": [], "per_persona": []}
+    lists: dict[str, Any] = {"per_persona": [], "scale": STARS}
     tables = {name: {} for name in ("baselines", "timing", "cost", "versions", "keys")}
     whole = {"cohort": "dev", "metrics": metrics, "intervals": intervals, "reused": False}
     whole["development"] = self.data.development

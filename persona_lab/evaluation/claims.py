@@ -179,7 +179,7 @@ def judge(table: Mapping[str, TableRow], prediction: Prediction) -> tuple[Judged
         for rows, reason in reasons.items()
         if not reason
     }
-    adjusted = adjust({rows: one for rows, one in contrasts.items() if one})
+    adjusted = adjust({rows: difference for rows, difference in contrasts.items() if difference})
     judged = [
         *(
             _by_errors(claim, prediction, reasons[claim.rows], adjusted.get(claim.rows))

@@ -177,7 +177,11 @@ def adjust(contrasts: Mapping[Key, Contrast]) -> dict[Key, Contrast]:
     """
     adjusted: dict[Key, dict[str, float]] = {key: {} for key in contrasts}
     for metric in METRICS:
-        ps = {key: p for key, one in contrasts.items() if (p := one.p(metric)) is not None}
+        ps = {
+            key: p
+            for key, difference in contrasts.items()
+            if (p := difference.p(metric)) is not None
+        }
         for key, p in zip(ps, holm(list(ps.values())), strict=True):
             adjusted[key][metric] = p
-    return {key: replace(one, adjusted=adjusted[key]) for key, one in contrasts.items()}
+    return {key: replace(c, adjusted=adjusted[key]) for key, c in contrasts.items()}

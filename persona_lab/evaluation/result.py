@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import pandas as pd
+
 from persona_lab.data import Scale
 from persona_lab.errors import UserError
 
@@ -88,7 +90,7 @@ def adapter_records(
     summaries: Mapping[str, Mapping[str, Any]],
     route: Mapping[int, str | None],
     starts: Mapping[str, str],
-    personas: Mapping[int, int],
+    assignment: pd.DataFrame,
 ) -> dict[str, dict[str, Any]]:
     """Say of each trained adapter what it began from and whom it rates.
 
@@ -96,18 +98,16 @@ def adapter_records(
         summaries: Adapter -> its training summary.
         route: user_id -> the adapter that rates the user's movies, None for the frozen base.
         starts: Adapter -> the one that it goes on from; absent where it began afresh.
-        personas: user_id -> persona, of all users.
+        assignment: user_id and persona of all users.
 
     Returns:
         `Result.adapters`.
     """
-    members: dict[int, set[int]] = {}
-    for user, persona in personas.items():
-        members.setdefault(int(persona), set()).add(user)
+    personas = dict(iter(assignment.groupby(assignment["persona"].astype(int))["user_id"]))
     records = {}
     for name, summary in summaries.items():
         users = {user for user, adapter in route.items() if adapter == name}
-        whole = [persona for persona in sorted(members) if members[persona] <= users]
+        whole = [persona for persona, members in personas.items() if users.issuperset(members)]
         serves = {"users": len(users), "personas": whole}
         records[name] = {**summary, "serves": serves, "start": starts.get(name)}
     return records
@@ -181,14 +181,15 @@ class Result:
     @property
     def serving(self) -> Serving:
         """Whom an adapter serves: all users, whole personas, one user each, or other groups."""
-        serves = [each["serves"] for each in self.adapters.values() if each["serves"]["users"]]
+        serves = [adapter["serves"] for adapter in self.adapters.values()]
+        serves = [served for served in serves if served["users"]]
         if not serves:
             return "none"
         if self._tested().keys() <= {*serves[0]["personas"]}:
             return "all"
-        if all(each["personas"] for each in serves):
+        if all(served["personas"] for served in serves):
             return "personas"
-        return "users" if all(each["users"] == 1 for each in serves) else "groups"
+        return "users" if all(served["users"] == 1 for served in serves) else "groups"
 
     def scores_of(self, adapter: str) -> dict[str, Any] | None:
         """The errors of those whom an adapter rates; None unless these are all, or one persona."""
@@ -252,7 +253,7 @@ class Result:
             schema = record.pop("schema")
             if schema != cls.SCHEMA:
                 raise UserError(f"{path} has schema {schema}, not {cls.SCHEMA}", mend)
-            if missing := {each.name for each in fields(cls)} - record.keys():
+            if missing := {part.name for part in fields(cls)} - record.keys():
                 raise UserError(f"{path} lacks {', '.join(sorted(missing))}", mend)
             parts = {"row": Row(**record["row"]), "scale": Scale(**record["scale"])}
             return cls(**record | parts)

@@ -219,9 +219,9 @@ def _errors(ratings: ArrayLike, predictions: ArrayLike) -> np.ndarray:
 def _per_user(users: ArrayLike, errors: np.ndarray) -> np.ndarray:
     """Errors (n_seeds, n_rows) -> sums (n_users, n_seeds, 3): rows, squares, absolutes."""
     _, user = np.unique(np.asarray(users), return_inverse=True)
-    there, given = np.isfinite(errors), np.nan_to_num(errors)
-    losses = np.stack([there, given**2, np.abs(given)], axis=1)
-    sums = [[np.bincount(user, weights=loss) for loss in each] for each in losses]
+    known = np.nan_to_num(errors)
+    losses = np.stack([np.isfinite(errors), known**2, np.abs(known)], axis=1)
+    sums = [[np.bincount(user, weights=loss) for loss in of_seed] for of_seed in losses]
     return np.moveaxis(np.array(sums), -1, 0)
 
 

@@ -126,7 +126,7 @@ class Comparison:
     """
 
     decoded: Contrast | None
-    expected: Contrast | None
+    expected: Contrast
 
 
 Pair = tuple[Line, Line]
@@ -188,7 +188,7 @@ def _baselines(runs: list[Run]) -> dict[Predictor, dict[str, Any]]:
     for run in runs:
         for version, names in run.result.baselines.items():
             for name, errors in names.items():
-                known = [one for key, one in baselines.items() if key[0] == version]
+                known = [baselines[key] for key in baselines if key[0] == version]
                 if baselines.setdefault((version, name), errors) != errors and errors not in known:
                     baselines[version, f"{spoken(name)}, in {run.label}"] = errors
     order = {version: i for i, version in enumerate(VERSIONS)}
@@ -233,12 +233,12 @@ def _against_predictor(line: Line, version: str, name: str) -> Comparison | None
 
 def _corrected(comparisons: Mapping[Key, Comparison | None]) -> dict[Key, Comparison | None]:
     """Correct the p of what is read together, each kind of rating for itself."""
-    there = {key: one for key, one in comparisons.items() if one}
-    decoded = adjust({key: one.decoded for key, one in there.items() if one.decoded})
-    expected = adjust({key: one.expected for key, one in there.items() if one.expected})
+    made = {key: comparison for key, comparison in comparisons.items() if comparison}
+    decoded = adjust({key: known for key in made if (known := made[key].decoded)})
+    expected = adjust({key: made[key].expected for key in made})
     return {
-        key: one and Comparison(decoded.get(key), expected.get(key))
-        for key, one in comparisons.items()
+        key: Comparison(decoded.get(key), expected[key]) if key in made else None
+        for key in comparisons
     }
 
 
@@ -292,7 +292,9 @@ def compared(group: Group) -> dict[Pair, Comparison | None]:
 def against_single(group: Group) -> dict[Pair, Comparison | None]:
     """Return those contrasts that are the paper's question, corrected with all of them."""
     return {
-        pair: one for pair, one in compared(group).items() if pair[1].first.result.serving == "all"
+        (line, other): comparison
+        for (line, other), comparison in compared(group).items()
+        if other.first.result.serving == "all"
     }
 
 
@@ -311,8 +313,8 @@ def detectable(group: Group) -> tuple[float, ...]:
     One for each pair that is the paper's question; where there is none, for each line against the
     best one.
     """
-    comparisons = against_single(group) or against_best(group)
-    return tuple(filter(None, (least(one.decoded) for one in comparisons.values() if one)))
+    comparisons = (against_single(group) or against_best(group)).values()
+    return tuple(filter(None, (least(pair.decoded) for pair in comparisons if pair)))
 
 
 @lru_cache(maxsize=8)
@@ -335,7 +337,9 @@ def judged_setting(group: Group) -> str:
     """
     settings = [choices for choices, _ in _settings(group)]
     names = dict.fromkeys(name for choices in settings for name in choices)
-    differing = [name for name in names if len({str(one.get(name)) for one in settings}) > 1]
+    differing = [
+        name for name in names if len({str(choices.get(name)) for choices in settings}) > 1
+    ]
     return ", ".join(f"{name}={settings[0].get(name, 'as in the setup')}" for name in differing)
 
 
@@ -393,7 +397,7 @@ def findings(group: Group) -> Iterator[str]:
     }
     labels: dict[str, dict[str, None]] = {}
     for (version, name), text in shown.items():
-        alike = {one for key, one in shown.items() if key[1] == name} == {text}
+        alike = {shown[key] for key in shown if key[1] == name} == {text}
         label = spoken(name) if alike else baseline_label(version, name)
         labels.setdefault(text, {})[label] = None
     for text in _FINDINGS.values():

@@ -108,7 +108,7 @@ def build(*folders: Path) -> Report:
 
 def _mark(run: Run, runs: Sequence[Run]) -> str:
     """What tells a run from others of its label: its seed, or its folder where that does not."""
-    seeds = [each.result.row.seed for each in runs if each.label == run.label]
+    seeds = [other.result.row.seed for other in runs if other.label == run.label]
     return f"seed {run.result.row.seed}" if len({*seeds}) == len(seeds) else run.name
 
 

@@ -85,8 +85,8 @@ def records(route):
     """Adapters of users 1 to 4, of whom 1 and 2 are persona 0."""
     names = dict.fromkeys(name for name in route if name)
     route = dict(enumerate(route, 1))
-    return adapter_records({name: {"n_rows": 9} for name in names}, route, {"b": "a"},
-                           {1: 0, 2: 0, 3: 1, 4: 1})  # fmt: skip
+    personas = pd.DataFrame({"user_id": [1, 2, 3, 4], "persona": [0, 0, 1, 1]})
+    return adapter_records({name: {"n_rows": 9} for name in names}, route, {"b": "a"}, personas)
 
 
 @pytest.mark.parametrize(

@@ -309,7 +309,8 @@ def test_findings_name_the_version_of_a_baseline_where_it_matters(sweep, monkeyp
     sweep.add("run", noise=0.5)
     (group,) = groups(build(sweep.folder))
     higher = dict.fromkeys(("rmse", "mae"), Difference(0.15, 0.1, 0.2, p, None))
-    planted = Comparison(Contrast("decoded", 9, 3, (1, 1), higher, None), None)
+    contrast = Contrast("decoded", 9, 3, (1, 1), higher, None)
+    planted = Comparison(contrast, contrast)
     pair = (group.best, ("cohort", "user_item_bias"))
     found = against_predictors(group) | {pair: planted}
     monkeypatch.setattr(compare, "against_predictors", lambda group: found)
