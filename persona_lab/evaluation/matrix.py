@@ -46,7 +46,7 @@ def matrix(
         for users in [*crossed, *({None} & {*route.values()})]:
             group = own.isna() if users is None else own == users
             rows, difference = frame[group], None
-            if users in crossed and users != adapter:
+            if users is not None and users in crossed and users != adapter:
                 theirs = crossed[users].loc[group, "expected_rating"]
                 both = paired_interval(
                     rows["user_id"], rows["rating"], rows["expected_rating"], theirs

@@ -343,7 +343,9 @@ def _sign_flip(differences: np.ndarray, seed: int) -> list[float | None]:
     # Sums that differ by rounding alone are equal.
     least = observed - 1e-9 * np.abs(differences).sum(axis=0)
     blocks = _random(_signs, FLIPS, n_users, seed)
-    reached = sum((np.abs(signs @ differences) >= least).sum(axis=0) for signs in blocks)
+    reached = np.zeros(k)
+    for signs in blocks:
+        reached += (np.abs(signs @ differences) >= least).sum(axis=0)
     return ((reached + 1) / (FLIPS + 1)).tolist()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from persona_lab.evaluation import Contrast, Judged, off_diagonal
+from persona_lab.evaluation import Contrast, Judged, Verdict, off_diagonal
 from persona_lab.report import paper
 from persona_lab.report.compare import (
     FITTED,
@@ -476,8 +476,8 @@ def _diagonal(run: Run) -> str:
         "A column is of the same users: on the diagonal their own adapter rates them, off it "
         "another one, with its error minus their own one's [95%]; adapters fit their users where "
         "the diagonal is lowest. Beyond noise, after Holm's correction, "
-        f"{said.count('higher')} of {len(said)} cells off the diagonal are higher than the "
-        f"diagonal's, {said.count('lower')} lower."
+        f"{said.count(Verdict.HIGHER)} of {len(said)} cells off the diagonal are higher than the "
+        f"diagonal's, {said.count(Verdict.LOWER)} lower."
     )
 
 
