@@ -22,6 +22,7 @@ from persona_lab.evaluation import (
     Audit,
     Result,
     Row,
+    adapter_records,
     assess,
     auditing,
     beyond,
@@ -95,20 +96,28 @@ class Experiment:
         )
         audit = lab.once(self.auditing(tuning))
 
-        test = predictions.value.frame
-        measured = assess(test, simple.value, self.decode.name)
+        # A report has nothing but run folders: what simple predictors say goes along.
+        test = simple.value.beside(predictions.value.frame)
+        scale = prepared.split.value.scale
         facts = predictions.value.facts
         costs = prepared.costs()
         adapters = {name: lab.cache.folder(tuning.training(name)) for name in tuning.plan.rows}
         result = Result(
             row=self.row,
+            scale=scale,
             cohort=self.data.cohort,
             development=self.data.development,
-            **vars(measured),
+            **assess(test, self.decode.name, scale),
+            baselines=simple.value.metrics,
             truncated=facts["truncated"],
             cuts=facts["cuts"],
             skipped=prepared.split.value.skipped,
-            adapters=facts["adapters"],
+            adapters=adapter_records(
+                facts["adapters"],
+                tuning.plan.route,
+                tuning.plan.starts,
+                prepared.personas.value.assignment,
+            ),
             timing=prepared.timing() | facts["timing"],
             cost=sum(costs.values(), Cost()).paid,
             costs={stage: cost.paid for stage, cost in costs.items()},
@@ -117,18 +126,18 @@ class Experiment:
                 test,
                 prepared.split.value.train,
                 prepared.memories.value.profiles.set_index("user_id")["activity"].to_dict(),
-                simple.value.frame,
+                scale,
             ),
             audit=audit.value.findings,
-            matrix=matrix(crossed, tuning.plan.route, self.decode.name, simple.value.user_means),
+            matrix=matrix(
+                crossed, tuning.plan.route, self.decode.name, simple.value.user_means, scale
+            ),
             versions=facts["versions"],
             keys=prepared.keys()
             | {"adapters": "+".join(folder.name for folder in adapters.values()) or "none"}
             | {"predictions": predictions.key, "baselines": simple.key},
             reused=predictions.reused,
         )
-        # A report has nothing but run folders: what simple predictors say goes along.
-        test = simple.value.beside(test)
         test.to_parquet(lab.folder / "predictions.parquet", index=False)
         self._illustrate(tuning)
         result.save(lab.folder)
@@ -203,15 +212,18 @@ class Experiment:
         )
 
     @property
-    def control(self) -> bool:
-        """Whether prompt, memory or personas are changed so that it is no row of Table 1."""
+    def departures(self) -> list[str]:
+        """In what prompt, memory or personas depart from the paper, so that no row is Table 1's."""
+        # Personas that no adapter is for do not touch the row.
         of_personas = self.personas.departures if self.adapter.name == "persona" else ()
-        return bool([*self.prompt.departures, *self.memory.departures, *of_personas])
+        return [*self.prompt.departures, *self.memory.departures, *of_personas]
 
     @property
     def row_id(self) -> str | None:
         """The row of Table 1 that this is, None for any other."""
-        return None if self.control else row_id(self.role, self.adapter.name, self.memory.name)
+        if self.departures:
+            return None
+        return row_id(self.role, self.adapter.name, self.memory.name)
 
     @property
     def row(self) -> Row:
@@ -227,7 +239,7 @@ class Experiment:
             role=self.role,
             seed=self.seed,
             changed=dict(self.changed),
-            control=self.control,
+            departures=self.departures,
             **named,
         )
 

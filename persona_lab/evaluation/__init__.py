@@ -1,14 +1,14 @@
 """Predictions -> errors, baselines on the same rows, and how far to trust their differences."""
 
-from persona_lab.evaluation.assessment import Assessment, assess, intervals
+from persona_lab.evaluation.assessment import assess, intervals
 from persona_lab.evaluation.audit import Audit, Seen, audit, auditing, other_ratings
 from persona_lab.evaluation.beyond import beyond
 from persona_lab.evaluation.claims import CLAIMS, OURS, Judged, TableRow, judge
-from persona_lab.evaluation.contrast import Contrast, adjust, contrast, rows_key, varies
-from persona_lab.evaluation.matrix import matrix
+from persona_lab.evaluation.contrast import Contrast, Verdict, adjust, contrast, rows_key, varies
+from persona_lab.evaluation.matrix import matrix, off_diagonal
 from persona_lab.evaluation.metrics import score
 from persona_lab.evaluation.predictors import Baselines, baselines, predicting
-from persona_lab.evaluation.result import Result, Row, row_id
+from persona_lab.evaluation.result import Result, Row, adapter_records, row_id
 from persona_lab.evaluation.uncertainty import (
     Difference,
     Interval,
@@ -22,7 +22,6 @@ from persona_lab.evaluation.uncertainty import (
 __all__ = [
     "CLAIMS",
     "OURS",
-    "Assessment",
     "Audit",
     "Baselines",
     "Contrast",
@@ -34,6 +33,8 @@ __all__ = [
     "SeedVariance",
     "Seen",
     "TableRow",
+    "Verdict",
+    "adapter_records",
     "adjust",
     "assess",
     "audit",
@@ -46,6 +47,7 @@ __all__ = [
     "intervals",
     "judge",
     "matrix",
+    "off_diagonal",
     "other_ratings",
     "paired_interval",
     "predicting",

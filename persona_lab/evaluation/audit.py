@@ -6,16 +6,16 @@ them, whatever the protocol is called. Pure, but for `Audit.save` and `load`.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 
 from persona_lab.cache import Entry, Stage
-from persona_lab.data import Data, NoMovieInfo, Protocol, Ratings, Split
+from persona_lab.data import Data, NoMovieInfo, Protocol, Ratings, Scale, Split
 from persona_lab.distill import Distiller, Memories, distil, history_rows, users_traits
 from persona_lab.distill.titles import Titles
 from persona_lab.memory import Recalled
@@ -108,7 +108,7 @@ def auditing(
         unseen = selected[~pd.MultiIndex.from_frame(selected[_ROW]).isin(known)]
 
         def rated_otherwise(rows: pd.DataFrame) -> tuple[Ratings, Split]:
-            other = replace(real, frame=other_ratings(real.frame, rows))
+            other = replace(real, frame=other_ratings(real.frame, rows, real.scale))
             again = data.split(other, protocol, NoMovieInfo(), sources)
             # Texts do not follow ratings, and to ask for them again may need a key.
             means = {name: again.movies[name] for name in ("mean", "mean_known")}
@@ -144,16 +144,18 @@ def auditing(
     return Stage(Audit, {**inputs, "split": split.key}, compute)
 
 
-def other_ratings(ratings: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """All ratings, with another one (1 after 5) for each of some rows.
+def other_ratings(ratings: pd.DataFrame, rows: pd.DataFrame, scale: Scale) -> pd.DataFrame:
+    """All ratings, with the next one (the lowest after the highest) for each of some rows.
 
     Args:
         ratings: user_id, item_id, rating.
         rows: user_id and item_id of the rows to change.
+        scale: What a rating can be.
     """
     pairs = pd.MultiIndex.from_frame(ratings[_ROW])
     changed = pairs.isin(pd.MultiIndex.from_frame(rows[_ROW]))
-    return ratings.assign(rating=np.where(changed, ratings["rating"] % 5 + 1, ratings["rating"]))
+    following = np.roll(scale.values, -1)[scale.index(ratings["rating"])]
+    return ratings.assign(rating=np.where(changed, following, ratings["rating"]))
 
 
 def audit(
@@ -176,119 +178,135 @@ def audit(
         rewritten: Whether the distiller wrote the other texts; an LLM is not asked again, and the
             texts are those used. Comparing them would show nothing, so it counts as not checked.
     """
-    found = (
-        *_means(used, other, own_means),
-        *_texts(used, other, rewritten),
-        *_titles(used),
-        *_recalls(recalled),
-        _prompts(used, other, sample, rewritten),
-    )
     return Audit(
         [
-            {"place": each.place, "what": each.what, "checked": each.checked,
-             "found": len(each.places), "examples": each.places[:EXAMPLES], "note": each.note}
-            for each in found
+            *_means(used, other, own_means),
+            *_texts(used, other, rewritten),
+            *_titles(used),
+            *_recalls(recalled),
+            _prompts(used, other, sample, rewritten),
         ]
-    )  # fmt: skip
+    )
 
 
-class _Found(NamedTuple):
-    place: str
-    what: str
-    checked: int
-    places: list[str]
-    note: str = ""
+def _finding(
+    place: str, what: str, checked: int, places: Sequence[str], note: str = ""
+) -> dict[str, Any]:
+    return {
+        "place": place,
+        "what": what,
+        "checked": checked,
+        "found": len(places),
+        "examples": list(places[:EXAMPLES]),
+        "note": note,
+    }
 
 
-def _means(used: Seen, other: Seen, own_means: pd.Series) -> Iterator[_Found]:
-    means = used.split.movies.set_index("item_id")["mean"]
-    others = other.split.movies.set_index("item_id")["mean"].reindex(means.index)
-    yield _Found("item mean", _TEST_RATING, len(means), _movies(_differing(means, others)))
+def _means(used: Seen, other: Seen, own_means: pd.Series) -> list[dict[str, Any]]:
+    means, others = (seen.split.movies.set_index("item_id")["mean"] for seen in (used, other))
     trained = means[means.index.isin(used.split.train["item_id"])]
-    found = _movies(_differing(trained, own_means.reindex(trained.index)))
     what = "changes with the ratings of training rows"
-    yield _Found("item mean", what, len(trained), found)
+    return [
+        _finding("item mean", _TEST_RATING, len(means), _movies(_differing(means, others))),
+        _finding("item mean", what, len(trained), _movies(_differing(trained, own_means))),
+    ]
 
 
-def _texts(used: Seen, other: Seen, rewritten: bool) -> Iterator[_Found]:
+def _texts(used: Seen, other: Seen, rewritten: bool) -> list[dict[str, Any]]:
     profiles = used.memories.profiles.set_index("user_id")
     theirs = other.memories.profiles.set_index("user_id").reindex(profiles.index)
-    changed = (profiles[_TRAITS] != theirs[_TRAITS]).any(axis=1)
-    yield _Found("trait", _TEST_RATING, len(profiles), _users(profiles.index[changed]))
-
     texts = used.memories.interactions.set_index(_ROW)
+    tested = texts.index.isin(pd.MultiIndex.from_frame(used.split.test[_ROW]))
+    changed = (profiles[_TRAITS] != theirs[_TRAITS]).any(axis=1)
+    findings = [_finding("trait", _TEST_RATING, len(profiles), _users(profiles.index[changed]))]
     if rewritten:
         changed = profiles["profile"] != theirs["profile"]
-        yield _Found("profile", _TEST_RATING, len(profiles), _users(profiles.index[changed]))
         again = other.memories.interactions.set_index(_ROW).reindex(texts.index)
-        changed = (texts[["rating", "text"]] != again[["rating", "text"]]).any(axis=1)
-        yield _Found("memory", _TEST_RATING, len(texts), _pairs(texts.index[changed]))
+        altered = (texts[["rating", "text"]] != again[["rating", "text"]]).any(axis=1)
+        findings += [
+            _finding("profile", _TEST_RATING, len(profiles), _users(profiles.index[changed])),
+            _finding("memory", _TEST_RATING, len(texts), _pairs(texts.index[altered])),
+        ]
     else:
-        yield _Found("profile", _TEST_RATING, 0, [], _NOT_AGAIN)
-        yield _Found("memory", _TEST_RATING, 0, [], _NOT_AGAIN)
-    tested = texts.index.isin(pd.MultiIndex.from_frame(used.split.test[_ROW]))
-    yield _Found("memory", "is of a test row", len(texts), _pairs(texts.index[tested]))
-
+        findings += [
+            _finding(place, _TEST_RATING, 0, [], _NOT_AGAIN) for place in ("profile", "memory")
+        ]
     # The movies' averages are given too, and an LLM is shown them.
-    given, theirs = (each.distilled.set_index(_ROW)[["rating", "mean"]] for each in (used, other))
-    theirs = theirs.reindex(given.index)
-    ratings, means = (_differing(given[name], theirs[name]) for name in given)
-    yield _Found("distiller", _TEST_RATING, len(given), _pairs(ratings.union(means)))
+    rows, others = (seen.distilled.set_index(_ROW)[["rating", "mean"]] for seen in (used, other))
+    ratings, means = (_differing(rows[name], others[name]) for name in rows)
+    return [
+        *findings,
+        _finding("memory", "is of a test row", len(texts), _pairs(texts.index[tested])),
+        _finding("distiller", _TEST_RATING, len(rows), _pairs(ratings.union(means))),
+    ]
 
 
-def _titles(used: Seen) -> Iterator[_Found]:
+def _titles(used: Seen) -> list[dict[str, Any]]:
     titles = Titles.of(used.split.movies)
     history, tested = (
         rows.groupby("user_id")["item_id"].agg(frozenset).to_dict()
         for rows in (used.split.train, used.split.test)
     )
-    profiles = used.memories.profiles
+    profiles, memories = used.memories.profiles, used.memories.interactions
     written = pd.concat([profiles, used.memories.snapshots])[["user_id", "profile"]]
-    users, texts = (written.drop_duplicates()[name].tolist() for name in written)
-    by_user: dict[int, list[frozenset[int]]] = {user: [] for user in profiles["user_id"].tolist()}
-    for user, text in zip(users, texts, strict=True):
-        by_user[user] += [mention.items for mention in titles.mentions(text)]
-    for what, rows in (("the user's history", history), ("a test row", tested)):
-        found = [user for user, named in by_user.items() if _any_of(named, rows.get(user))]
-        yield _Found("profile", f"names a title of {what}", len(profiles), _users(found))
-
-    memories = used.memories.interactions
-    columns = (memories[name].tolist() for name in (*_ROW, "text"))
-    named = [
-        (user, item, others)
-        for user, item, text in zip(*columns, strict=True)
-        if (others := [m.items for m in titles.mentions(text) if item not in m.items])
+    in_profiles: dict[int, list[frozenset[int]]] = {
+        user: [] for user in profiles["user_id"].tolist()
+    }
+    for user, text in written.drop_duplicates().itertuples(index=False):
+        in_profiles[user] += [mention.items for mention in titles.mentions(text)]
+    in_memories = [
+        (user, item, [m.items for m in titles.mentions(text) if item not in m.items])
+        for user, item, text in memories[[*_ROW, "text"]].itertuples(index=False)
     ]
+    findings = []
+    for whose, rows in (("the user's history", history), ("a test row", tested)):
+        users = [user for user, named in in_profiles.items() if _any_of(named, rows.get(user))]
+        what = f"names a title of {whose}"
+        findings.append(_finding("profile", what, len(profiles), _users(users)))
     for what, rows in (
         ("names another title of the user's history", history),
         ("names a title of a test row", tested),
     ):
-        found = [(user, item) for user, item, others in named if _any_of(others, rows.get(user))]
-        yield _Found("memory", what, len(memories), _pairs(found))
+        pairs = [
+            (user, item) for user, item, named in in_memories if _any_of(named, rows.get(user))
+        ]
+        findings.append(_finding("memory", what, len(memories), _pairs(pairs)))
+    return findings
 
 
 def _any_of(named: Iterable[frozenset[int]], items: frozenset[int] | None) -> bool:
-    return items is not None and not all(items.isdisjoint(each) for each in named)
+    return items is not None and not all(items.isdisjoint(mentioned) for mentioned in named)
 
 
-def _recalls(recalled: Sequence[tuple[int, int, int, Sequence[Recalled]]]) -> Iterator[_Found]:
-    itself, later = [], []
-    for user, item, position, memories in recalled:
-        row = f"user {user}, movie {item}"
-        itself += [row] * any(each.item_id == item for each in memories)
-        later += [row] * any(each.position >= position for each in memories)
+def _recalls(
+    recalled: Sequence[tuple[int, int, int, Sequence[Recalled]]],
+) -> list[dict[str, Any]]:
+    later = [
+        (user, item)
+        for user, item, position, memories in recalled
+        if any(memory.position >= position for memory in memories)
+    ]
+    itself = [
+        (user, item)
+        for user, item, _, memories in recalled
+        if any(memory.item_id == item for memory in memories)
+    ]
     what = "a training row recalls what came after it"
-    yield _Found("retrieval", what, len(recalled), later)
-    yield _Found("retrieval", "a row recalls itself", len(recalled), itself)
+    return [
+        _finding("retrieval", what, len(recalled), _pairs(later)),
+        _finding("retrieval", "a row recalls itself", len(recalled), _pairs(itself)),
+    ]
 
 
-def _prompts(used: Seen, other: Seen, sample: pd.DataFrame, rewritten: bool) -> _Found:
-    pairs = zip(sample[_ROW].to_numpy().tolist(), used.prompts, other.prompts, strict=True)
+def _prompts(used: Seen, other: Seen, sample: pd.DataFrame, rewritten: bool) -> dict[str, Any]:
+    rows = zip(sample[_ROW].to_numpy().tolist(), used.prompts, other.prompts, strict=True)
     what = _TEST_RATING if rewritten else f"{_TEST_RATING}, but for what an LLM wrote"
-    return _Found("prompt", what, len(sample), _pairs(row for row, a, b in pairs if a != b))
+    return _finding("prompt", what, len(sample), _pairs(row for row, a, b in rows if a != b))
 
 
 def _differing(one: pd.Series, other: pd.Series) -> pd.Index:
+    """Where two series differ, by the first's index."""
+    other = other.reindex(one.index)
     equal = (one - other).abs() < 1e-12
     return one.index[~(equal | (one.isna() & other.isna()))]
 

@@ -1,6 +1,6 @@
 """Predictions of a run -> what one error hides: calibration, ranks, histograms, slices. Pure.
 
-The digits' probabilities p1..p5 are a forecast of the rating; the expected rating is its mean.
+The probabilities of a scale's values are a forecast of the rating; the expected rating is its mean.
 Beside what a reader has no scale for stands what a simple predictor reaches on the same rows.
 """
 
@@ -13,14 +13,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import spearmanr, wasserstein_distance
 
+from persona_lab.data import Scale
 from persona_lab.evaluation.metrics import errors
 from persona_lab.evaluation.uncertainty import interval
 
-DIGITS = np.arange(1, 6)
 BINS = 10
 RESPONSES = 10
 RANKING = ("prompt/prompt_mean", "all/user_item_bias", "cohort/user_item_bias")
-"""Simple predictors that rank a user's movies, as in `Baselines.frame`."""
+"""Simple predictors that rank a user's movies."""
 _THIRDS = ("low", "middle", "high")
 
 
@@ -28,102 +28,114 @@ def beyond(
     predictions: pd.DataFrame,
     train: pd.DataFrame,
     activity: Mapping[Any, Any],
-    simple: pd.DataFrame | None = None,
+    scale: Scale,
 ) -> dict[str, Any]:
     """Look at a run's predictions from other sides.
 
     Args:
         predictions: user_id, item_id, rating, response, prediction (nullable), expected_rating,
-            p1..p5 and persona of every test row.
+            a probability of each value of the scale and persona of every test row; what simple
+            predictors say of it, as from `Baselines.beside`, where that is known.
         train: user_id, item_id and rating of the selected users' training rows.
         activity: user -> tier of the activity trait.
-        simple: What simple predictors say of the same rows, as `Baselines.frame`.
+        scale: What a rating can be.
 
     Returns:
         `ece` and `reliability` (see `reliability`), `rps` with its `rps_interval` {value, low,
         high}, `spearman` (its mean `value` over the `n_users` in whom both ratings vary, with
         `low` and `high`, None without any), `references` (`rps` {value, low, high} of the training
         rows' histogram as the forecast of every row, and `spearman` of each simple predictor that
-        ranks, by `<version>/<name>`), `wasserstein` (distance in stars
-        between the histograms of predicted and true ratings, `decoded` on answered rows and
-        `expected` on all), `macro` (`rmse` and `mae` of each user's expected ratings, averaged
-        over users), `slices` and `responses` (the most frequent ones without a rating).
+        ranks, by `<version>/<name>`), `wasserstein` (distance in stars between the histograms of
+        predicted and true ratings, `decoded` on answered rows and `expected` on all), `macro`
+        (`rmse` and `mae` of each user's expected ratings, averaged over users), `slices` and
+        `responses` (the most frequent ones without a rating).
     """
-    p = predictions[[f"p{digit}" for digit in DIGITS]].to_numpy(dtype=float)
-    rating = predictions["rating"].to_numpy(dtype=int)
-    bins = reliability(p, rating)
-    gaps = [(each["n"], abs(each["accuracy"] - each["confidence"])) for each in bins]
-    counts = np.bincount(rating, minlength=6)[1:]
+    p = predictions[[*scale.columns]].to_numpy(dtype=float)
+    place = scale.index(predictions["rating"])
+    users, n = predictions["user_id"], len(predictions)
+    bins = reliability(p, place)
+    scores = ranked_probability_scores(p, place)
     answered = predictions.dropna(subset="prediction")
     decoded = None
     if len(answered):
         decoded = float(wasserstein_distance(answered["prediction"], answered["rating"]))
-    by_user = [
-        errors(user["rating"], user["expected_rating"])
-        for _, user in predictions.groupby("user_id")
-    ]
+    histogram = _histogram(place, scale)
+    by_user = pd.DataFrame(
+        [errors(own["rating"], own["expected_rating"]) for _, own in predictions.groupby("user_id")]
+    )
     return {
-        "ece": sum(n * gap for n, gap in gaps) / len(rating),
+        "ece": sum(part["n"] * abs(part["accuracy"] - part["confidence"]) for part in bins) / n,
         "reliability": bins,
-        "rps": ranked_probability_score(p, rating),
-        "rps_interval": _mean(predictions["user_id"], _rps(p, rating)),
+        "rps": float(scores.mean()),
+        "rps_interval": _mean(users, scores),
         "spearman": _spearman(predictions, predictions["expected_rating"]),
-        "references": _references(predictions, train, simple),
+        "references": {
+            "rps": _mean(users, _reference_scores(place, train, scale)),
+            "spearman": {
+                name: _spearman(predictions, predictions[name])
+                for name in RANKING
+                if name in predictions
+            },
+        },
         "wasserstein": {
             "decoded": decoded,
-            "expected": float(wasserstein_distance(DIGITS, DIGITS, p.mean(axis=0), counts)),
+            "expected": float(
+                wasserstein_distance(scale.values, scale.values, p.mean(axis=0), histogram)
+            ),
         },
-        "macro": {
-            m: float(np.mean([value for each in by_user if (value := each[m]) is not None]))
-            for m in ("rmse", "mae")
-        },
+        "macro": by_user.mean().to_dict(),
         "slices": list(_slices(predictions, train, activity)),
         "responses": _unrelated(predictions),
     }
 
 
-def reliability(p: np.ndarray, rating: np.ndarray) -> list[dict[str, Any]]:
-    """Bins of the probability given to the likeliest digit, and how often that digit was right.
+def reliability(p: np.ndarray, place: np.ndarray) -> list[dict[str, Any]]:
+    """Bins of the probability given to the likeliest value, and how often that value was right.
 
     Args:
-        p: Probabilities of 1 to 5, of shape (n_rows, 5).
-        rating: The true ratings, of shape (n_rows,).
+        p: Probabilities of the scale's values, of shape (n_rows, n_values).
+        place: The true ratings' places on the scale, from 0, of shape (n_rows,).
 
     Returns:
         One record per bin with rows: `low`, `high`, `n`, `confidence` and `accuracy`. Their mean
         gap, weighted by rows, is the expected calibration error (Guo et al., 2017).
     """
-    top = p.max(axis=1)
-    right = p.argmax(axis=1) + 1 == rating
+    top, right = p.max(axis=1), p.argmax(axis=1) == place
     # A probability on an edge belongs to the bin below it.
     bins = np.clip(np.ceil(top * BINS).astype(int) - 1, 0, BINS - 1)
     return [
         {
-            "low": place / BINS,
-            "high": (place + 1) / BINS,
-            "n": int((bins == place).sum()),
-            "confidence": float(top[bins == place].mean()),
-            "accuracy": float(right[bins == place].mean()),
+            "low": number / BINS,
+            "high": (number + 1) / BINS,
+            "n": int((bins == number).sum()),
+            "confidence": float(top[bins == number].mean()),
+            "accuracy": float(right[bins == number].mean()),
         }
-        for place in np.unique(bins).tolist()
+        for number in np.unique(bins).tolist()
     ]
 
 
-def ranked_probability_score(p: np.ndarray, rating: np.ndarray) -> float:
-    """Mean squared distance of cumulated forecast and truth over the cuts between ratings.
+def ranked_probability_scores(p: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Mean squared distance of cumulated forecast and truth over the cuts between values, by row.
 
-    Zero for a sure and right forecast, 1 for 1 in place of 5 (Epstein, 1969, divided by the cuts).
+    Zero for a sure and right forecast, 1 for the lowest value in place of the highest (Epstein,
+    1969, divided by the number of cuts).
 
     Args:
-        p: Probabilities of 1 to 5, of shape (n_rows, 5).
-        rating: The true ratings, of shape (n_rows,).
+        p: Probabilities of the scale's values, of shape (n_rows, n_values).
+        place: The true ratings' places on the scale, from 0, of shape (n_rows,).
     """
-    return float(_rps(p, rating).mean())
-
-
-def _rps(p: np.ndarray, rating: np.ndarray) -> np.ndarray:
-    happened = rating[:, None] <= DIGITS[:-1]
+    happened = place[:, None] <= np.arange(p.shape[1] - 1)
     return ((p.cumsum(axis=1)[:, :-1] - happened) ** 2).mean(axis=1)
+
+
+def _reference_scores(place: np.ndarray, train: pd.DataFrame, scale: Scale) -> np.ndarray:
+    shares = _histogram(scale.index(train["rating"]), scale) / len(train)
+    return ranked_probability_scores(np.tile(shares, (len(place), 1)), place)
+
+
+def _histogram(place: np.ndarray, scale: Scale) -> np.ndarray:
+    return np.bincount(place, minlength=len(scale.values))
 
 
 def _spearman(predictions: pd.DataFrame, predicted: pd.Series) -> dict[str, Any]:
@@ -141,31 +153,8 @@ def _spearman(predictions: pd.DataFrame, predicted: pd.Series) -> dict[str, Any]
 def _mean(users: ArrayLike, values: ArrayLike) -> dict[str, Any]:
     """Mean of values from -1 to 1 with its 95% interval over users: {value, low, high}."""
     # From -1, which none is below, the mean distance is the mean and 1.
-    given = np.asarray(values, dtype=float)
-    ends = asdict(interval(users, np.full(given.shape, -1.0), given)["mae"])
+    ends = asdict(interval(users, np.full(np.shape(values), -1.0), values)["mae"])
     return {name: None if end is None else end - 1 for name, end in ends.items()}
-
-
-def _references(
-    predictions: pd.DataFrame, train: pd.DataFrame, simple: pd.DataFrame | None
-) -> dict[str, Any]:
-    shares = np.bincount(train["rating"], minlength=6)[1:] / len(train)
-    forecast = np.tile(shares, (len(predictions), 1))
-    found: dict[str, Any] = {
-        "rps": _mean(
-            predictions["user_id"], _rps(forecast, predictions["rating"].to_numpy(dtype=int))
-        ),
-        "spearman": {},
-    }
-    if simple is not None:
-        keys = ["user_id", "item_id"]
-        rows = predictions[[*keys, "rating"]].merge(
-            simple.drop(columns="rating"), on=keys, validate="one_to_one"
-        )
-        for name in RANKING:
-            if name in rows:
-                found["spearman"][name] = _spearman(rows, rows[name])
-    return found
 
 
 def _slices(
@@ -210,5 +199,5 @@ def _unrelated(predictions: pd.DataFrame) -> list[dict[str, Any]]:
             "user_id": int(same["user_id"].iloc[0]),
             "item_id": int(same["item_id"].iloc[0]),
         }
-        for text, same in sorted(rows.groupby("response"), key=lambda each: -len(each[1]))
+        for text, same in sorted(rows.groupby("response"), key=lambda same: -len(same[1]))
     ][:RESPONSES]

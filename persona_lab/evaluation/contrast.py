@@ -5,15 +5,17 @@ are paired wherever they were tested on the same ratings, whatever else differs 
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from enum import StrEnum
+from typing import Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from persona_lab.evaluation.uncertainty import (
     LEVEL,
+    METRICS,
     Difference,
     SeedVariance,
     holm,
@@ -22,10 +24,25 @@ from persona_lab.evaluation.uncertainty import (
 )
 
 Prediction = Literal["decoded", "expected"]
-Verdict = Literal["lower", "higher", "undecided"]
-METRICS = ("rmse", "mae")
+Key = TypeVar("Key", bound=Hashable)
 
 _ROW = ["user_id", "item_id", "rating"]
+
+
+class Verdict(StrEnum):
+    """What a difference shows, or what a table says of a claim."""
+
+    LOWER = "lower"
+    HIGHER = "higher"
+    EQUAL = "equal"
+    """Nothing differs at all."""
+    UNDECIDED = "undecided"
+    """The intervals exclude 0, the corrected test does not; a claim: neither of the two below."""
+    WITHIN_NOISE = "within noise"
+    NOT_TESTABLE = "not testable"
+    """There is nothing to compare, or too few users or rows for an interval."""
+    SUPPORTED = "supported"
+    CONTRADICTED = "contradicted"
 
 
 @dataclass(frozen=True)
@@ -52,25 +69,33 @@ class Contrast:
     check: dict[str, Difference] | None
     adjusted: dict[str, float] = field(default_factory=dict)
 
-    def p(self, metric: str) -> float | None:
-        """The p of both, the difference and its check: the larger one."""
-        ps = [each[metric].p for each in (self.differences, self.check) if each]
+    def readings(self, metric: str = "rmse") -> list[Difference]:
+        """The difference and, where some rows were not answered, its check."""
+        return [reading[metric] for reading in (self.differences, self.check) if reading]
+
+    def p(self, metric: str = "rmse") -> float | None:
+        """The larger p of the difference and its check."""
+        ps = (reading.p for reading in self.readings(metric))
         return max((p for p in ps if p is not None), default=None)
 
     def check_agrees(self, metric: str = "rmse") -> bool:
         """Whether the check leaves a difference that excludes 0 on its side of it."""
-        if self.check is None:
-            return True
-        first, again = self.differences[metric].side, self.check[metric].side
-        return first == 0 or first == again
+        first, *check = (reading.side for reading in self.readings(metric))
+        return first == 0 or check in ([], [first])
 
     def verdict(self, metric: str = "rmse") -> Verdict:
-        """Whether the first errs less or more; the interval, the p and the check must agree."""
-        p = self.adjusted.get(metric, self.p(metric))
-        if p is None or p > 1 - LEVEL + 1e-12:
-            return "undecided"
-        sides = {each[metric].side for each in (self.differences, self.check) if each}
-        return "lower" if sides == {-1} else "higher" if sides == {1} else "undecided"
+        """Whether the first errs less or more; the intervals, the p and the check must agree."""
+        readings, p = self.readings(metric), self.adjusted.get(metric, self.p(metric))
+        if all(reading.low == reading.high == 0 for reading in readings):
+            return Verdict.EQUAL
+        if p is None or any(reading.low in (None, reading.high) for reading in readings):
+            return Verdict.NOT_TESTABLE
+        sides = {reading.side for reading in readings}
+        if sides not in ({-1}, {1}):
+            return Verdict.WITHIN_NOISE
+        if p > 1 - LEVEL + 1e-12:
+            return Verdict.UNDECIDED
+        return Verdict.LOWER if sides == {-1} else Verdict.HIGHER
 
 
 def rows_key(predictions: pd.DataFrame) -> str:
@@ -79,15 +104,14 @@ def rows_key(predictions: pd.DataFrame) -> str:
     Args:
         predictions: user_id, item_id and rating, in any order.
     """
-    rows = predictions[_ROW].sort_values(_ROW).to_numpy(dtype=np.int64)
+    rows = predictions[_ROW].sort_values(_ROW).to_numpy(dtype=np.float64)
     return hashlib.sha256(rows.tobytes()).hexdigest()[:20]
 
 
 def predicted(runs: Sequence[pd.DataFrame], prediction: Prediction) -> np.ndarray:
     """Predicted ratings of a row's runs, of shape (n_seeds, n_rows); NaN where there is none."""
     column = "expected_rating" if prediction == "expected" else "prediction"
-    columns = (run[column].astype("Float64") for run in runs)
-    return np.stack([each.to_numpy(dtype=float, na_value=np.nan) for each in columns])
+    return np.stack([run[column].to_numpy(dtype=float, na_value=np.nan) for run in runs])
 
 
 def varies(rows: Iterable[Sequence[pd.DataFrame]], prediction: Prediction) -> SeedVariance | None:
@@ -97,8 +121,8 @@ def varies(rows: Iterable[Sequence[pd.DataFrame]], prediction: Prediction) -> Se
         rows: Predictions of each row's runs, as `contrast` takes them, in any order.
         prediction: What is scored.
     """
-    given = [[frame.sort_values(_ROW) for frame in row] for row in rows]
-    return seed_variance((row[0]["rating"], predicted(row, prediction)) for row in given)
+    ordered = ([run.sort_values(_ROW) for run in runs] for runs in rows)
+    return seed_variance((runs[0]["rating"], predicted(runs, prediction)) for runs in ordered)
 
 
 def contrast(
@@ -119,43 +143,45 @@ def contrast(
     Returns:
         The differences; None where the test rows are not the same, or no row was answered by all.
     """
-    if len({rows_key(frame) for row in (first, *others) for frame in row}) != 1:
+    if len({rows_key(run) for runs in (first, *others) for run in runs}) != 1:
         return None
-    sides = [[frame.sort_values(_ROW) for frame in row] for row in (first, *others)]
-    rows = sides[0][0]
-    users, ratings, means = (rows[name].to_numpy() for name in ("user_id", "rating", "user_mean"))
+    sides = [[run.sort_values(_ROW) for run in runs] for runs in (first, *others)]
+    columns = ("user_id", "rating", "user_mean")
+    users, ratings, means = (sides[0][0][name].to_numpy() for name in columns)
     scored = [predicted(side, prediction) for side in sides]
     answered = ~np.isnan(np.concatenate(scored)).any(axis=0)
     if not answered.any():
         return None
     check = None
     if not answered.all():
-        filled = [np.where(np.isnan(each), means, each) for each in scored]
+        filled = [np.where(np.isnan(side), means, side) for side in scored]
         check = paired_interval(users, ratings, *filled, between=between)
+    on_answered = [side[:, answered] for side in scored]
     return Contrast(
         prediction=prediction,
         n=int(answered.sum()),
         n_users=len(np.unique(users[answered])),
         n_seeds=tuple(map(len, sides)),
         differences=paired_interval(
-            users[answered],
-            ratings[answered],
-            *(each[:, answered] for each in scored),
-            between=between,
+            users[answered], ratings[answered], *on_answered, between=between
         ),
         check=check,
     )
 
 
-def adjust(contrasts: Mapping[str, Contrast]) -> dict[str, Contrast]:
+def adjust(contrasts: Mapping[Key, Contrast]) -> dict[Key, Contrast]:
     """Correct the p of all contrasts of a table for their number, each metric for itself.
 
     Args:
-        contrasts: All that are read off one table with one kind of prediction, by name.
+        contrasts: All that are read off one table with one kind of prediction.
     """
-    adjusted: dict[str, dict[str, float]] = {name: {} for name in contrasts}
+    adjusted: dict[Key, dict[str, float]] = {key: {} for key in contrasts}
     for metric in METRICS:
-        ps = {name: p for name, each in contrasts.items() if (p := each.p(metric)) is not None}
-        for name, p in zip(ps, holm(list(ps.values())), strict=True):
-            adjusted[name][metric] = p
-    return {name: replace(each, adjusted=adjusted[name]) for name, each in contrasts.items()}
+        ps = {
+            key: p
+            for key, difference in contrasts.items()
+            if (p := difference.p(metric)) is not None
+        }
+        for key, p in zip(ps, holm(list(ps.values())), strict=True):
+            adjusted[key][metric] = p
+    return {key: replace(c, adjusted=adjusted[key]) for key, c in contrasts.items()}

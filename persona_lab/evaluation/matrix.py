@@ -4,14 +4,16 @@ If personas are more than a division of the users, a persona's users are rated b
 adapter: the diagonal of the matrix.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
+from persona_lab.data import Scale
+from persona_lab.evaluation.contrast import Contrast, adjust
 from persona_lab.evaluation.metrics import score
-from persona_lab.evaluation.uncertainty import paired_interval
+from persona_lab.evaluation.uncertainty import Difference, paired_interval
 
 
 def matrix(
@@ -19,6 +21,7 @@ def matrix(
     route: Mapping[int, str | None],
     decode: str,
     user_means: Mapping[int, float],
+    scale: Scale,
 ) -> list[dict[str, Any]]:
     """Score every adapter on every group of users.
 
@@ -28,6 +31,7 @@ def matrix(
         route: user_id -> the user's own adapter, None for the frozen base.
         decode: Name of the decoding: `paper`, `greedy` or `expected`.
         user_means: Each user's mean training rating.
+        scale: What a rating can be.
 
     Returns:
         One record per adapter and group: `adapter`, `users` (the group's own adapter), `n_users`,
@@ -35,16 +39,9 @@ def matrix(
         adapter's minus the group's own one's, paired (`Difference`); None where they are the same
         or the group has none.
     """
-    return [*_cells(crossed, route, decode, user_means)]
-
-
-def _cells(
-    crossed: Mapping[str, pd.DataFrame],
-    route: Mapping[int, str | None],
-    decode: str,
-    user_means: Mapping[int, float],
-) -> Iterator[dict[str, Any]]:
+    cells = []
     for adapter, frame in crossed.items():
+        frame = frame.assign(user_mean=frame["user_id"].map(user_means))
         own = frame["user_id"].map(dict(route))
         for users in [*crossed, *({None} & {*route.values()})]:
             group = own.isna() if users is None else own == users
@@ -54,11 +51,33 @@ def _cells(
                 both = paired_interval(
                     rows["user_id"], rows["rating"], rows["expected_rating"], theirs
                 )
-                difference = {name: asdict(ends) for name, ends in both.items()}
-            yield {
-                "adapter": adapter,
-                "users": users,
-                "n_users": int(rows["user_id"].nunique()),
-                **score(rows, decode, user_means),
-                "difference": difference,
-            }
+                difference = {metric: asdict(error) for metric, error in both.items()}
+            cells.append(
+                {
+                    "adapter": adapter,
+                    "users": users,
+                    "n_users": int(rows["user_id"].nunique()),
+                    **score(rows, decode, scale),
+                    "difference": difference,
+                }
+            )
+    return cells
+
+
+def off_diagonal(cells: Sequence[Mapping[str, Any]]) -> list[Contrast]:
+    """Return the differences in a `matrix`, in its order, their p corrected together."""
+    contrasts = {
+        place: Contrast(
+            prediction="expected",
+            n=cell["n_test"],
+            n_users=cell["n_users"],
+            n_seeds=(1, 1),
+            differences={
+                metric: Difference(**error) for metric, error in cell["difference"].items()
+            },
+            check=None,
+        )
+        for place, cell in enumerate(cells)
+        if cell["difference"]
+    }
+    return [*adjust(contrasts).values()]

@@ -4,14 +4,13 @@ A response without a rating has no prediction: it is left out of RMSE and MAE an
 with variants beside them that give it one (decision 13). Pure.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
-MIDPOINT = 3.0
+from persona_lab.data import Scale
 
 
 def decoded(frame: pd.DataFrame, decode: str) -> pd.Series:
@@ -25,32 +24,32 @@ def decoded(frame: pd.DataFrame, decode: str) -> pd.Series:
     return frame[column].astype("Float64").astype(float)
 
 
-def score(frame: pd.DataFrame, decode: str, user_means: Mapping[int, float]) -> dict[str, Any]:
+def score(frame: pd.DataFrame, decode: str, scale: Scale) -> dict[str, Any]:
     """Score predictions as decision 13 says.
 
     Args:
-        frame: Predictions with columns user_id, rating, prediction (nullable), expected_rating
-            and digit_mass, of shape (n_test, ...).
+        frame: Predictions with columns user_id, rating, prediction (nullable), expected_rating,
+            digit_mass and user_mean (the user's mean training rating), of shape (n_test, ...).
         decode: Name of the decoding: `paper`, `greedy` or `expected`.
-        user_means: Each user's mean training rating, for the `user_mean` variant.
+        scale: What a rating can be.
 
     Returns:
         `rmse`, `mae` over the rows with a rating (None where there is none), `urr` the share of
         unrelated responses in 0..1 (None under `expected`, which always answers), `n_test`,
         `n_unrelated`; `rmse_expected`, `mae_expected` over all rows; `digit_mass`, the mean raw
-        probability of the five digits. Then over all rows, with an unrelated response counted as
-        the rating farthest from the truth (`*_worst`), as 3 (`*_midpoint`) or as the user's mean
-        training rating (`*_user_mean`).
+        probability of the scale's labels. Then over all rows, with an unrelated response counted
+        as the rating farthest from the truth (`*_worst`), as the middle of the scale
+        (`*_midpoint`) or as the user's mean training rating (`*_user_mean`).
     """
     rating = frame["rating"].astype(float)
     prediction = decoded(frame, decode)
     answered = prediction.notna()
-    farthest = pd.Series(np.where(rating >= MIDPOINT, 1.0, 5.0), index=frame.index)
+    farthest = pd.Series(np.where(rating >= scale.middle, scale.low, scale.high), frame.index)
     over_all_rows = {
         "expected": frame["expected_rating"],
         "worst": prediction.fillna(farthest),
-        "midpoint": prediction.fillna(MIDPOINT),
-        "user_mean": prediction.fillna(frame["user_id"].map(user_means)),
+        "midpoint": prediction.fillna(scale.middle),
+        "user_mean": prediction.fillna(frame["user_mean"]),
     }
     return {
         **errors(rating[answered], prediction[answered]),

@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 from sklearn.metrics.pairwise import cosine_similarity
 
 from persona_lab.cache import Entry, Stage
-from persona_lab.data import Ratings, Split
+from persona_lab.data import Ratings, Scale, Split
 from persona_lab.evaluation.metrics import errors
 
 DAMPING = 5.0
@@ -26,7 +26,8 @@ DAMPING = 5.0
 movie does not count as its mean. Of 0, 5 and 10, 5 has the least error on MovieLens cohorts (RMSE
 1.02 against 1.04 and 1.03 in `cohort`; in `all` the three differ by less than 0.005)."""
 
-ALWAYS = 4.0
+ALWAYS = "always_"
+"""Before the label of the value that is predicted always, `always_4`: see `always`."""
 
 # Usual values; nothing was tuned. (LensKit, which has both methods, needs an older pandas.)
 FACTORS = 50
@@ -42,9 +43,9 @@ class Baselines:
     Attributes:
         frame: user_id, item_id, rating and one column `<version>/<name>` per predictor, aligned
             with the split's test rows.
-        metrics: version -> name -> `rmse`, `mae`, the same after rounding to a digit
-            (`rmse_rounded`, `mae_rounded`), and `fallback`: the rows of users or items that the
-            version never saw, which got its mean rating.
+        metrics: version -> name -> `rmse`, `mae`, the same after rounding to the nearest value of
+            the scale (`rmse_rounded`, `mae_rounded`), and `fallback`: the rows of users or items
+            that the version never saw, which got its mean rating.
         user_means: user -> mean training rating.
     """
 
@@ -56,13 +57,19 @@ class Baselines:
     user_means: dict[int, float]
 
     def beside(self, predictions: pd.DataFrame) -> pd.DataFrame:
-        """Predictions of the same rows, with a column of each predictor and `user_mean`."""
-        return predictions.assign(user_mean=predictions["user_id"].map(self.user_means)).merge(
+        """Add what simple predictors say, and `user_mean`, to a run's predictions of the same rows.
+
+        Args:
+            predictions: user_id, item_id and what else a run says of every test row, in any order.
+        """
+        rows = predictions.assign(user_mean=predictions["user_id"].map(self.user_means)).merge(
             self.frame.drop(columns="rating"),
             on=["user_id", "item_id"],
-            how="left",
+            how="inner",
             validate="one_to_one",
         )
+        assert len(rows) == len(predictions) == len(self.frame), "predictions are not the test rows"
+        return rows
 
     def save(self, folder: Path) -> None:
         """Write baselines.parquet and baselines.json into a folder."""
@@ -88,16 +95,25 @@ def predicting(
     return Stage(
         Baselines,
         {"split": split.key, "shown_mean": shown_mean},
-        lambda: baselines(split.value, ratings().frame, shown_mean=shown_mean),
+        lambda: baselines(split.value, ratings().frame, split.value.scale, shown_mean=shown_mean),
     )
 
 
-def baselines(split: Split, ratings: pd.DataFrame, *, shown_mean: bool = True) -> Baselines:
+def always(scale: Scale) -> tuple[str, float]:
+    """Name and value of what says 4 on a scale of 1 to 5, and as high a value on another."""
+    value = float(scale.nearest(scale.low + 0.75 * (scale.high - scale.low)))
+    return f"{ALWAYS}{scale.label(value)}", value
+
+
+def baselines(
+    split: Split, ratings: pd.DataFrame, scale: Scale, *, shown_mean: bool = True
+) -> Baselines:
     """Predict the split's test rows by means, biases, neighbours and factors.
 
     Args:
         split: The selected users' training and test rows and the movies with their shown mean.
         ratings: All ratings of the data set (user_id, item_id, rating).
+        scale: What a rating can be.
         shown_mean: Whether the prompt shows the movies' mean at all.
 
     Returns:
@@ -107,41 +123,44 @@ def baselines(split: Split, ratings: pd.DataFrame, *, shown_mean: bool = True) -
     selected = pd.concat([split.train["user_id"], split.test["user_id"]]).unique()
     others = ratings[~ratings["user_id"].isin(selected)]
     columns = ["user_id", "item_id", "rating"]
-    fits = {
-        "cohort": split.train[columns],
-        "all": pd.concat([split.train[columns], others[columns]]),
+    train, test = split.train[columns], split.test[columns].reset_index(drop=True)
+    predictors = {
+        "cohort": _predict(train, test, scale),
+        "all": _predict(pd.concat([train, others[columns]]), test, scale),
     }
-    test = split.test[columns].reset_index(drop=True)
-    predictors = {version: _predict(fit, test) for version, fit in fits.items()}
     means = split.movies.set_index("item_id")["mean"].astype(float)
     if shown_mean and test["item_id"].map(means).notna().any():
-        predictors["prompt"] = _shown(fits["cohort"], test, means)
-    frame = test.assign(
-        **{
-            f"{version}/{name}": prediction
-            for version, named in predictors.items()
-            for name, (prediction, _) in named.items()
-        }
-    )
-    metrics = {
-        version: {name: _errors(test["rating"], *found) for name, found in named.items()}
-        for version, named in predictors.items()
-    }
+        predictors["prompt"] = _shown(train, test, means)
+    metrics: dict[str, dict[str, dict[str, Any]]] = {}
+    frame = test.copy()
+    for version, named in predictors.items():
+        metrics[version] = {}
+        for name, (prediction, fallback) in named.items():
+            frame[f"{version}/{name}"] = prediction
+            rounded = errors(test["rating"], pd.Series(scale.nearest(prediction)))
+            metrics[version][name] = {
+                **errors(test["rating"], prediction),
+                **{f"{metric}_rounded": error for metric, error in rounded.items()},
+                "fallback": fallback,
+            }
     user_means = split.train.groupby("user_id")["rating"].mean()
     by_user = dict(zip(user_means.index.tolist(), user_means.tolist(), strict=True))
     return Baselines(frame, metrics, by_user)
 
 
-def _predict(fit: pd.DataFrame, test: pd.DataFrame) -> dict[str, tuple[pd.Series, int]]:
+def _predict(
+    fit: pd.DataFrame, test: pd.DataFrame, scale: Scale
+) -> dict[str, tuple[pd.Series, int]]:
     """Fit each predictor: name -> its predictions and how many of them fell back on the mean."""
     mean = float(fit["rating"].mean())
     user_means = fit.groupby("user_id")["rating"].mean()
     item_means = fit.groupby("item_id")["rating"].mean()
     known, level, fallback = _bias(fit, test, mean)
     residuals = _Residuals.of(fit, known)
+    name, value = always(scale)
     return {
         "constant": (pd.Series(mean, index=test.index), 0),
-        "always_4": (pd.Series(ALWAYS, index=test.index), 0),
+        name: (pd.Series(value, index=test.index), 0),
         "user_mean": _filled(test["user_id"].map(user_means), mean),
         "item_mean": _filled(test["item_id"].map(item_means), mean),
         "user_item_bias": (level, fallback),
@@ -212,13 +231,10 @@ class _Residuals:
 
     @classmethod
     def of(cls, fit: pd.DataFrame, level: pd.Series) -> Self:
-        users, items = pd.Index(fit["user_id"].unique()), pd.Index(fit["item_id"].unique())
-        cells = (
-            users.get_indexer(pd.Index(fit["user_id"])),
-            items.get_indexer(pd.Index(fit["item_id"])),
-        )
+        (rows, users), (columns, items) = map(pd.factorize, (fit["user_id"], fit["item_id"]))
         values = (fit["rating"] - level).to_numpy(dtype=float)
-        return cls(users, items, csr_array((values, cells), shape=(len(users), len(items))))
+        shape = (len(users), len(items))
+        return cls(users, items, csr_array((values, (rows, columns)), shape=shape))
 
     def by_neighbours(self, test: pd.DataFrame) -> np.ndarray:
         """Mean residual of the user's most similar items, weighted by similarity; 0 without any.
@@ -227,7 +243,7 @@ class _Residuals:
         of which the 20 largest above 0 count.
         """
         similarity = np.asarray(cosine_similarity(self.matrix.T))
-        found = np.zeros(len(test))
+        means = np.zeros(len(test))
         for place, (user, item) in enumerate(self._cells(test)):
             if user >= 0 and item >= 0:
                 rated, residuals = _row(self.matrix, user)
@@ -235,8 +251,8 @@ class _Residuals:
                 nearest = np.argsort(-similar, kind="stable")[:NEIGHBOURS]
                 weights = np.maximum(similar[nearest], 0.0)
                 if weights.sum() > 0:
-                    found[place] = weights @ residuals[nearest] / weights.sum()
-        return found
+                    means[place] = weights @ residuals[nearest] / weights.sum()
+        return means
 
     def by_factors(self, test: pd.DataFrame) -> np.ndarray:
         """Product of user's and item's factors, fitted by alternating least squares; 0 if unseen.
@@ -268,16 +284,10 @@ def _row(matrix: csr_array, row: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _solve(matrix: csr_array, others: np.ndarray) -> np.ndarray:
     """Best factors of every row given the columns' factors, by ridge regression."""
-    found = np.empty((len(matrix.indptr) - 1, FACTORS))
-    for row in range(len(found)):
+    factors = np.empty((len(matrix.indptr) - 1, FACTORS))
+    for row in range(len(factors)):
         columns, values = _row(matrix, row)
         design = others[columns]
         penalty = REGULARISATION * len(columns) * np.eye(FACTORS)
-        found[row] = np.linalg.solve(design.T @ design + penalty, design.T @ values)
-    return found
-
-
-def _errors(rating: pd.Series, prediction: pd.Series, fallback: int) -> dict[str, Any]:
-    rounded = np.clip(np.floor(prediction + 0.5), 1, 5)
-    of_digits = {f"{metric}_rounded": error for metric, error in errors(rating, rounded).items()}
-    return {**errors(rating, prediction), **of_digits, "fallback": fallback}
+        factors[row] = np.linalg.solve(design.T @ design + penalty, design.T @ values)
+    return factors

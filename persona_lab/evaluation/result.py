@@ -6,11 +6,17 @@ one changes its meaning. `save` and `load` touch disk.
 
 import json
 import os
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
+import pandas as pd
+
+from persona_lab.data import Scale
 from persona_lab.errors import UserError
+
+Serving = Literal["none", "all", "personas", "users", "groups"]
 
 TABLE_1 = {
     ("llm", "none", "ms"): "r0",
@@ -25,6 +31,11 @@ TABLE_1 = {
     ("slm", "persona", "ms"): "r9",
     ("slm", "persona", "ms_ml"): "r10",
 }
+CONTROLS = {
+    ("slm", "random_persona", "ms"): "random_ms",
+    ("slm", "random_persona", "ms_ml"): "random_ms_ml",
+}
+"""Rows beside Table 1 that what it claims of personas must be compared with."""
 
 
 def row_id(role: str, adapter: str, memory: str) -> str | None:
@@ -37,8 +48,8 @@ class Row:
     """What a run was a run of: the name of each choice.
 
     Attributes:
-        id: `r0` to `r10` where role, adapter and memory are those of a row of Table 1, and it is
-            no control.
+        id: `r0` to `r10` where role, adapter and memory are those of a row of Table 1, without
+            departures.
         setup: `embedded`, `paper` or someone's own.
         role: `slm` or `llm`.
         model: Name of the model that the role resolved to.
@@ -53,8 +64,8 @@ class Row:
         peft: The adapters' kind.
         seed: The training seed.
         changed: Every other choice that differs from the default: dotted field -> value.
-        control: Whether its prompt, memory or personas are changed so that it is no row of
-            Table 1 whatever its adapter.
+        departures: In what its parts depart from the paper, so that it is no row of Table 1
+            whatever its adapter: short reasons.
     """
 
     id: str | None
@@ -72,7 +83,34 @@ class Row:
     peft: str
     seed: int
     changed: dict[str, Any] = field(default_factory=dict)
-    control: bool = False
+    departures: list[str] = field(default_factory=list)
+
+
+def adapter_records(
+    summaries: Mapping[str, Mapping[str, Any]],
+    route: Mapping[int, str | None],
+    starts: Mapping[str, str],
+    assignment: pd.DataFrame,
+) -> dict[str, dict[str, Any]]:
+    """Say of each trained adapter what it began from and whom it rates.
+
+    Args:
+        summaries: Adapter -> its training summary.
+        route: user_id -> the adapter that rates the user's movies, None for the frozen base.
+        starts: Adapter -> the one that it goes on from; absent where it began afresh.
+        assignment: user_id and persona of all users.
+
+    Returns:
+        `Result.adapters`.
+    """
+    personas = dict(iter(assignment.groupby(assignment["persona"].astype(int))["user_id"]))
+    records = {}
+    for name, summary in summaries.items():
+        users = {user for user, adapter in route.items() if adapter == name}
+        whole = [persona for persona, members in personas.items() if users.issuperset(members)]
+        serves = {"users": len(users), "personas": whole}
+        records[name] = {**summary, "serves": serves, "start": starts.get(name)}
+    return records
 
 
 @dataclass(frozen=True)
@@ -81,15 +119,17 @@ class Result:
 
     Attributes:
         row: What it was a run of.
+        scale: What a rating can be.
         cohort: Whose test rows these are: `reported` or `dev` (decision 28).
+        development: Whether the rows are there to choose on: of development users, or held back
+            from training (decision 28).
         metrics: `rmse`, `mae`, `urr` (a share in 0..1) of the decode chosen, `rmse_expected`,
-            `mae_expected` and the variants of `metrics.score`.
+            `mae_expected`, `digit_mass` and the variants of `metrics.score`.
         intervals: metric -> {value, low, high}: 95% over users.
         n_test: Test rows.
         n_unrelated: Test rows whose response has no rating.
         truncated: Test rows whose prompt was cut to fit the model's context.
-        baselines: version -> name -> errors on the same rows.
-        comparisons: The run's error minus each baseline's, paired, see `Assessment`.
+        baselines: version -> name -> errors on the same rows, see `Baselines.metrics`.
         per_persona: Scores of each persona's rows.
         timing: stage -> {"seconds": float, "rows_per_second": float or None}.
         cost: What all stages paid for: name -> count or money, {"tokens": 0, "money": 0.0}.
@@ -98,30 +138,31 @@ class Result:
         reused: Whether the predictions were taken from the store.
         cuts: What was cut from prompts, by section's name.
         skipped: Lines of the ratings that the reader left out, by problem.
-        adapters: Each adapter's training summary: `n_rows`, `n_steps`, `loss`, `unique_tokens`.
+        adapters: Each adapter's training summary (`n_rows`, `n_steps`, `loss`, `unique_tokens`);
+            `serves`: how many `users` it rates, and the `personas` of which it rates all users;
+            `start`: the adapter that it goes on from, None where it began afresh.
         distillation: What the distiller wrote, asked again, kept and dropped, by name (see
             `Memories.counts`).
         beyond: Calibration, ranks, histograms, slices and unrelated responses, see `beyond`.
         audit: What looking for test ratings found, place by place, see `Audit`.
         costs: stage -> its share of `cost`: of `split` for the movies' texts, of `memories` for the
             distillation, of `vectors` for embeddings.
-        development: Whether the rows are there to choose on: of development users, or held back
-            from training (decision 28).
         matrix: With `adapter.matrix`, every persona's adapter on every persona's users, see
             `matrix`; else empty.
     """
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
 
     row: Row
+    scale: Scale
     cohort: str
+    development: bool
     metrics: dict[str, Any]
     intervals: dict[str, dict[str, Any]]
     n_test: int
     n_unrelated: int
     truncated: int
     baselines: dict[str, dict[str, dict[str, Any]]]
-    comparisons: list[dict[str, Any]]
     per_persona: list[dict[str, Any]]
     timing: dict[str, dict[str, Any]]
     cost: dict[str, float]
@@ -135,8 +176,30 @@ class Result:
     beyond: dict[str, Any] = field(default_factory=dict)
     audit: list[dict[str, Any]] = field(default_factory=list)
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
-    development: bool = field(default_factory=bool)
     matrix: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def serving(self) -> Serving:
+        """Whom an adapter serves: all users, whole personas, one user each, or other groups."""
+        serves = [adapter["serves"] for adapter in self.adapters.values()]
+        serves = [served for served in serves if served["users"]]
+        if not serves:
+            return "none"
+        if self._tested().keys() <= {*serves[0]["personas"]}:
+            return "all"
+        if all(served["personas"] for served in serves):
+            return "personas"
+        return "users" if all(served["users"] == 1 for served in serves) else "groups"
+
+    def scores_of(self, adapter: str) -> dict[str, Any] | None:
+        """The errors of those whom an adapter rates; None unless these are all, or one persona."""
+        personas, tested = self.adapters[adapter]["serves"]["personas"], self._tested()
+        if tested.keys() <= {*personas}:
+            return self.metrics
+        return tested.get(personas[0]) if len(personas) == 1 else None
+
+    def _tested(self) -> dict[int, dict[str, Any]]:
+        return {scores["persona"]: scores for scores in self.per_persona}
 
     def objective(self) -> float:
         """What a search over choices makes small: RMSE over all rows, in stars.
@@ -170,8 +233,8 @@ class Result:
         single = ("cohort", "n_test", "n_unrelated", "truncated", "reused")
         beyond = {name: value for name, value in self.beyond.items() if not isinstance(value, list)}
         audited = {
-            "audit_found": sum(each["found"] for each in self.audit),
-            "audit_unchecked": sum(bool(each.get("note")) for each in self.audit),
+            "audit_found": sum(finding["found"] for finding in self.audit),
+            "audit_unchecked": sum(bool(finding["note"]) for finding in self.audit),
         }
         named = {name: getattr(self, name) for name in (*single, *nested)}
         return {**self.metrics, **named, "beyond": beyond, **audited}
@@ -186,20 +249,15 @@ class Result:
         path = folder / "result.json"
         mend = "run it again with rerun=true, or read it with the version that wrote it"
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            schema = found.pop("schema")
-            row = Row(**found.pop("row"))
+            record = json.loads(path.read_text(encoding="utf-8"))
+            schema = record.pop("schema")
+            if schema != cls.SCHEMA:
+                raise UserError(f"{path} has schema {schema}, not {cls.SCHEMA}", mend)
+            if missing := {part.name for part in fields(cls)} - record.keys():
+                raise UserError(f"{path} lacks {', '.join(sorted(missing))}", mend)
+            parts = {"row": Row(**record["row"]), "scale": Scale(**record["scale"])}
+            return cls(**record | parts)
         except FileNotFoundError:
             raise UserError(f"{folder} has no result.json", "give the folder of a run") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not a run's result: {error}", mend) from error
-        if schema != cls.SCHEMA:
-            raise UserError(f"{path} has schema {schema}, not {cls.SCHEMA}", mend)
-        # What has a default came later: a result written before it is one still.
-        wanted = {f.name for f in fields(cls) if f.default_factory is MISSING}
-        missing = wanted - found.keys() - {"row"}
-        if missing:
-            raise UserError(f"{path} lacks {', '.join(sorted(missing))}", mend)
-        known = {f.name: found[f.name] for f in fields(cls) if f.name in found}
-        known.setdefault("development", known["cohort"] == "dev")
-        return cls(row=row, **known)

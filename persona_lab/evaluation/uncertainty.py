@@ -7,21 +7,21 @@ number would move with other users from the same population, and with other seed
 variance is known; the items are held fixed. Pure.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import permutations
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+METRICS = ("rmse", "mae")
 RESAMPLES = 2000
 FLIPS = 9999
 LEVEL = 0.95
 POWER = 0.8
 _CELLS = 1_000_000  # users drawn at a time: bounds the memory of a resample of many users
+_KEPT = 4_000_000  # users drawn in all: what is kept for the next comparison takes 32 MB
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,8 @@ def interval(
     errors = _errors(ratings, predictions)
     assert np.isfinite(errors).any(axis=0).all(), "a row that no seed has a rating for was scored"
     sums = _per_user(users, errors)
-    found = _spreads([sums], lambda totals: _rmse_mae(totals[0]), [between], seed)
-    return {
-        name: Interval(each.value, each.low, each.high)
-        for name, each in zip(("rmse", "mae"), found, strict=True)
-    }
+    spreads = _spreads([sums], lambda totals: _rmse_mae(totals[0]), [between], seed)
+    return {name: Interval(each.value, each.low, each.high) for name, each in spreads.items()}
 
 
 def share_interval(users: ArrayLike, counted: ArrayLike, *, seed: int = 0) -> Interval:
@@ -174,118 +171,32 @@ def paired_interval(
         The differences of `rmse` and of `mae`.
     """
     assert others, "nothing was compared"
-    sides = [_per_user(users, _complete(ratings, each)) for each in (first, *others)]
+    errors = [_errors(ratings, predictions) for predictions in (first, *others)]
+    assert all(np.isfinite(side).all() for side in errors), (
+        "a row without a prediction was compared"
+    )
+    sides = [_per_user(users, side) for side in errors]
 
     def difference(totals: list[np.ndarray]) -> np.ndarray:
         own, *theirs = map(_rmse_mae, totals)
         return own - np.mean(theirs, axis=0)
 
-    found = _spreads(sides, difference, between or [None] * len(sides), seed)
+    spreads = _spreads(sides, difference, between or [None] * len(sides), seed)
     # At a fixed number of rows RMSE is monotone in the sum of squares: exchanging users for the
     # difference of RMSE is flipping signs of the users' differences of squares. The mean of several
     # RMSE is no RMSE: there each side's squares count by what they move its RMSE.
     own, *theirs = (side.mean(axis=1)[:, 1:] for side in sides)
     if len(theirs) > 1:
-        own, *theirs = (each / _scale(each) for each in (own, *theirs))
-    flipped = _sign_flip(own - np.mean(theirs, axis=0), seed)
+        own, *theirs = (losses / [_root(losses[:, 0]), 1.0] for losses in (own, *theirs))
+    flips = _sign_flip(own - np.mean(theirs, axis=0), seed)
     return {
-        name: Difference(each.value, each.low, each.high, each.p(p), each.detectable)
-        for name, each, p in zip(("rmse", "mae"), found, flipped, strict=True)
+        name: replace(spread, p=p if spread.p is None or p is None else max(p, spread.p))
+        for (name, spread), p in zip(spreads.items(), flips, strict=True)
     }
 
 
-def _scale(losses: np.ndarray) -> np.ndarray:
-    """What a side's sums (n_users, 2) of squares and absolutes are divided by, of shape (2,)."""
-    squares = float(losses[:, 0].sum())
-    return np.array([np.sqrt(squares) if squares else 1.0, 1.0])
-
-
-def size_trend(
-    users: ArrayLike,
-    ratings: ArrayLike,
-    predictions: ArrayLike,
-    groups: ArrayLike,
-    sizes: Sequence[Mapping[Any, int]],
-    *,
-    seed: int = 0,
-) -> Difference | None:
-    """How the RMSE of groups of users changes with their training size: stars for every doubling.
-
-    The slope of a least-squares line through one point per group, its RMSE at the logarithm of its
-    training rows; over several seeds, whose groups may differ, the mean slope. The interval draws
-    users. The test gives every group another one's size, in all orders: under the hypothesis that
-    size does not matter nothing changes by that. Seeds share their users, so the p is that of the
-    least telling seed. Four groups have 24 orders, and no p below 1/12. Groups differ in more than
-    size, so a trend is no effect of it.
-
-    Args:
-        users: The user of each row, of shape (n_rows,).
-        ratings: The true ratings, of shape (n_rows,).
-        predictions: Predicted ratings, of shape (n_rows,) or (n_seeds, n_rows), none missing.
-        groups: The group of each row, one of a user's, of the same shape as the predictions.
-        sizes: For each seed, group -> rows that it was trained on.
-        seed: Seed of the resampling.
-
-    Returns:
-        The slope, its `detectable` left out; None where all groups of a seed are of one size.
-    """
-    sums = _per_user(users, _complete(ratings, predictions))[:, :, :2]
-    n_users, n_seeds, _ = sums.shape
-    _, first = np.unique(np.asarray(users), return_index=True)
-    named = [np.unique(each, return_inverse=True) for each in np.atleast_2d(groups)]
-    logs = [
-        np.log2([given[name] for name in names.tolist()])
-        for (names, _), given in zip(named, sizes, strict=True)
-    ]
-    if any(np.ptp(each) == 0 for each in logs):
-        return None
-    members = [np.eye(len(names))[labels[first]] for names, labels in named]
-    shares = [np.einsum("uk,uc->ukc", members[n], sums[:, n]) for n in range(n_seeds)]
-
-    def slope(totals: Sequence[np.ndarray]) -> np.ndarray:
-        return np.mean([_slopes(*each) for each in zip(logs, totals, strict=True)], axis=0)
-
-    totals = [each.sum(axis=0) for each in shares]
-    value = float(slope([each[None] for each in totals])[0])
-    rng = np.random.default_rng(seed)
-    drawn = []
-    at_once = max(1, _CELLS // n_users)
-    for start in range(0, RESAMPLES, at_once):
-        size = min(at_once, RESAMPLES - start)
-        times = rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=size)
-        drawn.append(slope([np.einsum("ru,ukc->rkc", times, each) for each in shares]))
-    low, high = np.nanquantile(np.concatenate(drawn), _tails(n_users)).tolist()
-    p = max(_of_orders(*each, rng) for each in zip(logs, totals, strict=True))
-    return Difference(value, low, high, p, None)
-
-
-def _of_orders(logs: np.ndarray, totals: np.ndarray, rng: np.random.Generator) -> float:
-    """Two-sided p of groups' slope among all orders of their sizes, or many where they are many."""
-    k = len(logs)
-    if math.factorial(k) <= FLIPS:
-        orders = np.array([*permutations(range(k))])
-    else:
-        drawn = rng.permuted(np.tile(np.arange(k), (FLIPS, 1)), axis=1)
-        orders = np.vstack([np.arange(k), drawn])
-    slopes = np.abs(_slopes(logs, totals[orders]))
-    return float((slopes >= np.abs(_slopes(logs, totals[None])) - 1e-9).mean())
-
-
-def _slopes(sizes: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    """Slopes (m,) of groups' RMSE on their sizes (k,); NaN where but one size was drawn.
-
-    Args:
-        sizes: Of the groups.
-        totals: Their rows and squares, of shape (m, k, 2).
-    """
-    rows, squares = totals[..., 0], totals[..., 1]
-    seen = rows > 0
-    rmse = np.sqrt(squares / np.where(seen, rows, 1))
-    mean = (sizes * seen).sum(axis=1, keepdims=True) / seen.sum(axis=1, keepdims=True)
-    x = (sizes - mean) * seen
-    spread = (x**2).sum(axis=1)
-    unknown = np.full(len(x), np.nan)
-    return np.divide((x * rmse).sum(axis=1), spread, out=unknown, where=spread > 1e-12)
+def _root(squares: np.ndarray) -> float:
+    return float(np.sqrt(squares.sum())) or 1.0
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -305,19 +216,12 @@ def _errors(ratings: ArrayLike, predictions: ArrayLike) -> np.ndarray:
     return errors
 
 
-def _complete(ratings: ArrayLike, predictions: ArrayLike) -> np.ndarray:
-    """Errors of shape (n_seeds, n_rows), none missing."""
-    errors = _errors(ratings, predictions)
-    assert np.isfinite(errors).all(), "a row without a prediction was compared"
-    return errors
-
-
 def _per_user(users: ArrayLike, errors: np.ndarray) -> np.ndarray:
     """Errors (n_seeds, n_rows) -> sums (n_users, n_seeds, 3): rows, squares, absolutes."""
     _, user = np.unique(np.asarray(users), return_inverse=True)
-    there, given = np.isfinite(errors), np.nan_to_num(errors)
-    losses = np.stack([there, given**2, np.abs(given)], axis=1)
-    sums = [[np.bincount(user, weights=loss) for loss in each] for each in losses]
+    known = np.nan_to_num(errors)
+    losses = np.stack([np.isfinite(errors), known**2, np.abs(known)], axis=1)
+    sums = [[np.bincount(user, weights=loss) for loss in of_seed] for of_seed in losses]
     return np.moveaxis(np.array(sums), -1, 0)
 
 
@@ -328,38 +232,13 @@ def _rmse_mae(totals: np.ndarray) -> np.ndarray:
         return np.stack([np.sqrt(squared / n), absolute / n], axis=1)
 
 
-@dataclass(frozen=True)
-class _Spread:
-    """A statistic with its interval, standard error (None likewise) and degrees of freedom."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    error: float | None = None
-    freedom: float = np.inf
-    seeds_vary: bool = False
-
-    def p(self, flipped: float | None) -> float | None:
-        """The p of exchanging users and, where seeds vary, at least that of the t-test."""
-        if flipped is None or not self.seeds_vary or not self.error:
-            return flipped
-        return max(flipped, float(2 * stats.t.sf(abs(self.value) / self.error, self.freedom)))
-
-    @property
-    def detectable(self) -> float | None:
-        """Smallest difference that a two-sided test at 5% shows with 80% power."""
-        if self.error is None:
-            return None
-        return float(stats.t.ppf([(1 + LEVEL) / 2, POWER], self.freedom).sum() * self.error)
-
-
 def _spreads(
     sides: Sequence[np.ndarray],
     statistic: Callable[[list[np.ndarray]], np.ndarray],
     between: Sequence[SeedVariance | None],
     seed: int,
-) -> list[_Spread]:
-    """Spread of a first side's errors, less the mean of the others', over users and seeds.
+) -> dict[str, Difference]:
+    """Value and interval of a statistic of all sides, over users and seeds, for each metric.
 
     Percentiles over drawn users, stretched from their centre by what the variance between seeds
     adds to the standard error, with the degrees of freedom of Welch (1947): few where seeds are few
@@ -370,17 +249,51 @@ def _spreads(
         statistic: One array (m, 3) of totals per side -> RMSE and MAE, of shape (m, 2).
         between: The variance between seeds of each side; None for that of its own seeds.
         seed: Seed of the resampling.
+
+    Returns:
+        `rmse` and `mae`; `p` is that of a t-test where seeds vary, else None.
     """
     n_users = len(sides[0])
-    totals = [side.sum(axis=(0, 1))[None] for side in sides]
-    values = statistic(totals)[0]
+    values = statistic([side.sum(axis=(0, 1))[None] for side in sides])[0]
     if n_users < 2:
-        return [_Spread(value) for value in values.tolist()]
+        return {
+            name: Difference(value, None, None, None, None)
+            for name, value in zip(METRICS, values.tolist(), strict=True)
+        }
     drawn = statistic(_redraw(sides, seed))
     ends = np.nanquantile(drawn, _tails(n_users), axis=0)
     # A resample of few users spreads too little, by sqrt((n - 1) / n).
     of_users = np.nanvar(drawn, axis=0, ddof=1) * n_users / (n_users - 1)
-    parts, freedoms = [of_users], [n_users - 1]
+    parts = [(of_users, n_users - 1), *_of_seeds(sides, statistic, between)]
+    variances = np.array([variance for variance, _ in parts])
+    freedoms = np.array([freedom for _, freedom in parts])
+    spreads = {}
+    for i, (name, value) in enumerate(zip(METRICS, values.tolist(), strict=True)):
+        variance = variances[:, i]
+        error = float(np.sqrt(variance.sum()))
+        weight = (variance**2 / freedoms).sum()
+        freedom = float(variance.sum() ** 2 / weight) if weight else float(n_users - 1)
+        reach = stats.t.ppf((1 + LEVEL) / 2, [n_users - 1, freedom])
+        if variance[0] > 0:
+            stretch = reach[1] * error / (reach[0] * np.sqrt(variance[0]))
+            low, high = (value + stretch * (ends[:, i] - value)).tolist()
+        else:
+            low, high = float(value - reach[1] * error), float(value + reach[1] * error)
+        p = None
+        if variance[1:].sum() > 0:
+            p = float(2 * stats.t.sf(abs(value) / error, freedom))
+        detectable = float(stats.t.ppf([(1 + LEVEL) / 2, POWER], freedom).sum() * error)
+        spreads[name] = Difference(value, low, high, p, detectable)
+    return spreads
+
+
+def _of_seeds(
+    sides: Sequence[np.ndarray],
+    statistic: Callable[[list[np.ndarray]], np.ndarray],
+    between: Sequence[SeedVariance | None],
+) -> Iterator[tuple[np.ndarray, int]]:
+    """What the seeds of each side add to the variance of RMSE and MAE, and its freedom."""
+    totals = [side.sum(axis=(0, 1))[None] for side in sides]
     shared: dict[SeedVariance, float] = {}
     for place, (side, known) in enumerate(zip(sides, between, strict=True)):
         if known is not None:
@@ -391,29 +304,11 @@ def _spreads(
             statistic([*totals[:place], side[:, n].sum(axis=0)[None], *totals[place + 1 :]])[0]
             for n in range(side.shape[1])
         ]
-        rated = [each for each in by_seed if np.isfinite(each).all()]
+        rated = [scores for scores in by_seed if np.isfinite(scores).all()]
         if len(rated) > 1:
-            parts.append(np.var(rated, axis=0, ddof=1) / len(rated))
-            freedoms.append(len(rated) - 1)
+            yield np.var(rated, axis=0, ddof=1) / len(rated), len(rated) - 1
     for known, factor in shared.items():
-        parts.append(np.array([known.rmse, known.mae]) * factor)
-        freedoms.append(known.freedom)
-    variance = np.sum(parts, axis=0)
-    spreads = []
-    for i, value in enumerate(values.tolist()):
-        each = np.array([part[i] for part in parts])
-        error = float(np.sqrt(variance[i]))
-        weight = (each**2 / np.array(freedoms)).sum()
-        freedom = float(variance[i] ** 2 / weight) if weight else float(n_users - 1)
-        reach = stats.t.ppf((1 + LEVEL) / 2, [n_users - 1, freedom])
-        if of_users[i] > 0:
-            stretch = reach[1] * error / (reach[0] * np.sqrt(of_users[i]))
-            low, high = (value + stretch * (ends[:, i] - value)).tolist()
-        else:
-            low, high = value - reach[1] * error, value + reach[1] * error
-        vary = bool(each[1:].sum() > 0)
-        spreads.append(_Spread(value, float(low), float(high), error, freedom, vary))
-    return spreads
+        yield np.array([known.rmse, known.mae]) * factor, known.freedom
 
 
 def _tails(n_users: int) -> list[float]:
@@ -430,15 +325,10 @@ def _tails(n_users: int) -> list[float]:
 
 def _redraw(sides: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
     """Totals over users drawn with replacement, and all seeds: one (RESAMPLES, 3) per side."""
-    rng = np.random.default_rng(seed)
-    n_users = len(sides[0])
-    at_once = max(1, _CELLS // n_users)
     summed = np.stack([side.sum(axis=1) for side in sides], axis=1)
-    blocks = []
-    for start in range(0, RESAMPLES, at_once):
-        drawn = rng.integers(n_users, size=(min(at_once, RESAMPLES - start), n_users))
-        blocks.append(summed[drawn].sum(axis=1))
-    return list(np.moveaxis(np.concatenate(blocks), 1, 0))
+    blocks = _random(_times, RESAMPLES, len(summed), seed)
+    totals = np.concatenate([np.tensordot(times, summed, axes=1) for times in blocks])
+    return list(np.moveaxis(totals, 1, 0))
 
 
 def _sign_flip(differences: np.ndarray, seed: int) -> list[float | None]:
@@ -449,14 +339,43 @@ def _sign_flip(differences: np.ndarray, seed: int) -> list[float | None]:
     n_users, k = differences.shape
     if n_users < 2:
         return [None] * k
-    rng = np.random.default_rng(seed)
     observed = np.abs(differences.sum(axis=0))
     # Sums that differ by rounding alone are equal.
     least = observed - 1e-9 * np.abs(differences).sum(axis=0)
-    at_once = max(1, _CELLS // n_users)
+    blocks = _random(_signs, FLIPS, n_users, seed)
     reached = np.zeros(k)
-    for start in range(0, FLIPS, at_once):
-        size = (min(at_once, FLIPS - start), n_users)
-        signs = rng.integers(2, size=size) * 2.0 - 1.0
+    for signs in blocks:
         reached += (np.abs(signs @ differences) >= least).sum(axis=0)
     return ((reached + 1) / (FLIPS + 1)).tolist()
+
+
+def _times(rng: np.random.Generator, n: int, n_users: int) -> np.ndarray:
+    """How often each user is drawn, of shape (n, n_users)."""
+    drawn = rng.integers(n_users, size=(n, n_users)) + n_users * np.arange(n)[:, None]
+    return np.bincount(drawn.ravel(), minlength=n * n_users).reshape(n, n_users).astype(float)
+
+
+def _signs(rng: np.random.Generator, n: int, n_users: int) -> np.ndarray:
+    return rng.integers(2, size=(n, n_users)) * 2.0 - 1.0
+
+
+Draw = Callable[[np.random.Generator, int, int], np.ndarray]
+
+
+def _random(draw: Draw, n: int, n_users: int, seed: int) -> Iterable[np.ndarray]:
+    """Blocks of `n` draws; kept where they are small, as all comparisons of a table share them."""
+    if n * n_users <= _KEPT:
+        return _kept(draw, n, n_users, seed)
+    return _blocks(draw, n, n_users, seed)
+
+
+@lru_cache(maxsize=4)
+def _kept(draw: Draw, n: int, n_users: int, seed: int) -> list[np.ndarray]:
+    return list(_blocks(draw, n, n_users, seed))
+
+
+def _blocks(draw: Draw, n: int, n_users: int, seed: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    at_once = max(1, _CELLS // n_users)
+    for start in range(0, n, at_once):
+        yield draw(rng, min(at_once, n - start), n_users)

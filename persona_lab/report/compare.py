@@ -7,19 +7,19 @@ expected ratings, which every row has. The p of what is read together is correct
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
-from persona_lab import evaluation
 from persona_lab.evaluation import (
     Contrast,
     Judged,
     SeedVariance,
     TableRow,
+    Verdict,
     adjust,
     contrast,
     judge,
@@ -27,17 +27,17 @@ from persona_lab.evaluation import (
 )
 from persona_lab.evaluation.contrast import Prediction
 from persona_lab.evaluation.predictors import ALWAYS
+from persona_lab.evaluation.result import CONTROLS
 from persona_lab.report.lines import Line, frames, lines
 from persona_lab.report.runs import Report, Run
 
 MAX_URR = 0.05
 VERSIONS = ("prompt", "all", "cohort")
-SINGLE = ("single_max", "single_min", "single_full")
 NAMES = {
     "prompt_mean": "item mean that the prompt shows",
     "prompt_mean_user_offset": "item mean that the prompt shows + user's offset",
     "constant": "training mean",
-    "always_4": "always 4",
+    ALWAYS: "always ",
     "user_mean": "user mean",
     "item_mean": "item mean",
     "user_item_bias": "user + item bias",
@@ -50,17 +50,27 @@ FITTED = {
     "cohort": "the users' training rows",
 }
 """What each version of a baseline was fitted on."""
-UNVARIED = ("prompt_mean", "prompt_mean_user_offset", "always_4", "user_mean")
+UNVARIED = ("prompt_mean", "prompt_mean_user_offset", ALWAYS, "user_mean")
 """Baselines that predict the same in every version."""
 MAIN = (
     ("prompt", "prompt_mean"),
     ("prompt", "prompt_mean_user_offset"),
-    ("all", "always_4"),
+    ("all", ALWAYS),
     ("all", "user_mean"),
     ("cohort", "user_item_bias"),
     ("all", "user_item_bias"),
 )
-"""The simple predictors that every line is compared with: (version, name)."""
+"""The simple predictors that every line is compared with: (version, kind)."""
+
+_FINDINGS = {
+    Verdict.LOWER: "Its error is lower, beyond noise, than that of",
+    (Verdict.UNDECIDED, -1): "Lower by the interval, undecided by the corrected test, than that of",
+    Verdict.WITHIN_NOISE: "Within noise of",
+    Verdict.EQUAL: "Exactly the error of",
+    (Verdict.UNDECIDED, 1): "Higher by the interval, undecided by the corrected test, than that of",
+    Verdict.HIGHER: "Its error is higher, beyond noise, than that of",
+    Verdict.NOT_TESTABLE: "Not testable, for want of users or rows, against",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,30 +101,63 @@ class Group:
     @property
     def predictors(self) -> tuple[tuple[str, str], ...]:
         """(version, name) of every baseline, those that all versions have alike once."""
-        return tuple(key for key in self.baselines if key[1] not in UNVARIED or key[0] != "cohort")
+        return tuple(
+            (version, name)
+            for version, name in self.baselines
+            if version != "cohort" or not unvaried(name)
+        )
+
+    @property
+    def main(self) -> tuple[tuple[str, str], ...]:
+        """The main ones of these, with which every line is compared."""
+        return tuple(
+            (version, name) for version, name in self.predictors if (version, _kind(name)) in MAIN
+        )
 
 
 @dataclass(frozen=True)
-class Difference:
+class Comparison:
     """A line's error minus another's or a simple predictor's, paired on the test rows.
 
     Attributes:
         decoded: Of what counts as predicted, on the rows that all seeds of both answered; None
             where there is none.
-        expected: Of the expected ratings, on all rows; None where it is not known.
+        expected: Of the expected ratings, on all rows.
     """
 
     decoded: Contrast | None
-    expected: Contrast | None
+    expected: Contrast
 
 
 Pair = tuple[Line, Line]
 Predictor = tuple[str, str]
+Key = TypeVar("Key", Pair, tuple[Line, Predictor])
 
 
 def answers(line: Line) -> bool:
     """Whether a line's responses hold a rating in all but a few rows."""
     return (line.metrics["urr"] or 0) <= MAX_URR and line.metrics["rmse"] is not None
+
+
+def _kind(name: str) -> str:
+    return ALWAYS if name.startswith(ALWAYS) else name
+
+
+def spoken(name: str) -> str:
+    """Return what a baseline is called: `always 4`."""
+    kind = _kind(name)
+    return NAMES.get(kind, kind) + name.removeprefix(kind)
+
+
+def unvaried(name: str) -> bool:
+    """Whether a baseline predicts the same in every version."""
+    return _kind(name) in UNVARIED
+
+
+def baseline_label(version: str, name: str) -> str:
+    """Return a baseline's name, with its version where that changes what it predicts."""
+    once = unvaried(name) or version == "prompt"
+    return spoken(name) if once else f"{spoken(name)} ({FITTED.get(version, version)})"
 
 
 # Each form of a report asks for the same: what draws users again is kept while one is written.
@@ -136,187 +179,131 @@ def _letters(i: int) -> str:
     return (_letters(i // 26 - 1) if i >= 26 else "") + chr(ord("A") + i % 26)
 
 
-def _baselines(runs: list[Run]) -> dict[tuple[str, str], dict[str, Any]]:
+def _baselines(runs: list[Run]) -> dict[Predictor, dict[str, Any]]:
     """Baselines of all runs; one that is another in a later run is named with that run.
 
     So is the average that the prompt shows, where runs differ in what it is taken over.
     """
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    baselines: dict[Predictor, dict[str, Any]] = {}
     for run in runs:
         for version, names in run.result.baselines.items():
             for name, errors in names.items():
-                others = [each for key, each in found.items() if key[0] == version]
-                if found.setdefault((version, name), errors) != errors and errors not in others:
-                    found[version, f"{NAMES.get(name, name)}, in {run.label}"] = errors
+                known = [baselines[key] for key in baselines if key[0] == version]
+                if baselines.setdefault((version, name), errors) != errors and errors not in known:
+                    baselines[version, f"{spoken(name)}, in {run.label}"] = errors
     order = {version: i for i, version in enumerate(VERSIONS)}
     ranks = {name: i for i, name in enumerate(NAMES)}
-    return dict(
-        sorted(
-            found.items(),
-            key=lambda item: (order.get(item[0][0], 99), ranks.get(item[0][1], 99), item[0]),
-        )
-    )
+    keys = sorted(baselines, key=lambda k: (order.get(k[0], 99), ranks.get(_kind(k[1]), 99), k))
+    return {key: baselines[key] for key in keys}
 
 
 @lru_cache(maxsize=64)
-def against(line: Line, other: Line) -> Difference | None:
+def against(line: Line, other: Line) -> Comparison | None:
     """Return a line's errors minus another's, None unless both predict the same rows.
 
     No p is corrected: that is of the table in which a pair stands.
     """
-    return _difference(line, frames(other.runs), other.between)
+    return _compare(line, frames(other.runs), other.between)
 
 
-def _difference(
+def _compare(
     line: Line, other: Sequence[pd.DataFrame], between: Mapping[Prediction, SeedVariance]
-) -> Difference | None:
+) -> Comparison | None:
     own = frames(line.runs)
     if not own or not other:
         return None
 
     def minus(prediction: Prediction) -> Contrast | None:
-        varying = [each.get(prediction) for each in (line.between, between)]
+        varying = [variances.get(prediction) for variances in (line.between, between)]
         return contrast(own, other, prediction=prediction, between=varying)
 
     expected = minus("expected")
-    return expected and Difference(minus("decoded"), expected)
+    return expected and Comparison(minus("decoded"), expected)
 
 
-def _against_predictor(line: Line, version: str, name: str) -> Difference | None:
-    """Return a line's errors minus a simple predictor's, None where its runs cannot tell.
-
-    A run alone has them in its result, over users. For several seeds, and where it is known how
-    they vary, they are computed from what the predictors said, which a run keeps; what always 4 and
-    the user's mean say needs no keeping.
-    """
-    if len(line.runs) == 1 and not line.between:
-        return _stored(line.first, version, name)
-    for frame in frames(line.runs):
-        known = {"always_4": ALWAYS, "user_mean": frame["user_mean"]}
-        said = known.get(name, frame.get(f"{version}/{name}"))
-        if said is not None:
-            simple = frame.assign(prediction=said, expected_rating=said)
-            return _difference(line, [simple], {})
-    return None
-
-
-def _stored(run: Run, version: str, name: str) -> Difference | None:
-    """Return what a run's result says of it and a simple predictor."""
-    found = {
-        record["prediction"]: record
-        for record in run.result.comparisons
-        if (record["version"], record["baseline"]) == (version, name)
-    }
-    if "expected" not in found:
+def _against_predictor(line: Line, version: str, name: str) -> Comparison | None:
+    """Return a line's errors minus a simple predictor's, None where its runs do not hold it."""
+    column = f"{version}/{name}"
+    frame = next(iter(frames(line.runs)), None)
+    if frame is None or column not in frame:
         return None
-    n_users = sum(each["n_users"] for each in run.result.per_persona)
-    expected = read("expected", found["expected"], n_users)
-    if run.result.row.decode == "expected":
-        return Difference(expected, expected)
-    given = found.get("decoded")
-    return Difference(read("decoded", given, n_users) if given else None, expected)
+    simple = frame.assign(prediction=frame[column], expected_rating=frame[column])
+    return _compare(line, [simple], {})
 
 
-def read(prediction: Prediction, record: Mapping[str, Any], n_users: int) -> Contrast:
-    """Return a contrast of one run that its result.json holds.
-
-    Args:
-        prediction: What was scored.
-        record: `rmse` and `mae`, each {value, low, high, p, detectable}, `n` and, where some rows
-            were not answered, `check`.
-        n_users: Users compared.
-    """
-
-    def both(ends: Mapping[str, Any]) -> dict[str, evaluation.Difference]:
-        untested = dict.fromkeys(("p", "detectable"))  # as in results of earlier versions
-        return {name: evaluation.Difference(**untested | ends[name]) for name in ("rmse", "mae")}
-
-    check = record.get("check")
-    return Contrast(prediction, record["n"], n_users, (1, 1), both(record), check and both(check))
-
-
-def _corrected(found: Sequence[Difference | None]) -> list[Difference | None]:
-    """Correct the p of differences that are read together, each kind of rating for itself."""
-
-    def adjusted(contrasts: Iterable[Contrast | None]) -> dict[str, Contrast]:
-        return adjust({f"{i}": each for i, each in enumerate(contrasts) if each is not None})
-
-    decoded = adjusted(each and each.decoded for each in found)
-    expected = adjusted(each and each.expected for each in found)
-    return [
-        each and Difference(decoded.get(f"{i}"), expected.get(f"{i}"))
-        for i, each in enumerate(found)
-    ]
+def _corrected(comparisons: Mapping[Key, Comparison | None]) -> dict[Key, Comparison | None]:
+    """Correct the p of what is read together, each kind of rating for itself."""
+    made = {key: comparison for key, comparison in comparisons.items() if comparison}
+    decoded = adjust({key: known for key in made if (known := made[key].decoded)})
+    expected = adjust({key: made[key].expected for key in made})
+    return {
+        key: Comparison(decoded.get(key), expected[key]) if key in made else None
+        for key in comparisons
+    }
 
 
 @lru_cache(maxsize=8)
-def against_predictors(group: Group) -> dict[tuple[Line, Predictor], Difference | None]:
+def against_predictors(group: Group) -> dict[tuple[Line, Predictor], Comparison | None]:
     """Compare every line with the main simple predictors, and the best one with all of them.
 
     Their p are corrected together: a pair says the same in every table.
     """
     best = group.best
-    pairs = [
-        (line, key)
-        for line in group.lines
-        for key in group.predictors
-        if key in MAIN or line is best
-    ]
-    found = _corrected([_against_predictor(line, *key) for line, key in pairs])
-    return dict(zip(pairs, found, strict=True))
+    return _corrected(
+        {
+            (line, key): _against_predictor(line, *key)
+            for line in group.lines
+            for key in (group.predictors if line is best else group.main)
+        }
+    )
 
 
 def contrasts(group: Group) -> Iterator[Pair]:
     """Yield each line of an adapter per persona with each that differs in the adapter alone.
 
-    The question of the paper first: against one adapter for all users.
+    The question of the paper first: against one adapter for all users; then against groups of other
+    users, persona adapters that began afresh where these did not, and the frozen model.
     """
-    others = (*SINGLE, "random_persona", "none")
-    found = [
-        (others.index(other.adapter), i, line, other)
+    kinds = ("all", "groups", "personas", "none")
+    modes = list(dict.fromkeys(line.adapter for line in group.lines))
+    pairs = [
+        (kinds.index(other.first.result.serving), modes.index(other.adapter), i, line, other)
         for i, line in enumerate(group.lines)
-        if line.adapter == "persona"
+        if line.first.result.serving == "personas"
         for other in group.lines
-        if other.adapter in others and _but_adapter(line.first) == _but_adapter(other.first)
+        if other.first.result.serving in kinds
+        and _choices(other.first) == _choices(line.first)
+        and (other.first.result.serving != "personas" or (_begins(line) and not _begins(other)))
     ]
-    yield from ((line, other) for _, _, line, other in sorted(found, key=lambda each: each[:2]))
+    yield from ((line, other) for *_, line, other in sorted(pairs, key=lambda pair: pair[:3]))
+
+
+def _begins(line: Line) -> bool:
+    """Whether a line's adapters go on from another one."""
+    return any(adapter["start"] for adapter in line.first.result.adapters.values())
 
 
 @lru_cache(maxsize=8)
-def compared(group: Group) -> dict[Pair, Difference | None]:
+def compared(group: Group) -> dict[Pair, Comparison | None]:
     """Compare these, their p corrected together."""
-    return _together(contrasts(group))
+    return _corrected({pair: against(*pair) for pair in contrasts(group)})
 
 
-def against_single(group: Group) -> dict[Pair, Difference | None]:
+def against_single(group: Group) -> dict[Pair, Comparison | None]:
     """Return those contrasts that are the paper's question, corrected with all of them."""
-    return {pair: each for pair, each in compared(group).items() if pair[1].adapter in SINGLE}
+    return {
+        (line, other): comparison
+        for (line, other), comparison in compared(group).items()
+        if other.first.result.serving == "all"
+    }
 
 
 @lru_cache(maxsize=8)
-def against_best(group: Group) -> dict[Pair, Difference | None]:
+def against_best(group: Group) -> dict[Pair, Comparison | None]:
     """Compare each line with the group's best one, their p corrected together."""
     best = group.best
-    if best is None:
-        return {}
-    return _together((line, best) for line in group.lines if line is not best)
-
-
-def crossed(run: Run) -> list[Contrast | None]:
-    """Compare a run's adapters on each other's users with their own one, corrected together."""
-    cells = [cell for cell in run.result.matrix if cell["difference"]]
-    found = [
-        Difference(
-            None, read("expected", cell["difference"] | {"n": cell["n_test"]}, cell["n_users"])
-        )
-        for cell in cells
-    ]
-    return [each and each.expected for each in _corrected(found)]
-
-
-def _together(pairs: Iterable[Pair]) -> dict[Pair, Difference | None]:
-    given = list(pairs)
-    return dict(zip(given, _corrected([against(*pair) for pair in given]), strict=True))
+    others = [line for line in group.lines if line is not best] if best else []
+    return _corrected({(line, best): against(line, best) for line in others if best})
 
 
 @lru_cache(maxsize=8)
@@ -326,8 +313,8 @@ def detectable(group: Group) -> tuple[float, ...]:
     One for each pair that is the paper's question; where there is none, for each line against the
     best one.
     """
-    found = against_single(group) or against_best(group)
-    return tuple(filter(None, (least(each.decoded) for each in found.values() if each)))
+    comparisons = (against_single(group) or against_best(group)).values()
+    return tuple(filter(None, (least(pair.decoded) for pair in comparisons if pair)))
 
 
 @lru_cache(maxsize=8)
@@ -338,12 +325,9 @@ def claims(group: Group) -> tuple[Judged, ...]:
     rows, which `judged_setting` names. None is judged on rows that choices are made on
     (decision 28).
     """
-    settings = _settings(group)
-    if not settings:
-        return ()
-    setting = max(settings, key=lambda each: len(settings[each]))
-    expected = json.loads(setting)["decode"] == "expected"
-    return judge(settings[setting], "expected" if expected else "decoded")
+    for choices, rows in _settings(group):
+        return judge(rows, "expected" if choices["decode"] == "expected" else "decoded")
+    return ()
 
 
 def judged_setting(group: Group) -> str:
@@ -351,85 +335,53 @@ def judged_setting(group: Group) -> str:
 
     As `name=value` of what differs between them.
     """
-    settings = _settings(group)
-    if len(settings) < 2:
-        return ""
-    choices = [_flat(json.loads(each)) for each in settings]
-    judged = _flat(json.loads(max(settings, key=lambda each: len(settings[each]))))
-    names = dict.fromkeys(name for each in choices for name in each)
-    differing = [name for name in names if len({str(each.get(name)) for each in choices}) > 1]
-    return ", ".join(f"{name}={judged.get(name, 'as in the setup')}" for name in differing)
-
-
-def _flat(setting: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in setting.items() if name != "changed"} | setting[
-        "changed"
+    settings = [choices for choices, _ in _settings(group)]
+    names = dict.fromkeys(name for choices in settings for name in choices)
+    differing = [
+        name for name in names if len({str(choices.get(name)) for choices in settings}) > 1
     ]
+    return ", ".join(f"{name}={settings[0].get(name, 'as in the setup')}" for name in differing)
 
 
-def _settings(group: Group) -> dict[str, dict[str, TableRow]]:
-    """Rows by name, for each setting in which nothing differs but what Table 1 says."""
-    settings: dict[str, dict[str, TableRow]] = {}
-    for line in group.lines:
-        row = line.first.result.row
-        name = row.id if line.first.papers else None
-        if row.adapter == "random_persona" and row.role == "slm":
-            name = f"random_{row.memory}"
-        given = tuple(run.predictions for run in line.runs if run.predictions is not None)
-        if name is not None and given and not line.first.result.development:
-            rows = settings.setdefault(_setting(line.first), {})
-            sizes = tuple(run.trained_on for run in line.runs)
-            rows.setdefault(name, TableRow(given, line.first.stands_in, sizes))
-    return settings
+def _settings(group: Group) -> list[tuple[dict[str, Any], dict[str, TableRow]]]:
+    """Choices and rows by name of each setting in which nothing differs but what Table 1 says.
 
-
-def _setting(run: Run) -> str:
-    choices = json.loads(_but_adapter(run))
-    return json.dumps(choices | dict.fromkeys(("role", "model", "memory")), sort_keys=True)
-
-
-def _but_adapter(run: Run) -> str:
-    choices = asdict(run.result.row)
-    changed = {
-        name: value for name, value in choices["changed"].items() if not name.startswith("adapter")
-    }
-    # Whether a row is a control may be the adapter's doing; what else makes it one is compared.
-    blank = dict.fromkeys(("id", "adapter", "seed", "control"))
-    return json.dumps(choices | blank | {"changed": changed}, sort_keys=True)
-
-
-def verdict(found: Contrast | None) -> str:
-    """Say what a difference in RMSE shows: `lower`, `higher`, `undecided` or `within noise`.
-
-    For the first two the interval, the p after Holm's correction and the check must agree, see
-    `Contrast.verdict`. `undecided` where the intervals do but the p does not. `no interval` where
-    there are no ends, or no width between them though the predictions differ, as with a handful of
-    users or rows; `equal` where nothing differs.
+    The one with the most rows first.
     """
-    if found is None:
-        return "not compared"
-    given = [each["rmse"] for each in (found.differences, found.check) if each]
-    if all(each.low == each.high == 0 for each in given):
-        return "equal"
-    if any(each.low is None or each.low == each.high for each in given):
-        return "no interval"
-    if found.p("rmse") is None:
-        return "not tested"
-    said = found.verdict()
-    leans = {each.side for each in given} in ({1}, {-1})
-    return "within noise" if said == "undecided" and not leans else said
+    settings: dict[str, tuple[dict[str, Any], dict[str, TableRow]]] = {}
+    for line in group.lines:
+        row, runs = line.first.result.row, frames(line.runs)
+        control = CONTROLS.get((row.role, row.adapter, row.memory))
+        name = row.id if line.first.papers else control
+        if name and runs and not line.first.result.development:
+            choices = _choices(line.first, "role", "model", "memory")
+            key = json.dumps(choices, sort_keys=True)
+            _, rows = settings.setdefault(key, (choices, {}))
+            rows.setdefault(name, TableRow(tuple(runs), line.first.stands_in))
+    return sorted(settings.values(), key=lambda setting: -len(setting[1]))
 
 
-def least(found: Contrast | None) -> float | None:
+def _choices(run: Run, *but: str) -> dict[str, Any]:
+    """All choices of a run but the adapter and the seed.
+
+    What makes it no row of Table 1 may be the adapter's doing; what else does is among the choices.
+    """
+    row = asdict(run.result.row)
+    changed = row.pop("changed")
+    left_out = ("id", "adapter", "seed", "departures", *but)
+    return {name: value for name, value in row.items() if name not in left_out} | {
+        name: value for name, value in changed.items() if not name.startswith("adapter")
+    }
+
+
+def verdict(difference: Contrast | None) -> Verdict:
+    """Say what a difference in RMSE shows."""
+    return difference.verdict() if difference else Verdict.NOT_TESTABLE
+
+
+def least(difference: Contrast | None) -> float | None:
     """Return the smallest true difference in RMSE that would show, None where it is not known."""
-    return found.differences["rmse"].detectable if found else None
-
-
-def baseline_label(version: str, name: str) -> str:
-    """Return a baseline's name, with its version where that changes what it predicts."""
-    spoken = NAMES.get(name, name)
-    once = name in UNVARIED or version == "prompt"
-    return spoken if once else f"{spoken} ({FITTED.get(version, version)})"
+    return difference.differences["rmse"].detectable if difference else None
 
 
 def findings(group: Group) -> Iterator[str]:
@@ -438,40 +390,23 @@ def findings(group: Group) -> Iterator[str]:
     if best is None:
         return
     # An average that another row's prompt shows is no predictor of this one's.
-    verdicts = {
-        key: _leaning(each and each.decoded)
-        for (line, key), each in against_predictors(group).items()
+    shown = {
+        key: _finding(comparison and comparison.decoded)
+        for (line, key), comparison in against_predictors(group).items()
         if line is best and key[1] in best.first.result.baselines.get(key[0], ())
     }
-    by_verdict: dict[str, dict[str, None]] = {}
-    for (version, name), said in verdicts.items():
-        alike = {each for key, each in verdicts.items() if key[1] == name} == {said}
-        label = NAMES.get(name, name) if alike else baseline_label(version, name)
-        by_verdict.setdefault(said, {})[label] = None
-    for said, text in (
-        ("lower", "Its error is lower, beyond noise, than that of"),
-        (
-            "undecided, lower",
-            "Lower by the interval, undecided by the corrected test, than that of",
-        ),
-        ("within noise", "Within noise of"),
-        ("equal", "Exactly the error of"),
-        (
-            "undecided, higher",
-            "Higher by the interval, undecided by the corrected test, than that of",
-        ),
-        ("higher", "Its error is higher, beyond noise, than that of"),
-        ("no interval", "Too few users or rows for an interval against"),
-        ("not tested", "Not tested against"),
-        ("not compared", "Not compared with"),
-    ):
-        if said in by_verdict:
-            yield f"{text}: {', '.join(by_verdict[said])}."
+    labels: dict[str, dict[str, None]] = {}
+    for (version, name), text in shown.items():
+        alike = {shown[key] for key in shown if key[1] == name} == {text}
+        label = spoken(name) if alike else baseline_label(version, name)
+        labels.setdefault(text, {})[label] = None
+    for text in _FINDINGS.values():
+        if text in labels:
+            yield f"{text}: {', '.join(labels[text])}."
 
 
-def _leaning(found: Contrast | None) -> str:
-    """A verdict, with the side to which an undecided difference leans."""
-    said = verdict(found)
-    if found is None or said != "undecided":
-        return said
-    return f"{said}, {'lower' if found.differences['rmse'].value < 0 else 'higher'}"
+def _finding(difference: Contrast | None) -> str:
+    said = verdict(difference)
+    if difference is None or said != Verdict.UNDECIDED:
+        return _FINDINGS[said]
+    return _FINDINGS[said, difference.differences["rmse"].side]

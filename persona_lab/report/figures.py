@@ -281,12 +281,10 @@ def _sizes(run: Run) -> Iterator[tuple[str, int, dict[str, Any]]]:
 
     A persona's adapter rates that persona, a single one everybody.
     """
-    for name, trained in run.result.adapters.items():
-        if len(run.result.adapters) == 1:
-            yield name, trained["n_rows"], run.result.metrics
-        for scores in run.result.per_persona:
-            if name == f"persona_{scores['persona']}" and len(run.result.adapters) > 1:
-                yield name, trained["n_rows"], scores
+    for name, adapter in run.result.adapters.items():
+        scores = run.result.scores_of(name)
+        if scores is not None:
+            yield name, adapter["n_rows"], scores
 
 
 def _elbow(personas: dict[str, Any]) -> Figure:

@@ -92,7 +92,8 @@ def lines(runs: Sequence[Run]) -> tuple[Line, ...]:
 def _trained(run: Run) -> tuple[str, str] | None:
     """What lines share a variance between seeds; None for what was not trained."""
     row = run.result.row
-    return None if row.adapter == "none" or run.predictions is None else (row.model, row.decode)
+    untrained = not run.result.adapters or run.predictions is None
+    return None if untrained else (row.model, row.decode)
 
 
 def _between(

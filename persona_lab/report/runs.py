@@ -6,23 +6,22 @@ each run and nothing else.
 
 import json
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from persona_lab.data import Scale
 from persona_lab.errors import UserError
 from persona_lab.evaluation import Result, Row
 from persona_lab.report import paper
 
 MEMORIES = {"ms": "M_s", "ml": "M_l", "ms_ml": "M_s + M_l"}
 _COLUMNS = {"user_id", "item_id", "rating", "response", "prediction", "expected_rating"}
-_COLUMNS |= {"p1", "p2", "p3", "p4", "p5", "digit_mass", "persona", "user_mean"}
-_PERSONA = re.compile(r"persona_(\d+)")
+_COLUMNS |= {"digit_mass", "persona", "user_mean"}
 DEPTH = 2  # a sweep's folder holds runs; a day's folder holds sweeps
 
 
@@ -58,14 +57,8 @@ class Run:
     def papers(self) -> paper.Numbers | None:
         """The paper's numbers of the same row, None where what the prompt shows was changed."""
         row = self.result.row
-        other_prompt = any(re.match(r"(prompt|memory)\b", name) for name in row.changed)
-        return None if other_prompt else paper.TABLE_1.get(row.id or "")
-
-    @property
-    def trained_on(self) -> dict[int, int]:
-        """Persona -> rows that its adapter was trained on; empty without adapters by persona."""
-        found = ((_PERSONA.fullmatch(name), each) for name, each in self.result.adapters.items())
-        return {int(name[1]): each["n_rows"] for name, each in found if name}
+        changed = {name.split(".")[0] for name in row.changed}
+        return None if changed & {"prompt", "memory"} else paper.TABLE_1.get(row.id or "")
 
 
 @dataclass(frozen=True)
@@ -92,22 +85,21 @@ def build(*folders: Path) -> Report:
     Raises:
         UserError: A folder is missing or no run is found in any of them.
     """
-    found: list[Run | Failure] = []
+    read: list[Run | Failure] = []
     above = os.path.commonpath([folder.resolve() for folder in folders])
     for root in folders:
         if not root.is_dir():
             raise UserError(f"{root} is not a folder", "give a sweep's or a run's folder")
         for folder in _run_folders(root, DEPTH):
             inside = folder.resolve().relative_to(above).as_posix()
-            found.append(_read(folder, folder.resolve().name if inside == "." else inside))
-    if not found:
+            read.append(_read(folder, folder.resolve().name if inside == "." else inside))
+    if not read:
         named = ", ".join(str(folder) for folder in folders)
         mend = "give a folder that holds runs, each with a status.json or result.json"
         raise UserError(f"no runs in {named}", mend)
-    runs = [run for run in found if isinstance(run, Run)]
-    failures = [failure for failure in found if isinstance(failure, Failure)]
-    runs = sorted(runs, key=_order)
+    runs = sorted((run for run in read if isinstance(run, Run)), key=_order)
     labels = told_apart([(run.label, _mark(run, runs)) for run in runs])
+    failures = (failure for failure in read if isinstance(failure, Failure))
     return Report(
         tuple(replace(run, label=shown) for run, shown in zip(runs, labels, strict=True)),
         tuple(sorted(failures, key=lambda failure: failure.name)),
@@ -116,7 +108,7 @@ def build(*folders: Path) -> Report:
 
 def _mark(run: Run, runs: Sequence[Run]) -> str:
     """What tells a run from others of its label: its seed, or its folder where that does not."""
-    seeds = [each.result.row.seed for each in runs if each.label == run.label]
+    seeds = [other.result.row.seed for other in runs if other.label == run.label]
     return f"seed {run.result.row.seed}" if len({*seeds}) == len(seeds) else run.name
 
 
@@ -142,16 +134,20 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _read(folder: Path, name: str) -> Run | Failure:
-    status = _status(folder)
-    overrides = tuple(str(override) for override in status.get("overrides") or ())
-    state = str(status.get("state", "unknown"))
-    if state != "completed":
-        error = status.get("error") or ("not finished, or killed" if state == "running" else "")
-        return Failure(name, state, str(error), overrides)
+    overrides: tuple[str, ...] = ()
     try:
+        # A result without a status was written by hand or copied, and counts as done.
+        status = _json(folder / "status.json", absent={"state": "completed"})
+        if not isinstance(status, dict):
+            raise UserError(f"{folder / 'status.json'} is damaged", "run it again")
+        overrides = tuple(map(str, status.get("overrides") or ()))
+        state = str(status.get("state", "unknown"))
+        if state != "completed":
+            error = status.get("error") or ("not finished, or killed" if state == "running" else "")
+            return Failure(name, state, str(error), overrides)
         result = Result.load(folder)
         return Run(
-            name, label(result.row), result, _predictions(folder),
+            name, label(result.row), result, _predictions(folder, result.scale),
             _json(folder / "personas.json"), tuple(_json(folder / "examples.json") or ()),
             _json(folder / "wandb.json"),
         )  # fmt: skip
@@ -165,35 +161,22 @@ def label(row: Row) -> str:
     return " · ".join(filter(None, (row.id, adapter, MEMORIES.get(row.memory, row.memory))))
 
 
-def _status(folder: Path) -> dict[str, Any]:
-    """Read status.json; a result without one was written by hand or copied, and counts as done."""
-    path = folder / "status.json"
-    if not path.exists():
-        return {"state": "completed"}
-    try:
-        status = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        return {"state": "damaged", "error": f"status.json: {error}"}
-    return status if isinstance(status, dict) else {"state": "damaged", "error": "status.json"}
+def _json(path: Path, absent: Any = None) -> Any:
+    return _load(path, lambda path: json.loads(path.read_text(encoding="utf-8")), absent)
 
 
-def _json(path: Path) -> Any:
+def _load(path: Path, read: Callable[[Path], Any], absent: Any = None) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read(path)
     except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}", "run it again") from error
-
-
-def _predictions(folder: Path) -> pd.DataFrame | None:
-    path = folder / "predictions.parquet"
-    try:
-        frame = pd.read_parquet(path)
-    except FileNotFoundError:
-        return None
+        return absent
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}", "run it again") from error
-    if missing := _COLUMNS - {*frame}:
+
+
+def _predictions(folder: Path, scale: Scale) -> pd.DataFrame | None:
+    path = folder / "predictions.parquet"
+    frame = _load(path, pd.read_parquet)
+    if frame is not None and (missing := {*_COLUMNS, *scale.columns} - {*frame}):
         raise UserError(f"{path} lacks {', '.join(sorted(missing))}", "run it again")
     return frame

@@ -8,14 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from persona_lab.evaluation import Contrast, Judged
+from persona_lab.evaluation import Contrast, Judged, Verdict, off_diagonal
 from persona_lab.report import paper
 from persona_lab.report.compare import (
     FITTED,
-    MAIN,
-    NAMES,
-    UNVARIED,
-    Difference,
+    Comparison,
     Group,
     Pair,
     Predictor,
@@ -24,10 +21,11 @@ from persona_lab.report.compare import (
     baseline_label,
     claims,
     compared,
-    crossed,
     groups,
     judged_setting,
     least,
+    spoken,
+    unvaried,
     verdict,
 )
 from persona_lab.report.lines import Line, alone
@@ -45,10 +43,6 @@ OF_PROBABILITIES = (
     "Probabilities say more than how often each rating is given only where their score is below "
     "that of the training ratings' histogram; a rank correlation that does not exceed the average "
     "in the prompt may be read off it. Intervals are over users."
-)
-NOT_KEPT = (
-    "– stands where runs did not keep what the predictor said, as those of earlier versions: the "
-    "same command writes them again, from the store."
 )
 
 T = TypeVar("T")
@@ -268,7 +262,7 @@ def predictors_table(group: Group, kind: Literal["decoded", "expected"]) -> Tabl
         kind: The ratings to compare. Where every row's decoding is of expected ratings there is
             but that one table.
     """
-    keys = [key for key in group.predictors if key in MAIN]
+    keys = group.main
     found = against_predictors(group)
     decoded = [line for line in group.lines if line.first.result.row.decode != "expected"]
     lines = group.lines if keys and (decoded or kind == "expected") else ()
@@ -292,20 +286,14 @@ def _with_verdict(found: Contrast | None) -> str:
 
 
 def _predictors_note(group: Group, kind: Literal["decoded", "expected"]) -> str:
-    """Say what the p of comparisons with simple predictors are corrected for, and what is unknown.
+    """Say what the p of comparisons with simple predictors are corrected for.
 
     Tables of these, of all rows and of the best one, are one family.
     """
     found = against_predictors(group)
     contrasts = [each and getattr(each, kind) for each in found.values()]
-    lost = any(
-        each is None and len(line.runs) > 1 and name in line.first.result.baselines.get(version, ())
-        for (line, (version, name)), each in found.items()
-    )
     what = "differences from simple predictors on these test rows"
-    return " ".join(
-        filter(None, [correction(contrasts, what), NOT_KEPT if lost else "", smallest(contrasts)])
-    )
+    return " ".join(filter(None, [correction(contrasts, what), smallest(contrasts)]))
 
 
 def correction(found: Iterable[Contrast | None], what: str) -> str:
@@ -334,8 +322,8 @@ def baseline_table(group: Group) -> Table:
         return lambda key: " / ".join(number(group.baselines[key].get(m)) for m in metrics)
 
     cells: Cells[Predictor] = {
-        Column("predictor"): lambda key: NAMES.get(key[1], key[1]),
-        Column("fitted on"): lambda key: NONE if key[1] in UNVARIED else FITTED.get(key[0], key[0]),
+        Column("predictor"): lambda key: spoken(key[1]),
+        Column("fitted on"): lambda key: NONE if unvaried(key[1]) else FITTED.get(key[0], key[0]),
         Column("RMSE / MAE", True): errors("rmse", "mae"),
     }
     if best is not None:
@@ -410,8 +398,6 @@ _SOURCES = {"text": "the paper", "table": "its table alone", "ours": "no paper: 
 
 
 def _rests_on(judged: Judged) -> str:
-    if judged.trend:
-        return f"{with_interval(vars(judged.trend), '+')} per doubling of training rows"
     if judged.shares:
         return "; ".join(
             f"{row} {with_interval(vars(share), spoken=percent)}"
@@ -421,8 +407,6 @@ def _rests_on(judged: Judged) -> str:
 
 
 def _p_after_holm(judged: Judged) -> str:
-    if judged.trend:
-        return f"{number(judged.trend.p)}, not corrected"
     return number(judged.contrast.adjusted.get("rmse")) if judged.contrast else NONE
 
 
@@ -432,7 +416,7 @@ def between_rows(group: Group) -> Table:
     return _differences(title, against_best(group))
 
 
-def _differences(title: str, found: Mapping[Pair, Difference | None]) -> Table:
+def _differences(title: str, found: Mapping[Pair, Comparison | None]) -> Table:
     decoded = {pair: each and each.decoded for pair, each in found.items()}
     expected = {pair: each and each.expected for pair, each in found.items()}
 
@@ -487,13 +471,13 @@ def _crossed(cell: dict[str, Any]) -> str:
 
 
 def _diagonal(run: Run) -> str:
-    said = [verdict(each) for each in crossed(run)]
+    said = [verdict(each) for each in off_diagonal(run.result.matrix)]
     return (
         "A column is of the same users: on the diagonal their own adapter rates them, off it "
         "another one, with its error minus their own one's [95%]; adapters fit their users where "
         "the diagonal is lowest. Beyond noise, after Holm's correction, "
-        f"{said.count('higher')} of {len(said)} cells off the diagonal are higher than the "
-        f"diagonal's, {said.count('lower')} lower."
+        f"{said.count(Verdict.HIGHER)} of {len(said)} cells off the diagonal are higher than the "
+        f"diagonal's, {said.count(Verdict.LOWER)} lower."
     )
 
 

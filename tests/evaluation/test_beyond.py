@@ -2,9 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scales import HALVES, STARS
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from persona_lab.evaluation.beyond import beyond, ranked_probability_score, reliability
+from persona_lab.evaluation.beyond import beyond, ranked_probability_scores, reliability
 
 TRAIN = pd.DataFrame({"user_id": [1, 2, 2, 2], "item_id": [1, 1, 1, 2], "rating": [4, 4, 5, 1]})
 
@@ -27,23 +28,26 @@ def toy():
 
 
 def found():
-    return beyond(toy(), TRAIN, {1: 0, 2: 2})
+    return beyond(toy(), TRAIN, {1: 0, 2: 2}, STARS)
+
+
+def score(p, rating):
+    return ranked_probability_scores(np.array(p, float), STARS.index(rating)).tolist()
 
 
 def test_ranked_probability_score_by_hand():
     sure_and_right, sure_and_far = [0, 0, 0, 0, 1], [1, 0, 0, 0, 0]
-    assert ranked_probability_score(np.array([sure_and_right], float), np.array([5])) == 0
-    assert ranked_probability_score(np.array([sure_and_far], float), np.array([5])) == 1
+    assert score([sure_and_right, sure_and_far], [5, 5]) == [0, 1]
     # Cumulated 0.2, 0.4, 0.6, 0.8 against 0, 0, 1, 1.
-    uniform = ranked_probability_score(np.full((1, 5), 0.2), np.array([3]))
-    assert uniform == pytest.approx((0.04 + 0.16 + 0.16 + 0.04) / 4)
+    uniform = (0.04 + 0.16 + 0.16 + 0.04) / 4
+    assert score([[0.2] * 5], [3]) == pytest.approx([uniform])
 
 
 def test_calibration_error_is_that_of_torchmetrics():
     rng = np.random.default_rng(0)
     p = rng.dirichlet(np.ones(5), 500)
     rating = rng.integers(1, 6, 500)
-    gaps = [b["n"] * abs(b["accuracy"] - b["confidence"]) for b in reliability(p, rating)]
+    gaps = [b["n"] * abs(b["accuracy"] - b["confidence"]) for b in reliability(p, rating - 1)]
     theirs = multiclass_calibration_error(
         torch.from_numpy(p), torch.from_numpy(rating - 1), num_classes=5, n_bins=10, norm="l1"
     )
@@ -54,8 +58,8 @@ def test_a_forecast_as_sure_as_it_is_right_is_calibrated():
     rng = np.random.default_rng(0)
     p = rng.dirichlet(np.ones(5), 20_000)
     rating = np.array([rng.choice(5, p=row) for row in p]) + 1
-    assert all(abs(b["accuracy"] - b["confidence"]) < 0.06 for b in reliability(p, rating))
-    assert sum(b["n"] for b in reliability(p, rating)) == 20_000
+    assert all(abs(b["accuracy"] - b["confidence"]) < 0.06 for b in reliability(p, rating - 1))
+    assert sum(b["n"] for b in reliability(p, rating - 1)) == 20_000
 
 
 def test_ranks_are_compared_within_a_user():
@@ -65,7 +69,7 @@ def test_ranks_are_compared_within_a_user():
     # Users at 1 and -1, and both of them drawn or one twice.
     assert (ranks["low"], ranks["high"]) == (pytest.approx(-1.0), pytest.approx(1.0))
     flat = toy().assign(expected_rating=3.0)
-    ranks = beyond(flat, TRAIN, {1: 0, 2: 0})["spearman"]
+    ranks = beyond(flat, TRAIN, {1: 0, 2: 0}, STARS)["spearman"]
     assert ranks == {"value": None, "low": None, "high": None, "n_users": 0}
 
 
@@ -79,7 +83,7 @@ def test_intervals_of_score_and_ranks_are_over_users():
     rows = rows.assign(
         expected_rating=p @ np.arange(1, 6), **{f"p{d}": p[:, d - 1] for d in range(1, 6)}
     )
-    seen = beyond(rows, rows, dict.fromkeys(range(60), 0))
+    seen = beyond(rows, rows, dict.fromkeys(range(60), 0), STARS)
     score = seen["rps_interval"]
     assert score["value"] == pytest.approx(seen["rps"])
     # With users of one size, the interval is that of the mean over users.
@@ -95,26 +99,36 @@ def test_intervals_of_score_and_ranks_are_over_users():
 
 def test_the_reference_forecast_is_the_training_ratings_histogram():
     # 1, 4, 4 and 5: cumulated 1/4, 1/4, 1/4 and 3/4 over the cuts.
-    forecast = np.array([[0.25, 0, 0, 0.5, 0.25]] * 6)
-    expected = ranked_probability_score(forecast, toy()["rating"].to_numpy())
+    expected = np.mean(score([[0.25, 0, 0, 0.5, 0.25]] * 6, toy()["rating"]))
     reference = found()["references"]["rps"]
     assert reference["value"] == pytest.approx(expected)
     assert reference["low"] < reference["value"] < reference["high"]
     assert found()["references"]["spearman"] == {}
 
 
-def test_simple_predictors_are_ranked_on_the_same_rows_in_any_order():
-    simple = toy()[["user_id", "item_id", "rating"]].assign(
-        **{"prompt/prompt_mean": [5, 4, 3, 1, 2, 3], "all/always_4": 4.0}
-    )
-    seen = beyond(toy(), TRAIN, {1: 0, 2: 2}, simple.iloc[::-1])["references"]["spearman"]
+def test_simple_predictors_are_ranked_on_the_same_rows():
+    simple = toy().assign(**{"prompt/prompt_mean": [5, 4, 3, 1, 2, 3], "all/always_4": 4.0})
+    seen = beyond(simple, TRAIN, {1: 0, 2: 2}, STARS)["references"]["spearman"]
     assert seen.keys() == {"prompt/prompt_mean"}
     assert seen["prompt/prompt_mean"]["value"] == pytest.approx(1.0)
 
 
+def test_half_stars_are_forecast_as_stars_are():
+    rows = toy().drop(columns=["p1", "p2", "p3", "p4", "p5"]).astype({"rating": float})
+    p = toy()[["p1", "p2", "p3", "p4", "p5"]].to_numpy()
+    spread = np.zeros((6, 10))
+    spread[:, 1::2] = p  # 1 to 5 are every second value
+    halves = rows.assign(**dict(zip(HALVES.columns, spread.T, strict=True)))
+    seen = beyond(halves, TRAIN.astype({"rating": float}), {1: 0, 2: 2}, HALVES)
+    for name in ("ece", "spearman", "wasserstein", "macro"):
+        assert seen[name] == pytest.approx(found()[name])
+    shifted = halves.assign(rating=halves["rating"] - 0.5)
+    assert beyond(shifted, TRAIN, {1: 0, 2: 2}, HALVES)["ece"] > seen["ece"]
+
+
 def test_one_user_has_no_interval():
     one = toy().query("user_id == 1")
-    seen = beyond(one, TRAIN, {1: 0})
+    seen = beyond(one, TRAIN, {1: 0}, STARS)
     for ends in (seen["rps_interval"], seen["spearman"], seen["references"]["rps"]):
         assert (ends["low"], ends["high"]) == (None, None)
 

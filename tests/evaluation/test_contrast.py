@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from persona_lab.evaluation import adjust, contrast, rows_key, varies
+from persona_lab.evaluation import Contrast, Difference, adjust, contrast, rows_key, varies
 
 
 def test_rows_are_the_same_in_any_order_and_not_with_another_rating(run):
@@ -12,12 +12,20 @@ def test_rows_are_the_same_in_any_order_and_not_with_another_rating(run):
     assert rows_key(one) != rows_key(one.iloc[1:])
 
 
+def test_half_a_star_makes_other_rows(run):
+    one = run(1.0)
+    halves = one.assign(rating=one["rating"] + 0.5)
+    assert rows_key(one) != rows_key(halves)
+    assert rows_key(one) == rows_key(one.astype({"rating": float}))
+    assert contrast([one], [halves], prediction="expected") is None
+
+
 def test_a_planted_difference_is_found_and_a_null_is_not(run):
     better, worse, same = [run(0.7, 1)], [run(1.0, 2)], [run(1.0, 3)]
     for prediction in ("expected", "decoded"):
         assert contrast(better, worse, prediction=prediction).verdict() == "lower"
         assert contrast(worse, better, prediction=prediction).verdict("mae") == "higher"
-        assert contrast(same, worse, prediction=prediction).verdict() == "undecided"
+        assert contrast(same, worse, prediction=prediction).verdict() == "within noise"
 
 
 def test_rows_that_either_side_left_unanswered_are_left_out_and_checked(run):
@@ -38,7 +46,7 @@ def test_a_claim_holds_only_if_the_check_agrees(run):
     one, other = run(0.3, 1, unrelated=300, mean=-2.0), run(1.0, 2, mean=-2.0)
     found = contrast([one], [other], prediction="decoded")
     assert found.differences["rmse"].high < 0 < found.check["rmse"].low
-    assert found.verdict() == "undecided"
+    assert found.verdict() == "within noise"
 
 
 def test_runs_of_other_rows_or_without_answers_are_not_compared(run):
@@ -68,7 +76,7 @@ def test_what_varies_between_seeds_widens_the_difference_and_its_check(run):
     one, other = [run(0.7, 1, unrelated=20)], [run(1.0, 2)]
     alone = contrast(one, other, prediction="decoded")
     found = contrast(one, other, prediction="decoded", between=[known, known])
-    assert (alone.verdict(), found.verdict()) == ("lower", "undecided")
+    assert (alone.verdict(), found.verdict()) == ("lower", "within noise")
     for narrow, wide in ((alone.differences, found.differences), (alone.check, found.check)):
         assert wide["rmse"].value == narrow["rmse"].value
         assert wide["rmse"].high - wide["rmse"].low > 3 * (narrow["rmse"].high - narrow["rmse"].low)
@@ -82,4 +90,44 @@ def test_many_contrasts_raise_the_bar_of_each(run):
     found = adjust({"weak": weak, **nulls})
     assert found["weak"].adjusted["rmse"] > alone
     assert found["weak"].adjusted["rmse"] <= 6 * alone + 1e-12
-    assert all(found[name].verdict() == "undecided" for name in nulls)
+    assert all(found[name].verdict() == "within noise" for name in nulls)
+
+
+def difference(low, high, p=0.001):
+    return Difference((low or 0) / 2 + (high or 0) / 2, low, high, p, None)
+
+
+def compare(*differences):
+    """A contrast of the first difference, with the second as its check."""
+    first, *check = ({"rmse": each, "mae": each} for each in differences)
+    return Contrast("decoded", 9, 3, (1, 1), first, *check or [None])
+
+
+@pytest.mark.parametrize(
+    ("differences", "said"),
+    [
+        ([difference(-0.2, -0.1)], "lower"),
+        ([difference(0.1, 0.2)], "higher"),
+        ([difference(-0.1, 0.1)], "within noise"),
+        ([difference(-0.2, -0.1), difference(-0.3, -0.1)], "lower"),
+        ([difference(-0.2, -0.1), difference(-0.2, 0.1)], "within noise"),
+        ([difference(-0.2, -0.1), difference(0.1, 0.2)], "within noise"),
+        ([difference(-0.2, -0.1, p=0.051)], "undecided"),
+        ([difference(0.1, 0.2), difference(0.1, 0.3, p=0.051)], "undecided"),
+        ([difference(-0.1, 0.1, p=0.9)], "within noise"),
+        ([difference(-0.2, -0.1, p=None)], "not testable"),
+        ([difference(None, None, p=None)], "not testable"),
+        ([difference(2.0, 2.0)], "not testable"),
+        ([difference(-0.2, -0.1), difference(0.3, 0.3)], "not testable"),
+        ([difference(0.0, 0.0, p=1.0)], "equal"),
+        ([difference(0.0, 0.0), difference(-0.1, 0.1)], "not testable"),
+    ],
+)
+def test_a_claim_holds_only_if_all_intervals_and_the_test_agree(differences, said):
+    assert compare(*differences).verdict() == said
+
+
+def test_a_claim_holds_only_after_correction():
+    one = compare(difference(-0.2, -0.1, p=0.02))
+    first, *_ = adjust({f"{i}": one for i in range(3)}).values()
+    assert (one.verdict(), first.verdict()) == ("lower", "undecided")

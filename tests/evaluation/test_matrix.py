@@ -1,7 +1,8 @@
 import pandas as pd
 import pytest
+from scales import STARS
 
-from persona_lab.evaluation import matrix
+from persona_lab.evaluation import Verdict, matrix, off_diagonal
 
 
 def frame(expected):
@@ -18,7 +19,7 @@ def frame(expected):
 
 
 def cells(crossed, route):
-    found = matrix(crossed, route, "paper", dict.fromkeys(route, 3.0))
+    found = matrix(crossed, route, "paper", dict.fromkeys(route, 3.0), STARS)
     return {(cell["adapter"], cell["users"]): cell for cell in found}
 
 
@@ -54,4 +55,15 @@ def test_users_of_the_frozen_model_have_no_adapter_to_be_compared_with():
 
 
 def test_without_crossed_adapters_there_is_no_matrix():
-    assert matrix({}, {1: "single"}, "paper", {1: 3.0}) == []
+    assert matrix({}, {1: "single"}, "paper", {1: 3.0}, STARS) == []
+
+
+def cell(value, p):
+    ends = {"value": value, "low": value - 0.1, "high": value + 0.1, "p": p, "detectable": 0.2}
+    return {"n_test": 9, "n_users": 3, "difference": {"rmse": ends, "mae": ends}}
+
+
+def test_its_cells_are_corrected_together():
+    cells = [cell(0.25, 0.001), {"difference": None}, cell(0.05, 0.5), *[cell(0.15, 0.03)] * 3]
+    said = [Verdict.HIGHER, Verdict.WITHIN_NOISE, *[Verdict.UNDECIDED] * 3]
+    assert [contrast.verdict() for contrast in off_diagonal(cells)] == said

@@ -3,14 +3,20 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scales import HALVES, STARS
 
 from persona_lab.evaluation import score
 
 
-def frame(ratings, predictions, expected=None, users=None):
+def scored(frame, decode, scale=STARS):
+    return score(frame, decode, scale)
+
+
+def frame(ratings, predictions, expected=None, means=None):
     return pd.DataFrame(
         {
-            "user_id": users or [1] * len(ratings),
+            "user_id": 1,
+            "user_mean": means or 3.0,
             "rating": ratings,
             "prediction": pd.array(predictions, dtype="Float64"),
             "expected_rating": expected or [3.0] * len(ratings),
@@ -20,7 +26,7 @@ def frame(ratings, predictions, expected=None, users=None):
 
 
 def test_unrelated_rows_are_left_out_counted_and_shown_in_variants():
-    found = score(frame([5, 2, 3], [4, None, None], users=[1, 1, 2]), "paper", {1: 2.5, 2: 3.0})
+    found = scored(frame([5, 2, 3], [4, None, None], means=[2.5, 2.5, 3.0]), "paper")
     assert (found["n_test"], found["n_unrelated"]) == (3, 2)
     assert found["urr"] == pytest.approx(2 / 3)
     assert (found["rmse"], found["mae"]) == (1, 1)
@@ -32,20 +38,20 @@ def test_unrelated_rows_are_left_out_counted_and_shown_in_variants():
 
 
 def test_expected_decode_predicts_the_expected_rating_and_has_no_urr():
-    found = score(frame([5, 2], [None, None], expected=[4.5, 2.5]), "expected", {1: 3.0})
+    found = scored(frame([5, 2], [None, None], expected=[4.5, 2.5]), "expected")
     assert found["rmse"] == found["rmse_expected"] == pytest.approx(0.5)
     assert found["urr"] is None
     assert found["n_unrelated"] == 0
 
 
 def test_expected_errors_are_over_all_rows_whatever_the_decode():
-    found = score(frame([5, 1], [5, None], expected=[4.0, 4.0]), "greedy", {1: 3.0})
+    found = scored(frame([5, 1], [5, None], expected=[4.0, 4.0]), "greedy")
     assert found["mae"] == 0
     assert found["mae_expected"] == pytest.approx(2)
 
 
 def test_no_answer_at_all_has_no_error_but_a_full_urr():
-    found = score(frame([5, 1], [None, None]), "paper", {1: 3.0})
+    found = scored(frame([5, 1], [None, None]), "paper")
     assert (found["rmse"], found["mae"], found["urr"]) == (None, None, 1.0)
     assert found["mae_worst"] == 4
 
@@ -54,7 +60,13 @@ def test_no_answer_at_all_has_no_error_but_a_full_urr():
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5) | st.none()), min_size=1))
 def test_worst_bounds_every_other_way_to_count_an_unrelated_response(rows):
     ratings, predictions = map(list, zip(*rows, strict=True))
-    found = score(frame(ratings, predictions), "paper", {1: 3.6})
+    found = scored(frame(ratings, predictions).assign(user_mean=3.6), "paper")
     for other in ("midpoint", "user_mean"):
         assert found[f"rmse_{other}"] <= found["rmse_worst"] + 1e-12
         assert found[f"mae_{other}"] <= found["mae_worst"] + 1e-12
+
+
+def test_what_is_farthest_and_what_is_midway_follow_the_scale():
+    halves = scored(frame([0.5, 2.5, 3.0], [None] * 3), "paper", HALVES)
+    assert halves["mae_worst"] == pytest.approx((4.5 + 2.5 + 2.5) / 3)
+    assert halves["mae_midpoint"] == pytest.approx((2.25 + 0.25 + 0.25) / 3)

@@ -6,10 +6,18 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from scales import HALVES, STARS
 
-from persona_lab.evaluation import Baselines, baselines
+from persona_lab.data import Scale
+from persona_lab.evaluation import Baselines
+from persona_lab.evaluation import baselines as of_scale
+from persona_lab.evaluation.predictors import always
 
 COLUMNS = ["user_id", "item_id", "rating"]
+
+
+def baselines(split, ratings, **options):
+    return of_scale(split, ratings, STARS, **options)
 
 
 def toy(mean=(3.0, 2.0, 4.0, 3.5)):
@@ -158,6 +166,34 @@ def test_baselines_survive_the_folder(tmp_path):
     again = Baselines.load(tmp_path)
     pd.testing.assert_frame_equal(again.frame, found.frame)
     assert (again.metrics, again.user_means) == (found.metrics, found.user_means)
+
+
+def test_what_always_says_is_as_high_on_every_scale():
+    assert always(STARS) == ("always_4", 4.0)
+    assert always(HALVES) == ("always_4", 4.0)
+    assert always(Scale(range(1, 11), ["x"] * 10)) == ("always_8", 8.0)
+
+
+def test_rounding_is_to_the_nearest_value_of_the_scale():
+    train = pd.DataFrame([(1, 1, 3.5), (1, 2, 4.0), (2, 1, 3.5)], columns=COLUMNS)
+    test = pd.DataFrame([(1, 3, 3.5), (2, 2, 4.5)], columns=COLUMNS)
+    movies = pd.DataFrame({"item_id": [1, 2, 3], "mean": [3.0, 4.3, 3.6]})
+    split = SimpleNamespace(train=train, test=test, movies=movies)
+    found = of_scale(split, pd.concat([train, test]), HALVES).metrics["prompt"]["prompt_mean"]
+    assert found["mae"] == pytest.approx((0.1 + 0.2) / 2)
+    assert found["mae_rounded"] == pytest.approx(0)
+
+
+def test_predictions_of_other_rows_are_refused():
+    split, ratings = toy()
+    found = baselines(split, ratings)
+    rows = split.test.assign(prediction=3.0).sample(frac=1, random_state=1)
+    beside = found.beside(rows)
+    assert beside["user_mean"].tolist() == [4, 4, 4]
+    assert beside["prompt/prompt_mean"].isin([4, 3.5]).all()
+    assert beside["rating"].tolist() == rows["rating"].tolist()
+    with pytest.raises(AssertionError, match="not the test rows"):
+        found.beside(rows.iloc[1:])
 
 
 def cohort_of(ratings: pd.DataFrame, seed: int) -> SimpleNamespace:

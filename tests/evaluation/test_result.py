@@ -4,9 +4,10 @@ from dataclasses import asdict, replace
 import numpy as np
 import pandas as pd
 import pytest
+from scales import HALVES, STARS
 
 from persona_lab.errors import UserError
-from persona_lab.evaluation import Result, Row, row_id, score
+from persona_lab.evaluation import Result, Row, adapter_records, row_id, score
 from persona_lab.evaluation.result import TABLE_1
 
 ROW = Row(
@@ -15,9 +16,9 @@ ROW = Row(
     protocol="strict", decode="paper", peft="lora", seed=0, changed={"personas.n_personas": 8},
 )  # fmt: skip
 RESULT = Result(
-    row=ROW, cohort="reported", metrics={"rmse": 1.0, "urr": None},
+    row=ROW, scale=STARS, cohort="reported", development=False, metrics={"rmse": 1.0, "urr": None},
     intervals={"rmse": {"value": 1.0, "low": 0.9, "high": 1.1}}, n_test=10, n_unrelated=1,
-    truncated=2, baselines={"cohort": {"constant": {"rmse": 1.1}}}, comparisons=[],
+    truncated=2, baselines={"cohort": {"constant": {"rmse": 1.1}}},
     per_persona=[{"persona": 0, "rmse": 1.0}], timing={"split": {"seconds": 0.1}},
     cost={"tokens": 0}, versions={"torch": "2.13.0"}, keys={"split": "ab"}, reused=False,
     cuts={"memories": 3},
@@ -37,8 +38,12 @@ def test_a_result_survives_the_file(tmp_path):
     assert Result.load(tmp_path) == RESULT
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     found = json.loads((tmp_path / "result.json").read_text())
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     assert found["row"] == asdict(ROW)
+    assert found["scale"]["labels"] == ["1", "2", "3", "4", "5"]
+    halves = replace(RESULT, scale=HALVES)
+    halves.save(tmp_path)
+    assert Result.load(tmp_path) == halves
 
 
 def test_a_number_that_json_cannot_hold_is_refused_and_leaves_no_result(tmp_path):
@@ -52,9 +57,9 @@ def test_a_number_that_json_cannot_hold_is_refused_and_leaves_no_result(tmp_path
     [
         ("{", "is not a run's result"),
         ("[]", "is not a run's result"),
-        ('{"schema": 1, "row": {"id": "r0"}}', "is not a run's result"),
-        (json.dumps({"schema": 2, "row": asdict(ROW)}), "has schema 2, not 1"),
-        (json.dumps({"schema": 1, "row": asdict(ROW)}), "lacks baselines, cohort"),
+        (json.dumps({"schema": 1, "row": asdict(ROW)}), "has schema 1, not 2"),
+        (json.dumps({"schema": 2, "row": asdict(ROW)}), "lacks adapters, audit"),
+        (json.dumps(asdict(RESULT) | {"schema": 2, "row": {"id": "r0"}}), "is not a run's result"),
     ],
 )
 def test_a_damaged_or_foreign_result_is_the_users_error(tmp_path, text, message):
@@ -76,14 +81,40 @@ def test_only_what_development_rows_give_is_an_objective():
         replace(for_choosing, development=False).objective()
 
 
-@pytest.mark.parametrize(("cohort", "development"), [("reported", False), ("dev", True)])
-def test_a_result_of_before_the_field_goes_by_its_cohort(tmp_path, cohort, development):
-    replace(RESULT, cohort=cohort).save(tmp_path)
-    file = tmp_path / "result.json"
-    found = json.loads(file.read_text())
-    del found["development"]
-    file.write_text(json.dumps(found))
-    assert Result.load(tmp_path).development == development
+def records(route):
+    """Adapters of users 1 to 4, of whom 1 and 2 are persona 0."""
+    names = dict.fromkeys(name for name in route if name)
+    route = dict(enumerate(route, 1))
+    personas = pd.DataFrame({"user_id": [1, 2, 3, 4], "persona": [0, 0, 1, 1]})
+    return adapter_records({name: {"n_rows": 9} for name in names}, route, {"b": "a"}, personas)
+
+
+@pytest.mark.parametrize(
+    ("route", "serving"),
+    [
+        ([None] * 4, "none"),
+        (["a"] * 4, "all"),
+        (["a", "a", "b", "b"], "personas"),
+        (["a", "a", None, None], "personas"),
+        (["a", "b", "a", "b"], "groups"),
+        (["a", "b", "c", "d"], "users"),
+    ],
+)
+def test_whom_adapters_serve_is_recorded_whatever_they_are_called(route, serving):
+    scores = [{"persona": 0, "rmse": 1.0}, {"persona": 1, "rmse": 2.0}]
+    assert replace(RESULT, adapters=records(route), per_persona=scores).serving == serving
+
+
+def test_an_adapters_errors_are_those_of_whom_it_rates():
+    scores = [{"persona": 0, "rmse": 1.0}, {"persona": 1, "rmse": 2.0}]
+    adapters = records(["a", "a", "b", "b"])
+    assert adapters["a"] == {"n_rows": 9, "serves": {"users": 2, "personas": [0]}, "start": None}
+    assert adapters["b"]["start"] == "a"
+    result = replace(RESULT, adapters=adapters, per_persona=scores)
+    assert [result.scores_of(name) for name in "ab"] == scores
+    single = replace(result, adapters=records(["a"] * 4))
+    assert single.scores_of("a") == single.metrics
+    assert replace(result, adapters=records(["a", "b"] * 2)).scores_of("a") is None
 
 
 @pytest.mark.parametrize("decode", ["paper", "greedy"])
@@ -100,10 +131,11 @@ def test_no_search_is_won_by_silence(decode):
                 "prediction": pd.array(answers, dtype="Float64"),
                 "expected_rating": 3.0,
                 "digit_mass": 1.0,
+                "user_mean": float(truth.mean()),
             }
         )
         rows.loc[~answered, "prediction"] = pd.NA
-        metrics = score(rows, decode, {1: float(truth.mean())})
+        metrics = score(rows, decode, STARS)
         return replace(RESULT, metrics=metrics, development=True).objective()
 
     shares = [objective(np.arange(200) < n) for n in (0, 50, 100, 150, 200)]

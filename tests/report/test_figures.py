@@ -6,6 +6,8 @@ from persona_lab.report import build
 from persona_lab.report.compare import groups
 from persona_lab.report.figures import VARIABLES, draw, inline_svg, save
 
+from .conftest import trained
+
 
 def tag(texts):
     """Every word is a noun."""
@@ -96,7 +98,7 @@ def test_pictures_and_prints_are_written(sweep, tmp_path):
 def curve_runs(sweep, *sizes, prefix="", **fields):
     for n in sizes:
         changed = {"adapter.rows_per_user": n} if n else {}
-        adapters = {f"persona_{i}": {"n_rows": (n or 80) * (10 + i)} for i in range(4)}
+        adapters = trained("persona", [(n or 80) * (10 + i) for i in range(4)])
         name = f"{prefix}rows={n}"
         sweep.add(name, id="r9", adapter="persona", changed=changed,
                   facts={"adapters": adapters}, **fields)  # fmt: skip
@@ -143,7 +145,7 @@ def test_runs_that_differ_in_more_than_rows_are_on_no_common_curve(sweep):
 def test_a_single_adapter_has_a_curve_of_everybodys_error(sweep):
     results = {
         n: sweep.add(f"{n}", adapter="single_full", changed={"adapter.max_rows": n},
-                     facts={"adapters": {"single": {"n_rows": n}}})
+                     facts={"adapters": trained("single_full", [n])})
         for n in (100, 50)
     }  # fmt: skip
     (line,) = curves_of(build(sweep.folder))["learning_curve"].figure.axes[0].lines

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+from scales import HALVES
 
 from persona_lab.errors import UserError
 from persona_lab.report import build
@@ -52,6 +53,7 @@ def test_runs_without_a_result_are_failures_with_their_error(sweep):
     sweep.write("empty", {"state": "completed"})
     sweep.write("torn", {})
     (sweep.folder / "torn" / "status.json").write_text("{")
+    sweep.write("list", [])
     sweep.add("cut")
     (sweep.folder / "cut" / "predictions.parquet").write_bytes(b"PAR1")
     report = build(sweep.folder)
@@ -61,7 +63,14 @@ def test_runs_without_a_result_are_failures_with_their_error(sweep):
     assert failures["broken"].overrides == ("adapter=persona", "seed=1")
     assert failures["killed"].error == "not finished, or killed"
     assert "no result.json" in failures["empty"].error
-    assert (failures["torn"].state, failures["cut"].state) == ("damaged", "damaged")
+    assert {failures[name].state for name in ("torn", "list", "cut")} == {"damaged"}
+
+
+def test_predictions_hold_a_probability_of_each_value_of_the_scale(sweep):
+    result = sweep.add("run")
+    replace(result, scale=HALVES).save(sweep.folder / "run")
+    (failure,) = build(sweep.folder).failures
+    assert "predictions.parquet lacks p0.5, p1.5, p2.5" in failure.error
 
 
 def test_a_result_without_status_or_predictions_still_counts(sweep):

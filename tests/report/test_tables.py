@@ -1,12 +1,11 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
 from persona_lab.report import build
-from persona_lab.report.compare import MAIN, against_predictors, compared, groups, verdict
+from persona_lab.report.compare import against_predictors, compared, groups, verdict
 from persona_lab.report.notes import headlines, notes
 from persona_lab.report.tables import (
     NONE,
@@ -168,8 +167,7 @@ def test_every_row_is_compared_with_the_main_simple_predictors(table_1):
         column = next(c.head for c in baseline_table(group).columns if "minus this" in c.head
                       and ("expected" in c.head) == (kind == "expected"))  # fmt: skip
         again = dict(zip(group.predictors, cells(baseline_table(group), column), strict=True))
-        main = [key for key in group.predictors if key in MAIN]
-        assert [again[key] for key in main] == [*table.rows[best][1:]]
+        assert [again[key] for key in group.main] == [*table.rows[best][1:]]
 
 
 def test_where_ratings_are_expected_rows_are_compared_once(sweep):
@@ -183,24 +181,9 @@ def test_where_ratings_are_expected_rows_are_compared_once(sweep):
     assert [len(each.rows) for each in (one, other)] == [2, 2]
 
 
-def test_seeds_that_kept_no_predictor_are_said_to_be_unknown(sweep):
-    for seed in (0, 1):
-        sweep.add(f"{seed}", id="r9", seed=seed, kept=False)
-    sweep.add("alone", id="r10", kept=False)
-    (group,) = groups(build(sweep.folder))
-    table = predictors_table(group, "decoded")
-    pooled, alone = table.rows
-    assert [cell == NONE for cell in pooled[1:]] == [True, True, False, False, True, True]
-    assert NONE not in alone
-    assert "did not keep what the predictor said" in table.note
-    sweep.add("new", id="r3")
-    (group,) = groups(build(sweep.folder))
-    assert cells(predictors_table(group, "decoded"), table.columns[1].head)[0] != NONE
-
-
 def test_a_report_without_baselines_has_no_table_of_them(sweep):
     result = sweep.add("a")
-    replace(result, baselines={}, comparisons=[]).save(sweep.folder / "a")
+    replace(result, baselines={}).save(sweep.folder / "a")
     report = build(sweep.folder)
     assert not [each for each in leading(report) if "simple" in each.title.lower()]
 
@@ -243,25 +226,6 @@ def test_claims_are_judged_by_the_rows_and_stand_ins_test_none_about_llama(table
     assert found.keys().isdisjoint(missing)
     assert "stand-in plays LLaMA-3" in missing["r7 < r1"]
     assert any("claims about Table 1" in sentence for sentence in headlines(report))
-
-
-def test_the_claim_about_size_shows_its_slope_and_interval(sweep):
-    adapters = {"persona_0": {"n_rows": 80}, "persona_1": {"n_rows": 40}}
-    sweep.add("a", id="r10", adapter="persona", memory="ms_ml", facts={"adapters": adapters})
-    file = sweep.folder / "a" / "predictions.parquet"
-    frame = pd.read_parquet(file)
-    frame["persona"] = (frame["user_id"] % 3 == 0).astype(int)
-    frame.to_parquet(file)
-    (group,) = groups(build(sweep.folder))
-    found = {row[2]: row[3:] for row in claims_table(group).rows}
-    squares = ((frame["prediction"] - frame["rating"]).astype(float) ** 2).groupby(frame["persona"])
-    large, small = squares.mean() ** 0.5
-    judgement, said, p, mae, seeds, smallest = found["r10 falls with size"]
-    assert said.startswith(f"{number(large - small, '+')} [")
-    assert said.endswith("] per doubling of training rows")
-    assert p.endswith(", not corrected")
-    assert judgement == "undecided: no order of 4 sizes or fewer is rare enough"
-    assert (mae, seeds, smallest) == (NONE, "1", NONE)
 
 
 def test_claims_on_one_seed_are_undecided_and_of_several_settings_name_theirs(sweep):
