@@ -68,7 +68,7 @@ class Agents(Mapping[int, "UserAgent"]):
         """
         # The truth is not known, and no prompt shows it.
         asked = rows.assign(rating=0, position=_LAST).reset_index(drop=True)
-        examples = self.tuning.examples(asked, training=False)
+        examples = self.tuning.examples(asked, training=False, later=self._later)
         responses = self.tuning.answer(examples, self.adapters)
         answers = {
             "prediction": np.array([response.prediction for response in responses], dtype=float),
@@ -95,14 +95,18 @@ class Agents(Mapping[int, "UserAgent"]):
 
     @cached_property
     def bank(self) -> Bank:
-        """What all agents recall from; what they remember later goes into the run's folder."""
+        """What agents recall; what is added to it stays in the run's folder and is rated by."""
         return Bank(
             self.prepared.memories.value,
             self.prepared.vectors.value,
             self.experiment.memory,
             self.experiment.protocol.recall_time,
-            Table(self.lab.folder / "memories"),
+            self._later,
         )
+
+    @property
+    def _later(self) -> Table:
+        return Table(self.lab.folder / "memories")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from persona_lab.cache import Entry, Stage
 from persona_lab.data import Cost, Protocol, Ratings, Split
 from persona_lab.distill import Memories
 from persona_lab.lab import Lab
-from persona_lab.memory import Bank, Memory, Recalled, Vectors
+from persona_lab.memory import Bank, Memory, Recalled, Table, Vectors
 from persona_lab.model import (
     BaseModel,
     Decode,
@@ -213,6 +213,7 @@ class Tuning:
         training: bool,
         split: Split | None = None,
         memories: Memories | None = None,
+        later: Table | None = None,
     ) -> list[Example]:
         """Rows -> prompts as token ids, under the protocol's rules for training or test rows.
 
@@ -221,12 +222,13 @@ class Tuning:
             training: Whether they are training rows.
             split: In place of the row's own, for what would be if.
             memories: Likewise.
+            later: What users remember beyond their training rows.
         """
         memory = self.memory.in_training() if training else self.memory
         memories = memories or self.prepared.memories.value
         return make_examples(
             rows,
-            bank=self.bank(memory, memories),
+            bank=self.bank(memory, memories, later),
             memories=memories,
             split=split or self.prepared.split.value,
             template=self.prompt,
@@ -241,11 +243,12 @@ class Tuning:
         bank = self.bank(self.memory.in_training(), self.prepared.memories.value)
         return bank.recall_rows(rows) if bank else []
 
-    def bank(self, memory: Memory, memories: Memories) -> Bank | None:
+    def bank(self, memory: Memory, memories: Memories, later: Table | None = None) -> Bank | None:
         """What users' agents recall from; None where the prompt shows no memories."""
         if not memory.interactions:
             return None
-        return Bank(memories, self.prepared.vectors.value, memory, self.protocol.recall_time)
+        vectors, recall_time = self.prepared.vectors.value, self.protocol.recall_time
+        return Bank(memories, vectors, memory, recall_time, later)
 
     @property
     def codec(self) -> Codec:

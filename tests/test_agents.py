@@ -44,6 +44,18 @@ def test_an_agent_knows_its_user(agents: Agents) -> None:
     assert agent.recall(str(title)) == [memory]
 
 
+def test_what_an_agent_remembers_later_is_recalled(agents: Agents) -> None:
+    user_id, other_id = list(agents)[:2]
+    movies = agents.prepared.split.value.movies["item_id"].tolist()
+    others = agents[other_id].recall(movies[0])
+    row = {"user_id": user_id, "rating": 5, "position": 1000, "text": "I rated it just now."}
+    agents.bank.add(pd.DataFrame([row | {"item_id": item} for item in movies]))
+    for loaded in (agents, persona_lab.load_agents(agents.lab.folder)):
+        assert [memory.text for memory in loaded[user_id].recall(movies[0])] == [row["text"]]
+        assert loaded[other_id].recall(movies[0]) == others
+    shutil.rmtree(agents.lab.folder / "memories")
+
+
 def test_what_the_store_has_lost_is_not_made_again(agents: Agents, tmp_path: Path) -> None:
     entry = next(iter(agents.adapters.values()))
     aside = tmp_path / "lost"

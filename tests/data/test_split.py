@@ -54,7 +54,7 @@ def test_validation_share_by_hand() -> None:
     assert training_rows(history, 0.6, 0.1)["position"].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(histories(), st.integers(1, 99).map(lambda percent: percent / 100))
 def test_split_in_time(frame: pd.DataFrame, fraction: float) -> None:
     history = in_time_order(frame)
@@ -75,7 +75,7 @@ def test_split_in_time(frame: pd.DataFrame, fraction: float) -> None:
             assert first["position"].max() < last["position"].min()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(histories(), st.integers(1, 10), st.integers(0, 3))
 def test_drawn_rows(frame: pd.DataFrame, per_user: int, seed: int) -> None:
     history = in_time_order(frame)

@@ -2,16 +2,20 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
 from configured import configured
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from persona_lab.data import Cost
 from persona_lab.distill import Memories
 from persona_lab.memory import Bank, Table, Vectors
+
+# Worlds are large: each example has dozens of recalls.
+few = hypothesis.settings(max_examples=30)
 
 COLUMNS = ["user_id", "item_id", "rating", "position", "text"]
 
@@ -50,6 +54,7 @@ def brute_force(world, memory, recall_time, user_id, item_id, before):
     return [(item, text, rating, -p, -c) for c, p, item, text, rating in sorted(recalled)]
 
 
+@few
 @given(st.data())
 def test_recall_is_brute_force(toy, data):
     world, memory = data.draw(toy.worlds), data.draw(toy.memories)
@@ -67,6 +72,7 @@ def test_recall_is_brute_force(toy, data):
         ]
 
 
+@few
 @given(st.data())
 def test_rows_recall_in_their_order_what_each_recalls_alone(toy, data):
     world, memory = data.draw(toy.worlds), data.draw(toy.memories)
@@ -131,6 +137,7 @@ def test_random_memories_are_as_many_of_the_users_own(toy):
     assert toy.recall(drawn, 10, 1, before=0) == []
 
 
+@few
 @given(st.data())
 def test_random_memories_are_what_may_be_recalled(toy, data):
     world, memory = data.draw(toy.worlds), data.draw(toy.memories)
@@ -164,7 +171,7 @@ def test_who_or_what_is_unknown_is_said(toy):
 
 
 # Each example writes a table.
-@settings(max_examples=15)
+@hypothesis.settings(max_examples=10)
 @given(st.data())
 def test_later_memories_are_recalled_like_those_of_the_training_rows(toy, tmp_path_factory, data):
     """The same memories, some of them in the table: recall is the same."""
