@@ -59,8 +59,8 @@ def _work(
     torch.set_num_threads(threads)
     backend = "nccl" if accelerator == "gpu" else "gloo"
     meeting = f"file://{folder}/meeting"
-    dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=n)
     try:
+        dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=n)
         work()
     except Exception as error:
         of_user = isinstance(error, UserError)

@@ -108,21 +108,20 @@ class Trainer:
             epochs: Passes over the training rows.
         """
         bar = sys.stderr.isatty() if self.progress is None else self.progress
-        with quietly():
-            return L.Trainer(
-                accelerator=self.accelerator,
-                devices=1,
-                precision=self.computes,
-                logger=logger or False,
-                default_root_dir=folder,
-                max_epochs=epochs,
-                reload_dataloaders_every_n_epochs=1,
-                log_every_n_steps=1,
-                enable_checkpointing=False,
-                enable_model_summary=False,
-                enable_progress_bar=bar,
-                callbacks=[RichProgressBar() if bar else Lines(doing)],
-            )
+        return L.Trainer(
+            accelerator=self.accelerator,
+            devices=1,
+            precision=self.computes,
+            logger=logger or False,
+            default_root_dir=folder,
+            max_epochs=epochs,
+            reload_dataloaders_every_n_epochs=1,
+            log_every_n_steps=1,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=bar,
+            callbacks=[RichProgressBar() if bar else Lines(doing)],
+        )
 
 
 class Lines(Callback):

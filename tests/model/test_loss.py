@@ -30,6 +30,10 @@ def test_an_answers_loss_is_the_mean_over_its_tokens() -> None:
     )
 
 
+def test_a_loss_is_chosen_by_its_option() -> None:
+    assert configured("train/loss=answer") == configured("train=default").loss == AnswerLoss()
+
+
 @component
 class SquaredError:
     """The squared error of the expected rating."""

@@ -1,6 +1,8 @@
 """Who trains on what, by hand-worked and random personas."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,9 +33,14 @@ MODES = [
 TOY = {10: (0, 6), 11: (0, 4), 12: (0, 2), 20: (1, 5), 21: (1, 2), 30: (2, 3)}
 
 
-def mode(name: str, **fields: Any) -> Mode:
+@cache
+def plain(name: str) -> Mode:
     # The paper's setup caps the rows.
-    return configured(f"adapter={name}", **{"max_rows": None, **fields})
+    return configured(f"adapter={name}", max_rows=None)
+
+
+def mode(name: str, **fields: Any) -> Mode:
+    return replace(plain(name), **fields)
 
 
 def rows_of(counts: dict[int, int]) -> pd.DataFrame:

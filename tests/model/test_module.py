@@ -89,13 +89,13 @@ def peak_of_rating(model: PreTrainedModel, codec: Codec, n_rows: int, budget: in
 def test_more_rows_of_a_user_take_no_more_memory(
     trainable: PreTrainedModel, codec: Codec, peak: Any
 ) -> None:
-    few, many = (peak(trainable, codec, n, BUDGET) for n in (60, 600))
+    few, many = (peak(trainable, codec, n, BUDGET) for n in (40, 400))
     assert 0 < many <= 1.1 * few
 
 
 @pytest.mark.parametrize("peak", [peak_of_training, peak_of_rating])
 def test_without_a_budget_they_do(trainable: PreTrainedModel, codec: Codec, peak: Any) -> None:
-    few, many = (peak(trainable, codec, n, 10**9) for n in (60, 600))
+    few, many = (peak(trainable, codec, n, 10**9) for n in (40, 400))
     assert many > 5 * few
 
 
