@@ -13,7 +13,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt \
-		--editable '.[dev,joblib,openai,optuna,qlora,slurm,tensorboard,wandb]'
+		--editable '.[dev,figures,joblib,openai,optuna,qlora,slurm,tensorboard,wandb]'
 	touch $@
 
 .PHONY: quickstart
@@ -27,8 +27,8 @@ benchmark: setup  ## Measure the engine against its peers for 40 minutes (experi
 	$(BIN)/python experiments/benchmark/run.py --out outputs/benchmark
 
 .PHONY: test
-test: setup  ## Run the tests
-	$(BIN)/python -m pytest
+test: setup  ## Run the tests, one process per core
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 .PHONY: check
 check: setup  ## Lint, format, types, and which room imports which

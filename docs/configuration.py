@@ -49,8 +49,8 @@ def page() -> str:
     chosen = _chosen()
     for group in (each for each in _groups() if each not in ("slm", "llm")):
         parts += [f"## {group}\n", _options(group, chosen)]
-        if group in _components():
-            parts.append(_fields(group))
+        if group in _components() and (fields := _fields(group)):
+            parts.append(fields)
     return "\n".join(parts)
 
 
@@ -107,6 +107,8 @@ def _fields(group: str) -> str:
         for field in _leaves(_option(group, option), f"{group}."):
             values[field.name][option] = _text(field.value)
             about[field.name] = about.get(field.name) or field.about
+    if not values:
+        return ""
     # A component's own fields behind it, also those that only a later option has.
     first = list(dict.fromkeys(name.split(".")[1] for name in values))
     rows = [

@@ -39,22 +39,23 @@ class Agents(Mapping[int, "UserAgent"]):
         """
         self.experiment, self.lab = experiment, lab
         self.prepared = experiment.prepare(lab)
-        self.plan = experiment.plan(self.prepared)
-        self.adapters = experiment.adapters(lab, self.prepared, self.plan)
-        for entry in (*self.prepared.entries.values(), *self.adapters.values()):
+        for entry in self.prepared.entries.values():
             entry.require()
-        self.codec = experiment.codec(lab)
+        self.tuning = experiment.tuning(lab, self.prepared)
+        self.adapters = self.tuning.adapters()
+        for entry in self.adapters.values():
+            entry.require()
 
     def __getitem__(self, user_id: int) -> "UserAgent":
-        if user_id not in self.plan.route:
+        if user_id not in self.tuning.plan.route:
             raise KeyError(f"user {user_id} is not one of the run's {len(self)} users")
         return UserAgent(self, user_id)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.plan.route)
+        return iter(self.tuning.plan.route)
 
     def __len__(self) -> int:
-        return len(self.plan.route)
+        return len(self.tuning.plan.route)
 
     def rate(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Rate many users' movies: the rows with prediction, expected_rating and response.
@@ -67,8 +68,8 @@ class Agents(Mapping[int, "UserAgent"]):
         """
         # The truth is not known, and no prompt shows it.
         asked = rows.assign(rating=0, position=_LAST).reset_index(drop=True)
-        examples = self.experiment.examples(self.lab, self.prepared, asked, training=False)
-        responses = self.experiment.answer(self.lab, self.plan, self.adapters, examples)
+        examples = self.tuning.examples(asked, training=False)
+        responses = self.tuning.answer(examples, self.adapters)
         answers = {
             "prediction": np.array([response.prediction for response in responses], dtype=float),
             "expected_rating": [response.expected_rating for response in responses],

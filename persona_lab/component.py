@@ -35,8 +35,9 @@ def component(kind: type[T]) -> type[T]:
 
 
 def neutral_fields(kind: type) -> set[str]:
-    """Names of a dataclass's fields that are no part of a key."""
-    return {each.name for each in fields(kind) if not each.metadata.get("key", True)}
+    """Names of a class's fields that are no part of a key; none of a class without fields."""
+    declared = fields(kind) if is_dataclass(kind) else ()
+    return {each.name for each in declared if not each.metadata.get("key", True)}
 
 
 def describe(value: Any) -> Any:

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from persona_lab.cache import NotAtHand
 from persona_lab.data import Cost, NoMovieInfo, Split, Synthetic
 from persona_lab.evaluation import row_id
-from persona_lab.experiment import Experiment, Prepared
+from persona_lab.experiment import Experiment
 from persona_lab.lab import Lab
 from persona_lab.model import lend
 from persona_lab.model.engine import pack, parts
@@ -31,6 +31,7 @@ from persona_lab.model.train import by_prefix
 from persona_lab.personas import Personas
 from persona_lab.prompting import Example
 from persona_lab.prompting.examples import catalogue
+from persona_lab.tuning import Prepared, Tuning
 
 # The declared shape: texts as long as the LLM-free distiller writes them on MovieLens-100K.
 _PROFILE_WORDS, _MEMORY_WORDS, _SUMMARY_WORDS = 340, 40, 40
@@ -174,24 +175,25 @@ def estimate(experiment: Experiment, lab: Lab) -> Estimate:
     split = _split(experiment, lab, prepared, assumed)
     personas = prepared.personas.value if written else _personas(experiment, split, assumed)
     histories = split.train.groupby("user_id").size().tolist()
-    cost = (
-        Cost() if prepared.memories.there else experiment.distiller.estimate(histories, split.scale)
-    )
-    examples = _examples(experiment, lab, prepared if written else None, split, assumed)
-    plan = experiment.adapter.plan(split.train, personas, experiment.seed)
+    cost = Cost()
+    if not prepared.memories.there:
+        cost = experiment.distiller.estimate(histories, split.scale)
+    plan = experiment.plan(split, personas)
+    tuning = experiment.tuning(lab, prepared, plan)
+    examples = _examples(experiment, tuning if written else None, split, assumed)
     shape = Shape.of(experiment, lab, trained=bool(plan.rows))
 
     parts, training = [], Work()
     for name, rows in plan.rows.items():
         work = _training(experiment, examples(rows, training=True))
-        key = experiment.training(lab, prepared, plan, name).key
+        key = tuning.training(name).key
         parts.append(Part(key, name, len(rows), work, shape.training(work)))
         training = max(training, work, key=lambda work: work.largest)
     rating = _rating(experiment, examples(split.test, training=False))
     steps = 0 if experiment.decode.name == "expected" else experiment.decode.max_new_tokens - 1
     flop = shape.rating(rating, steps)
     for rater in (None, *plan.crossed):
-        key = experiment.rating(lab, prepared, plan, rater).key
+        key = tuning.rating(rater).key
         parts.append(Part(key, "predictions", rating.rows, rating, flop))
 
     return Estimate(
@@ -327,20 +329,16 @@ def _personas(experiment: Experiment, split: Split, assumed: list[str]) -> Perso
 
 
 def _examples(
-    experiment: Experiment,
-    lab: Lab,
-    prepared: Prepared | None,
-    split: Split,
-    assumed: list[str],
+    experiment: Experiment, tuning: Tuning | None, split: Split, assumed: list[str]
 ) -> Callable[..., list[Example]]:
     """The experiment's own examples, or ones of the declared lengths."""
-    if prepared is not None:
+    if tuning is not None:
         try:
-            experiment.codec(lab)
-            return partial(experiment.examples, lab, prepared)
+            assert tuning.codec
+            return tuning.examples
         except NotAtHand:
             pass
-    what = f"the tokenizer of {experiment.model.name}" if prepared else "profiles and memories"
+    what = f"the tokenizer of {experiment.model.name}" if tuning else "profiles and memories"
     assumed.append(
         f"{what} are not there yet: {_PROFILE_WORDS} words a profile, {_MEMORY_WORDS} a memory, "
         f"{_TOKENS_PER_WORD} tokens a word"

@@ -5,18 +5,16 @@ it; what a component may see is what the flow hands it. Reads and writes only th
 """
 
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import cache, partial
 from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from transformers import PreTrainedModel
 
-from persona_lab.cache import Entry, Stage
+from persona_lab.cache import Stage
 from persona_lab.component import describe
 from persona_lab.data import Cost, Data, MovieInfo, Protocol, Ratings, Split
 from persona_lab.distill import Distiller, Memories, distillation
@@ -32,65 +30,22 @@ from persona_lab.evaluation import (
     row_id,
 )
 from persona_lab.lab import Lab
-from persona_lab.memory import Bank, Embedder, Memory, Recalled, Vectors, embedding
+from persona_lab.memory import Embedder, Memory, embedding
 from persona_lab.model import (
-    AdapterMode,
     BaseModel,
     Decode,
+    Mode,
     Peft,
     Plan,
-    Predictions,
-    Response,
     Train,
-    TrainedAdapter,
     Trainer,
-    attach,
-    fit_on_devices,
-    rate_examples,
 )
 from persona_lab.model.loggers import Labels, Outcome
 from persona_lab.personas import Clustering, Personas, grouping
-from persona_lab.prompting import Codec, Example, Template, make_examples
+from persona_lab.prompting import Template
+from persona_lab.tuning import Prepared, Tuning
 
 _SHOWN = 3  # prompts of a run that a report shows
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The stages that do not know the model: shared by every row of the table.
-
-    Attributes:
-        ratings: All ratings, read at the first call and kept.
-        split: Training and test rows of the selected users, and the movies.
-        memories: Profiles and enriched interactions.
-        vectors: Of profiles and movies.
-        personas: Of the selected users.
-    """
-
-    ratings: Callable[[], Ratings]
-    split: Entry[Split]
-    memories: Entry[Memories]
-    vectors: Entry[Vectors]
-    personas: Entry[Personas]
-
-    @property
-    def entries(self) -> dict[str, Entry[Any]]:
-        """The stages by name."""
-        stages = (self.split, self.memories, self.vectors, self.personas)
-        return {entry.kind.STAGE: entry for entry in stages}
-
-    def keys(self) -> dict[str, str]:
-        """Stage -> key in the cache."""
-        return {name: entry.key for name, entry in self.entries.items()}
-
-    def timing(self) -> dict[str, dict[str, Any]]:
-        """Stage -> seconds of its first computation."""
-        return {name: {"seconds": entry.seconds} for name, entry in self.entries.items()}
-
-    def costs(self) -> dict[str, Cost]:
-        """Stage -> what its calls of servers came to, whenever they were paid for."""
-        paying = (self.split, self.memories, self.vectors)
-        return {entry.kind.STAGE: entry.value.cost for entry in paying}
 
 
 @dataclass(frozen=True)
@@ -118,7 +73,7 @@ class Experiment:
     prompt: Template
     model: BaseModel
     peft: Peft
-    adapter: AdapterMode
+    adapter: Mode
     train: Train
     decode: Decode
     trainer: Trainer
@@ -129,26 +84,22 @@ class Experiment:
         The run's folder gets result.json, predictions.parquet, personas.json and examples.json.
         """
         prepared = self.prepare(lab)
-        plan = self.plan(prepared)
-        predictions = lab.once(self.rating(lab, prepared, plan), own=True)
-        # Adapters that were trained a moment ago are not trained again, also under `rerun`.
-        trained = replace(lab, rerun=False)
+        tuning = self.tuning(lab, prepared)
+        predictions = lab.once(tuning.rating(), own=True)
         crossed = {
-            name: lab.once(self.rating(trained, prepared, plan, rater=name), own=True).value.frame
-            for name in plan.crossed
+            name: lab.once(tuning.rating(name), own=True).value.frame
+            for name in tuning.plan.crossed
         }
         simple = lab.once(
             predicting(prepared.split, prepared.ratings, shown_mean=self.prompt.shows_mean)
         )
-        audit = lab.once(self.auditing(lab, prepared))
+        audit = lab.once(self.auditing(tuning))
 
         test = predictions.value.frame
         measured = assess(test, simple.value, self.decode.name)
         facts = predictions.value.facts
         costs = prepared.costs()
-        adapters = {
-            name: lab.cache.folder(self.training(lab, prepared, plan, name)) for name in plan.rows
-        }
+        adapters = {name: lab.cache.folder(tuning.training(name)) for name in tuning.plan.rows}
         result = Result(
             row=self.row,
             cohort=self.data.cohort,
@@ -169,7 +120,7 @@ class Experiment:
                 simple.value.frame,
             ),
             audit=audit.value.findings,
-            matrix=matrix(crossed, plan.route, self.decode.name, simple.value.user_means),
+            matrix=matrix(crossed, tuning.plan.route, self.decode.name, simple.value.user_means),
             versions=facts["versions"],
             keys=prepared.keys()
             | {"adapters": "+".join(folder.name for folder in adapters.values()) or "none"}
@@ -179,7 +130,7 @@ class Experiment:
         # A report has nothing but run folders: what simple predictors say goes along.
         test = simple.value.beside(test)
         test.to_parquet(lab.folder / "predictions.parquet", index=False)
-        self._illustrate(lab, prepared)
+        self._illustrate(tuning)
         result.save(lab.folder)
         lab.logger.outcome(
             lab.folder, self.labels(lab, prepared), Outcome(result.numbers(), test, adapters)
@@ -201,197 +152,55 @@ class Experiment:
         personas = lab.once(grouping(self.personas, vectors, split, self.seed))
         return Prepared(ratings, split, memories, vectors, personas)
 
-    def plan(self, prepared: Prepared) -> Plan:
+    def plan(self, split: Split, personas: Personas) -> Plan:
         """Which adapter trains on which rows and rates which users."""
-        return self.adapter.plan(prepared.split.value.train, prepared.personas.value, self.seed)
+        return self.adapter.plan(split.train, personas, self.seed)
 
-    def training(
-        self, lab: Lab, prepared: Prepared, plan: Plan, name: str, curves: Any = None
-    ) -> Stage[TrainedAdapter]:
-        """One adapter of the plan, as a stage; `curves` is Lightning's logger of its losses."""
+    def tuning(self, lab: Lab, prepared: Prepared, plan: Plan | None = None) -> Tuning:
+        """The part of the flow that knows the model.
 
-        def fit() -> TrainedAdapter:
-            return fit_on_devices(
-                partial(self.base, lab),
-                self.codec(lab),
-                self.examples(lab, prepared, plan.rows[name], training=True),
-                self.train,
-                self.peft.config(self.model.lora_targets),
-                self.trainer,
-                folder=lab.folder,
-                logger=curves,
-                seed=self.seed,
-                name=name,
-            )
+        Args:
+            lab: The run's places.
+            prepared: What it shares with other rows.
+            plan: In place of the one that follows from `prepared`.
+        """
+        return Tuning(
+            lab=lab,
+            prepared=prepared,
+            plan=plan or self.plan(prepared.split.value, prepared.personas.value),
+            curves=partial(lab.logger.curves, lab.folder, self.labels(lab, prepared)),
+            seed=self.seed,
+            prompt=self.prompt,
+            memory=self.memory,
+            protocol=self.protocol,
+            model=self.model,
+            peft=self.peft,
+            adapter=self.adapter,
+            train=self.train,
+            decode=self.decode,
+            trainer=self.trainer,
+        )
 
-        # What only test prompts show does not touch an adapter.
-        inputs = self._computed(lab, prepared, self.memory.in_training()) | {
-            "peft": self.peft,
-            "train": self.train,
-            "adapter": self.adapter,
-            "name": name,
-            "personas": prepared.personas.key,
-        }
-        return Stage(TrainedAdapter, inputs, fit)
-
-    def adapters(
-        self, lab: Lab, prepared: Prepared, plan: Plan
-    ) -> dict[str, Entry[TrainedAdapter]]:
-        """Every adapter of the plan, trained or reused, by its name."""
-        stages = {name: self.training(lab, prepared, plan, name) for name in plan.rows}
-        new = {
-            name: lab.cache.folder(stage)
-            for name, stage in stages.items()
-            if lab.rerun or lab.cache.find(stage) is None
-        }
-        with lab.logger.curves(lab.folder, self.labels(lab, prepared), new) as curves:
-            return {
-                name: lab.once(self.training(lab, prepared, plan, name, curves), own=True)
-                for name in plan.rows
-            }
-
-    def rating(
-        self, lab: Lab, prepared: Prepared, plan: Plan, rater: str | None = None
-    ) -> Stage[Predictions]:
-        """Responses to the test rows as a stage: by each user's own adapter, or all by one."""
-        stages = {name: self.training(lab, prepared, plan, name) for name in plan.rows}
-
-        def rate() -> Predictions:
-            adapters = self.adapters(lab, prepared, plan)
-            raters = adapters if rater is None else {rater: adapters[rater]}
-            start = time.perf_counter()
-            examples = self.examples(lab, prepared, prepared.split.value.test, training=False)
-            responses = self.answer(lab, plan, adapters, examples, rater)
-            seconds = time.perf_counter() - start
-            predictions = Predictions.of(
-                examples, responses, prepared.personas.value.of, [f"p{n}" for n in range(1, 6)]
-            )
-            return predictions.timed(seconds, raters, self.train.epochs)
-
-        inputs = self._computed(lab, prepared, self.memory) | {
-            "decode": self.decode,
-            "personas": prepared.personas.key,
-            "adapters": {name: stage.key for name, stage in stages.items()},
-            "rater": rater,
-        }
-        return Stage(Predictions, inputs, rate)
-
-    def answer(
-        self,
-        lab: Lab,
-        plan: Plan,
-        adapters: Mapping[str, Entry[TrainedAdapter]],
-        examples: Sequence[Example],
-        rater: str | None = None,
-    ) -> list[Response]:
-        """Responses to examples in their order, by each user's own adapter, or all by one."""
-        codec, base = self.codec(lab), self.base(lab)
-        routes = [rater or plan.route[example.user_id] for example in examples]
-        responses: dict[int, Response] = {}
-        for name in dict.fromkeys(routes):
-            own = [i for i, route in enumerate(routes) if route == name]
-            adapter = None if name is None else adapters[name].read()
-            with attach(base, adapter, merge=self.decode.merge):
-                answers = rate_examples(
-                    base,
-                    codec,
-                    [examples[i] for i in own],
-                    self.decode,
-                    self.trainer,
-                    folder=lab.folder,
-                    seed=self.seed,
-                    name=name or "the frozen model",
-                )
-            responses |= dict(zip(own, answers, strict=True))
-        return [responses[i] for i in range(len(examples))]
-
-    def auditing(self, lab: Lab, prepared: Prepared) -> Stage[Audit]:
+    def auditing(self, tuning: Tuning) -> Stage[Audit]:
         """Whether test ratings show in what prompts are made of, as a stage."""
+        prepared = tuning.prepared
 
         def prompts(split: Split, memories: Memories, rows: pd.DataFrame) -> list[list[int]]:
-            shown = self._examples(lab, split, memories, prepared.vectors, rows, training=False)
+            shown = tuning.examples(rows, training=False, split=split, memories=memories)
             return [example.ids for example in shown]
 
-        def recall(rows: pd.DataFrame) -> list[list[Recalled]]:
-            memory = self.memory.in_training()
-            bank = self.bank(prepared.memories.value, prepared.vectors, memory)
-            return bank.recall_rows(rows) if bank else []
-
         return auditing(
-            self._shown(lab, prepared, self.memory),
+            tuning.shown(self.memory),
             self.data,
             self.distiller,
             self.protocol,
-            lab.sources,
+            tuning.lab.sources,
             prepared.ratings,
             prepared.split,
             prepared.memories,
             prompts,
-            recall,
+            tuning.recalled,
         )
-
-    def examples(
-        self, lab: Lab, prepared: Prepared, rows: pd.DataFrame, *, training: bool
-    ) -> list[Example]:
-        """Rows -> prompts as token ids, under the protocol's rules for training or test rows."""
-        stages = (prepared.split.value, prepared.memories.value, prepared.vectors)
-        return self._examples(lab, *stages, rows, training=training)
-
-    def _examples(
-        self,
-        lab: Lab,
-        split: Split,
-        memories: Memories,
-        vectors: Entry[Vectors],
-        rows: pd.DataFrame,
-        *,
-        training: bool,
-    ) -> list[Example]:
-        memory = self.memory.in_training() if training else self.memory
-        return make_examples(
-            rows,
-            bank=self.bank(memories, vectors, memory),
-            memories=memories,
-            split=split,
-            template=self.prompt,
-            codec=self.codec(lab),
-            memory=memory,
-            protocol=self.protocol,
-            training=training,
-        )
-
-    def bank(self, memories: Memories, vectors: Entry[Vectors], memory: Memory) -> Bank | None:
-        """What users' agents recall from; None where the prompt shows no memories."""
-        if not memory.interactions:
-            return None
-        return Bank(memories, vectors.value, memory, self.protocol.recall_time)
-
-    def base(self, lab: Lab) -> PreTrainedModel:
-        """The frozen base model, where and as the run holds it."""
-        trainer = self.trainer
-        return self.model.load(lab.sources, trainer.dtype, trainer.device, self.peft.quantisation)
-
-    def codec(self, lab: Lab) -> Codec:
-        """How the model reads prompts and writes ratings."""
-        return self.model.codec(lab.sources, self.decode.max_new_tokens, self.data.scale)
-
-    def _shown(self, lab: Lab, prepared: Prepared, memory: Memory) -> dict[str, Any]:
-        """What prompts depend on."""
-        return {
-            "model": [self.model, self.model.fingerprint(lab.sources)],
-            "prompt": self.prompt,
-            "memory": memory.shown(),
-            "profile_snapshot": self.protocol.profile_snapshot,
-            "recall_time": self.protocol.recall_time if memory.interactions else None,
-            "new_tokens": self.decode.max_new_tokens,
-            "memories": prepared.memories.key,
-            "vectors": prepared.vectors.key if memory.interactions else None,
-        }
-
-    def _computed(self, lab: Lab, prepared: Prepared, memory: Memory) -> dict[str, Any]:
-        """What depends on prompts and on how a model computes."""
-        precision = [self.trainer.computes, self.trainer.weights, self.peft.quantisation]
-        return self._shown(lab, prepared, memory) | {"precision": precision, "seed": self.seed}
 
     @property
     def control(self) -> bool:
@@ -433,21 +242,22 @@ class Experiment:
             keys=prepared.keys(),
         )
 
-    def _illustrate(self, lab: Lab, prepared: Prepared) -> None:
+    def _illustrate(self, tuning: Tuning) -> None:
         """Write what a report shows beside the numbers: the personas and a few test prompts."""
+        prepared, folder = tuning.prepared, tuning.lab.folder
         profiles = prepared.memories.value.profiles["profile"].tolist()
         picture = prepared.personas.value.picture(prepared.vectors.value.profiles, profiles)
-        (lab.folder / "personas.json").write_text(json.dumps(picture), encoding="utf-8")
-        test, movies = prepared.split.value.test, prepared.split.value.movies
+        (folder / "personas.json").write_text(json.dumps(picture), encoding="utf-8")
+        test = prepared.split.value.test
+        titles = prepared.split.value.movies.set_index("item_id")["title"]
         rows = test.iloc[np.linspace(0, len(test) - 1, min(_SHOWN, len(test))).astype(int)]
-        tokenizer, titles = self.codec(lab).tokenizer, movies.set_index("item_id")["title"]
         examples = [
             {
                 "user_id": example.user_id,
                 "item_id": example.item_id,
                 "title": str(titles[example.item_id]),
-                "prompt": tokenizer.decode(example.ids),
+                "prompt": tuning.codec.tokenizer.decode(example.ids),
             }
-            for example in self.examples(lab, prepared, rows, training=False)
+            for example in tuning.examples(rows, training=False)
         ]
-        (lab.folder / "examples.json").write_text(json.dumps(examples), encoding="utf-8")
+        (folder / "examples.json").write_text(json.dumps(examples), encoding="utf-8")

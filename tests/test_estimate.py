@@ -1,57 +1,59 @@
-"""What plan=true says, against what a run then does, and against what is known of the models."""
+"""What task=plan says, against what a run then does, and against what is known of the models."""
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
-from persona_lab.configure import CONF, build
+from configured import configured
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
 from persona_lab import estimate as module
 from persona_lab.cache import Cache, NotAtHand
+from persona_lab.component import component
+from persona_lab.compose import configure
 from persona_lab.data import Cost
 from persona_lab.distill import Statistical
 from persona_lab.estimate import Estimate, estimate, show
 from persona_lab.experiment import Experiment
-from persona_lab.model import BaseModel, Lora, lend
+from persona_lab.lab import Lab
+from persona_lab.model import lend
+from persona_lab.model.decode import head
 from persona_lab.model.engine import Tree, pack, run
-from persona_lab.model.module import head
+from persona_lab.model.loggers import NoLogger
 from persona_lab.model.train import by_prefix
 from persona_lab.sources import Sources
 
 SMOKE = ("experiment=smoke", "train.tokens_per_microbatch=2600", "trainer.tokens_per_batch=5000")
 
 
+@functools.cache
 def experiment(*overrides: str) -> Experiment:
-    with initialize_config_module(CONF, version_base="1.3"):
-        return build(compose("config", list(overrides)), {}, Path.cwd()).experiment
+    return configure(*overrides).experiment
 
 
-def places(cache: Path) -> dict[str, Any]:
-    return {"sources": Sources(cache), "store": Cache(cache / "store")}
+def lab(cache: Path) -> Lab:
+    return Lab(Sources(cache), Cache(cache / "store"), cache, NoLogger())
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache in which the shared stages of SMOKE are stored."""
     cache = tmp_path_factory.mktemp("prepared")
-    experiment(*SMOKE).prepare(**places(cache))
+    experiment(*SMOKE).prepare(lab(cache))
     return cache
 
 
 def test_what_is_at_hand_is_counted_as_a_run_computes_it(prepared: Path, tmp_path: Path) -> None:
     one = experiment(*SMOKE)
-    told = estimate(one, **places(prepared))
+    told = estimate(one, lab(prepared))
     assert told.assumed == []
-    stages = one.prepare(**places(prepared))
-    adapters = one.adapters(
-        **places(prepared), prepared=stages, plan=one.plan(stages), folder=tmp_path
-    )
+    stages = one.prepare(lab(prepared))
+    own = replace(lab(prepared), folder=tmp_path)
+    adapters = one.tuning(own, stages).adapters()
     *trained, rated = told.parts
     assert [part.name for part in trained] == list(adapters)
     for part, entry in zip(trained, adapters.values(), strict=True):
@@ -67,18 +69,17 @@ def test_what_is_at_hand_is_counted_as_a_run_computes_it(prepared: Path, tmp_pat
 
 def test_arithmetic_is_what_torch_counts(prepared: Path) -> None:
     one = experiment(*SMOKE, "adapter=none")
-    stages = one.prepare(**places(prepared))
-    codec = one.codec(Sources(prepared))
-    examples = one.examples(stages, codec, stages.split.value.test, training=False)
+    stages = one.prepare(lab(prepared))
+    examples = one.tuning(lab(prepared), stages).examples(stages.split.value.test, training=False)
     model = one.model.load(Sources(prepared), torch.float32, "cpu")
     groups = list(by_prefix([e.ids for e in examples], [e.user_id for e in examples]))
     with FlopCounterMode(display=False) as counted, torch.inference_mode():
         for batch in pack(groups, one.trainer.tokens_per_batch):
             tree = Tree(batch)
             head(model, run(model, tree)[tree.ends])
-    (part,) = estimate(one, **places(prepared)).parts
+    (part,) = estimate(one, lab(prepared)).parts
     counts = counted.get_flop_counts()["Global"]
-    matrices, attention = module._Scale.of(one, Sources(prepared), trained=False).forward(part.work)
+    matrices, attention = module.Shape.of(one, lab(prepared), trained=False).forward(part.work)
     # The kernel of attention on the CPU is not among torch's counters.
     assert sum(counts.values()) == matrices
     assert attention > 0
@@ -110,7 +111,7 @@ def test_activations_are_what_torch_keeps(model: str, precision: str, tmp_path: 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda each: each), autocast:
             run(base, tree)
     seen = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    scale = module._Scale.of(one, Sources(tmp_path), trained=True)
+    scale = module.Shape.of(one, lab(tmp_path), trained=True)
     told = scale.layers * scale.kept * tree.ids.shape[1]
     assert told == pytest.approx(seen, rel=0.15)
 
@@ -122,7 +123,7 @@ def test_the_papers_rows_with_nothing_at_hand(
     row: str, parameters: float, adapter: int, tmp_path: Path
 ) -> None:
     one = experiment("setup=paper", f"row={row}", "data.n_users=20")
-    told = estimate(one, **places(tmp_path))
+    told = estimate(one, lab(tmp_path))
     assert len(told.assumed) == 3
     assert told.distillation[1].money > 0
     assert told.assumed[0].startswith("ml_1m is not in the cache: 20 users of 100 to 200 ratings")
@@ -140,7 +141,7 @@ def test_the_papers_rows_with_nothing_at_hand(
 @pytest.mark.parametrize("peft", ["lora", "rslora", "dora", "ia3", "qlora"])
 def test_every_kind_of_adapter_is_counted(peft: str, tmp_path: Path) -> None:
     overrides = ("setup=paper", "row=r6", "data.n_users=4", "personas.n_personas=2")
-    told = estimate(experiment(*overrides, f"peft={peft}", "peft.r=8"), **places(tmp_path))
+    told = estimate(experiment(*overrides, f"peft={peft}", "peft.r=8"), lab(tmp_path))
     if peft in ("lora", "rslora", "qlora"):
         assert told.adapter_parameters == 32 * 2 * 8 * (3072 + 3072)
     assert 0 < told.adapter_parameters < 32 * 2 * 8 * 2 * 3072 * 1.1
@@ -163,7 +164,7 @@ def test_runs_share_what_does_not_differ(
     prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, other = (
-        estimate(experiment(*SMOKE, f"decode={name}"), **places(prepared))
+        estimate(experiment(*SMOKE, f"decode={name}"), lab(prepared))
         for name in ("paper", "expected")
     )
     keys = [[part.key for part in each.parts] for each in (one, other)]
@@ -177,7 +178,7 @@ def test_runs_share_what_does_not_differ(
     assert f"{len(one.parts) - 1} x" in head
 
 
-@dataclass(frozen=True)
+@component
 class Paid(Statistical):
     def estimate(self, sizes: Sequence[int]) -> Cost:
         return Cost(len(sizes), 2_000_000, 500_000, sum(sizes) / 100)
@@ -185,7 +186,9 @@ class Paid(Statistical):
 
 def test_what_runs_share_is_paid_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [experiment(*SMOKE, row) for row in ("row=r3", "row=r4")]
-    told = [estimate(replace(run, distiller=Paid()), **places(tmp_path)) for run in runs]
+    told = [
+        estimate(replace(run, distiller=Paid(**vars(run.distiller))), lab(tmp_path)) for run in runs
+    ]
     key, cost = told[0].distillation
     assert told[1].distillation == (key, cost)
     assert cost.calls == 8
@@ -200,8 +203,9 @@ def test_what_runs_share_is_paid_once(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_an_outline_counts_an_adapter_by_hand() -> None:
     sizes = {"hidden_size": 8, "intermediate_size": 16, "layers": 2, "heads": 2, "kv_heads": 1}
     random = {"architecture": "llama", "vocab_size": 300, **sizes}
-    model = BaseModel("own", None, None, None, "template", 64, ["o_proj"], random=random)
-    with lend(model.outline(Sources(Path())), Lora(r=2).config(["o_proj"]), 0) as lent:
+    model = configured("model=tiny", random=random)
+    config = configured("peft=lora", r=2).config(["o_proj"])
+    with lend(model.outline(Sources(Path())), config, 0) as lent:
         assert lent.get_nb_trainable_parameters()[0] == 2 * 2 * (8 + 8)
 
 
@@ -209,8 +213,13 @@ def test_what_is_not_at_hand_is_neither_fetched_nor_computed(tmp_path: Path) -> 
     one = experiment("data=ml_100k", "slm=smollm2")
     with pytest.raises(NotAtHand, match="is not in the cache"):
         one.data.ratings(Sources(tmp_path, offline=True))
-    with pytest.raises(NotAtHand, match=r"split .* is not in the store"):
-        experiment("experiment=smoke").prepare(
-            Sources(tmp_path), Cache(tmp_path / "store", computing=False)
-        )
+    smoke = experiment("experiment=smoke")
+    prepared = smoke.prepare(lab(tmp_path).at_hand)
+    assert [*prepared.entries] == ["split", "memories", "vectors", "personas"]
+    for stage, entry in prepared.entries.items():
+        assert not entry.there
+        with pytest.raises(NotAtHand, match=rf"{stage} .* is not in the store"):
+            entry.require()
     assert not any(tmp_path.iterdir())
+    # What a stage is found by is known before it is there.
+    assert smoke.prepare(lab(tmp_path)).keys() == prepared.keys()

@@ -1,7 +1,8 @@
 """The whole flow on synthetic ratings and a random model: what runs share, reuse and report."""
 
-import dataclasses
 import json
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +11,43 @@ import pandas as pd
 import pytest
 import torch
 import wandb
-from hydra import compose, initialize_config_module
-from persona_lab.configure import CONF, build
 
-from persona_lab.cache import Cache
+from persona_lab.cache import Cache, Stage
+from persona_lab.compose import configure
 from persona_lab.errors import UserError
-from persona_lab.evaluation import Audit, Result
+from persona_lab.evaluation import Result
 from persona_lab.evaluation.beyond import RANKING
-from persona_lab.experiment import Experiment, Predictions
-from persona_lab.model import TrainedAdapter
+from persona_lab.experiment import Experiment
+from persona_lab.lab import Lab
+from persona_lab.model import Predictions
 from persona_lab.model.engine import Tree, group, run
-from persona_lab.model.loggers import Wandb
+from persona_lab.model.loggers import NoLogger, Wandb
 from persona_lab.sources import Sources
 
 PROTOCOL_KEYS = {"split", "memories", "vectors", "personas", "adapters", "predictions"}
 
 
+@cache
 def experiment(*overrides: str, study: str = "smoke") -> Experiment:
-    with initialize_config_module(CONF, version_base="1.3"):
-        cfg = compose("config", [f"experiment={study}", *overrides])
-        return build(cfg, {}, Path.cwd()).experiment
+    return configure(f"experiment={study}", *overrides).experiment
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    cache = tmp_path_factory.mktemp("experiment")
-    return {"sources": Sources(cache), "store": Cache(cache / "store")}
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    folder = tmp_path_factory.mktemp("experiment")
+    return Lab(Sources(folder), Cache(folder / "store"), folder, NoLogger())
+
+
+def rating(lab: Lab, one: Experiment) -> Stage[Predictions]:
+    """The predictions of an experiment, as a stage."""
+    prepared = one.prepare(lab)
+    return one.tuning(lab, prepared).rating()
 
 
 @pytest.fixture(scope="module")
-def first(places: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def first(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     folder = tmp_path_factory.mktemp("first")
-    return folder, experiment().run(**places, folder=folder)
+    return folder, experiment().run(replace(lab, folder=folder))
 
 
 def test_a_run_writes_its_result_and_predictions(first: tuple[Path, Result]) -> None:
@@ -72,17 +78,17 @@ def test_a_run_writes_its_result_and_predictions(first: tuple[Path, Result]) -> 
 
 
 def test_a_second_run_reuses_all_and_gives_the_same(
-    first: tuple[Path, Result], places: dict[str, Any], tmp_path: Path
+    first: tuple[Path, Result], lab: Lab, tmp_path: Path
 ) -> None:
     _, result = first
-    again = experiment().run(**places, folder=tmp_path)
+    again = experiment().run(replace(lab, folder=tmp_path))
     assert again.reused
     assert not result.reused
-    assert dataclasses.replace(again, reused=False) == result
+    assert replace(again, reused=False) == result
 
 
 def test_a_run_and_its_reuse_show_in_weights_and_biases(
-    places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     started: list[dict[str, Any]] = []
@@ -93,8 +99,9 @@ def test_a_run_and_its_reuse_show_in_weights_and_biases(
     stages = []
     for name in ("first", "again"):
         (tmp_path / name).mkdir()
-        one = experiment("logger=wandb", "seed=7")
-        result = one.run(**places, folder=tmp_path / name)
+        run = configure("experiment=smoke", "logger=wandb", "seed=7")
+        own = replace(lab, folder=tmp_path / name, logger=run.lab.logger)
+        result = run.experiment.run(own)
         stages.append([options["job_type"] for options in started])
         started.clear()
         assert json.loads((tmp_path / name / "wandb.json").read_text())["group"]
@@ -105,22 +112,23 @@ def test_a_run_and_its_reuse_show_in_weights_and_biases(
 
 
 def test_the_shared_stages_alone_show_in_weights_and_biases(
-    places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[dict[str, Any]] = []
     monkeypatch.setattr(Wandb, "prepared", lambda self, *given: shown.append(given[2]))
-    experiment("logger=wandb").prepare_alone(**places, folder=tmp_path)
+    run = configure("experiment=smoke", "logger=wandb", "task=prepare")
+    own = replace(lab, folder=tmp_path, logger=run.lab.logger)
+    assert run.task.run(run.experiment, own) is None
     (numbers,) = shown
     assert numbers["timing"].keys() == {"split", "memories", "vectors", "personas"}
     assert numbers["timing"]["split"]["seconds"] > 0
     assert numbers["costs"]["memories"] == {"tokens": 0, "money": 0}
 
 
-def test_what_a_run_is_found_by_are_its_settings(
-    first: tuple[Path, Result], places: dict[str, Any]
-) -> None:
+def test_what_a_run_is_found_by_are_its_settings(first: tuple[Path, Result], lab: Lab) -> None:
     one = experiment("seed=3")
-    labels = one._labels(first[0], one.prepare(**places))
+    own = replace(lab, folder=first[0])
+    labels = one.labels(own, one.prepare(own))
     assert labels.name == "r10"
     assert {"r10", "adapter=persona", "memory=ms_ml", "seed=3"} <= {*labels.tags}
     assert labels.config["row"]["adapter"] == "persona"
@@ -131,36 +139,34 @@ def test_what_a_run_is_found_by_are_its_settings(
 
 
 def test_rows_share_what_does_not_depend_on_the_model(
-    first: tuple[Path, Result], places: dict[str, Any], tmp_path: Path
+    first: tuple[Path, Result], lab: Lab, tmp_path: Path
 ) -> None:
     _, result = first
-    other = experiment("adapter=none", "memory=ms").run(**places, folder=tmp_path)
+    other = experiment("adapter=none", "memory=ms").run(replace(lab, folder=tmp_path))
     shared = {"split", "memories", "vectors", "personas", "baselines"}
     assert {key for key in result.keys if result.keys[key] == other.keys[key]} == shared
     assert (other.row.id, result.row.id) == ("r3", "r10")
 
 
 def test_rerun_trains_again_and_agrees(
-    first: tuple[Path, Result], places: dict[str, Any], tmp_path: Path
+    first: tuple[Path, Result], lab: Lab, tmp_path: Path
 ) -> None:
     folder, _ = first
-    again = experiment().run(**places, folder=tmp_path, rerun=True)
+    again = experiment().run(replace(lab, folder=tmp_path, rerun=True))
     assert not again.reused
     one, two = (pd.read_parquet(each / "predictions.parquet") for each in (folder, tmp_path))
     pd.testing.assert_frame_equal(one, two)
 
 
 def test_each_user_is_rated_by_the_adapter_of_the_users_persona(
-    first: tuple[Path, Result], places: dict[str, Any]
+    first: tuple[Path, Result], lab: Lab
 ) -> None:
     one = experiment()
-    prepared = one.prepare(**places)
-    plan = one.plan(prepared)
-    adapters = one.adapters(**places, prepared=prepared, plan=plan, folder=first[0])
-    codec = one.codec(places["sources"])
-    test = prepared.split.value.test
-    examples = one.examples(prepared, codec, test, training=False)
-    right = one.answer(places["sources"], plan, adapters, examples, first[0])
+    prepared = one.prepare(lab)
+    tuning = one.tuning(lab, prepared)
+    plan, adapters = tuning.plan, tuning.adapters()
+    examples = tuning.examples(prepared.split.value.test, training=False)
+    right = tuning.answer(examples, adapters)
     frame = pd.read_parquet(first[0] / "predictions.parquet")
     expected = frame["expected_rating"].to_numpy()
     assert [each.expected_rating for each in right] == pytest.approx(expected)
@@ -169,7 +175,7 @@ def test_each_user_is_rated_by_the_adapter_of_the_users_persona(
         assert personas == {int(name.removeprefix("persona_"))}
 
     swapped = {**adapters, "persona_0": adapters["persona_1"], "persona_1": adapters["persona_0"]}
-    wrong = one.answer(places["sources"], plan, swapped, examples, first[0])
+    wrong = tuning.answer(examples, swapped)
     changed = {
         plan.route[example.user_id]
         for example, a, b in zip(examples, right, wrong, strict=True)
@@ -178,47 +184,43 @@ def test_each_user_is_rated_by_the_adapter_of_the_users_persona(
     assert changed == {"persona_0", "persona_1"}
 
 
-def test_the_base_is_bit_identical_after_a_run(places: dict[str, Any], tmp_path: Path) -> None:
+def test_the_base_is_bit_identical_after_a_run(lab: Lab, tmp_path: Path) -> None:
     one = experiment("seed=3")
-    base = one.model.load(places["sources"], torch.float32, "cpu")
+    base = one.model.load(lab.sources, torch.float32, "cpu")
     tree = Tree([group([[3, 4, 5, 6], [3, 4, 9]], [0, 1])])
     with torch.inference_mode():
         before = run(base, tree)
-    one.run(**places, folder=tmp_path)
+    one.run(replace(lab, folder=tmp_path))
     with torch.inference_mode():
         assert torch.equal(run(base, tree), before)
 
 
 def test_another_users_profile_is_shown_to_the_same_adapters(
-    first: tuple[Path, Result], places: dict[str, Any], tmp_path: Path
+    first: tuple[Path, Result], lab: Lab, tmp_path: Path
 ) -> None:
-    control = experiment("memory.test_profile=another").run(**places, folder=tmp_path)
+    control = experiment("memory.test_profile=another").run(replace(lab, folder=tmp_path))
     _, result = first
     assert control.keys["adapters"] == result.keys["adapters"]
     assert control.keys["predictions"] != result.keys["predictions"]
     assert control.metrics["rmse_expected"] != result.metrics["rmse_expected"]
 
 
-def test_random_memories_are_shown_to_the_same_adapters(places: dict[str, Any]) -> None:
+def test_random_memories_are_shown_to_the_same_adapters(lab: Lab) -> None:
     # Room for memories: at the usual context of the tiny model they are cut.
     nearest, control = (
         experiment(f"memory.test_memories={which}", "model.context=8192")
         for which in ("nearest", "random")
     )
-    prepared = nearest.prepare(**places)
-    codec, split = nearest.codec(places["sources"]), prepared.split.value
+    prepared = nearest.prepare(lab)
+    split = prepared.split.value
     last = split.train.groupby("user_id").tail(2)
 
-    def spec(one: Experiment) -> dict[str, Any]:
-        return one._predictions_spec(**places, prepared=prepared, plan=one.plan(prepared))
-
     def prompts(one: Experiment, rows: pd.DataFrame, training: bool) -> list[list[int]]:
-        return [each.ids for each in one.examples(prepared, codec, rows, training=training)]
+        return [each.ids for each in one.tuning(lab, prepared).examples(rows, training=training)]
 
-    assert spec(control)["adapters"] == spec(nearest)["adapters"]
-    assert places["store"].key(Predictions, spec(control)) != places["store"].key(
-        Predictions, spec(nearest)
-    )
+    usual, other = rating(lab, nearest), rating(lab, control)
+    assert other.inputs["adapters"] == usual.inputs["adapters"]
+    assert other.key != usual.key
     assert prompts(control, last, True) == prompts(nearest, last, True)
     shown = zip(
         prompts(control, split.test, False), prompts(nearest, split.test, False), strict=True
@@ -228,41 +230,34 @@ def test_random_memories_are_shown_to_the_same_adapters(places: dict[str, Any]) 
 
 
 def test_memories_at_evaluation_only_are_shown_to_the_adapters_of_ms(
-    first: tuple[Path, Result], places: dict[str, Any]
+    first: tuple[Path, Result], lab: Lab
 ) -> None:
     def keys(*overrides: str) -> tuple[str, dict[str, str]]:
-        one = experiment(*overrides)
-        prepared = one.prepare(**places)
-        spec = one._predictions_spec(**places, prepared=prepared, plan=one.plan(prepared))
-        return places["store"].key(Predictions, spec), spec["adapters"]
+        stage = rating(lab, experiment(*overrides))
+        return stage.key, stage.inputs["adapters"]
 
     rag, trained = keys("memory.training_memories=none")
     ms, of_ms = keys("memory=ms")
     assert trained == of_ms
     assert rag not in (ms, first[1].keys["predictions"])
     one = experiment("memory.training_memories=none")
-    prepared = one.prepare(**places)
-    codec, split = one.codec(places["sources"]), prepared.split.value
+    prepared = one.prepare(lab)
+    tuning, split = one.tuning(lab, prepared), prepared.split.value
     for rows, training in ((split.train, True), (split.test, False)):
-        shown = one.examples(prepared, codec, rows.head(1), training=training)[0]
-        assert ("YOUR MEMORIES" in codec.tokenizer.decode(shown.ids)) != training
+        shown = tuning.examples(rows.head(1), training=training)[0]
+        assert ("YOUR MEMORIES" in tuning.codec.tokenizer.decode(shown.ids)) != training
 
 
-def test_seeds_and_precisions_share_the_audit(places: dict[str, Any]) -> None:
-    def specs(*overrides: str) -> tuple[str, str]:
+def test_seeds_and_precisions_share_the_audit(lab: Lab) -> None:
+    def keys(*overrides: str) -> tuple[str, str]:
         one = experiment(*overrides)
-        prepared = one.prepare(**places)
-        given = (places["sources"], prepared, one.memory)
-        return tuple(
-            places["store"].key(Audit, spec(*given))
-            for spec in (one._prompts_spec, one._computed_spec)
-        )
+        return one.auditing(one.tuning(lab, one.prepare(lab))).key, rating(lab, one).key
 
-    seen, computed = specs()
+    audit, predictions = keys()
     for other in ("seed=5", "trainer.precision=bf16-mixed", "peft=qlora"):
-        prompts, keys = specs(other)
-        assert (prompts, keys != computed) == (seen, True)
-    assert specs("prompt.order=static_first")[0] != seen
+        same, others = keys(other)
+        assert (same, others != predictions) == (audit, True)
+    assert keys("prompt.order=static_first")[0] != audit
 
 
 def test_only_what_groups_by_something_else_than_profiles_is_a_control() -> None:
@@ -273,14 +268,10 @@ def test_only_what_groups_by_something_else_than_profiles_is_a_control() -> None
         assert not experiment(f"personas={other}", "adapter=single_max").control
 
 
-def test_a_base_in_four_bits_has_keys_of_its_own(places: dict[str, Any]) -> None:
-    store: Cache = places["store"]
-
+def test_a_base_in_four_bits_has_keys_of_its_own(lab: Lab) -> None:
     def keys(*overrides: str) -> set[str]:
-        one = experiment(*overrides)
-        prepared = one.prepare(**places)
-        spec = one._predictions_spec(**places, prepared=prepared, plan=one.plan(prepared))
-        return {store.key(Predictions, spec), *spec["adapters"].values()}
+        stage = rating(lab, experiment(*overrides))
+        return {stage.key, *stage.inputs["adapters"].values()}
 
     # Also without an adapter: the frozen model rates by what is left of its weights.
     assert keys("adapter=none").isdisjoint(keys("adapter=none", "peft=qlora"))
@@ -290,30 +281,27 @@ def test_a_base_in_four_bits_has_keys_of_its_own(places: dict[str, Any]) -> None
 
 
 def test_how_memories_are_found_is_nothing_to_prompts_without_them(
-    places: dict[str, Any],
+    lab: Lab,
 ) -> None:
-    def spec(*overrides: str) -> dict[str, Any]:
+    def key(*overrides: str) -> str:
         one = experiment("memory.top_k=2", *overrides)
-        prepared = one.prepare(**places)
-        return one._adapter_spec(places["sources"], prepared, "persona_0")
+        prepared = one.prepare(lab)
+        return one.tuning(lab, prepared).training("persona_0").key
 
-    key = places["store"].key
-    ms, as_ms = spec("memory=ms"), spec("memory=ms", "memory.top_k=1", "memory.query=user_item")
-    assert key(TrainedAdapter, ms) == key(TrainedAdapter, as_ms)
-    ml, other = spec("memory=ml"), spec("memory=ml", "memory.top_k=1")
-    assert key(TrainedAdapter, ml) != key(TrainedAdapter, other)
-    parts = spec("memory=ms", "train.tokens_per_microbatch=99")
-    assert key(TrainedAdapter, ms) != key(TrainedAdapter, parts)
+    ms = key("memory=ms")
+    assert ms == key("memory=ms", "memory.top_k=1", "memory.query=user_item")
+    assert key("memory=ml") != key("memory=ml", "memory.top_k=1")
+    assert ms != key("memory=ms", "train.tokens_per_microbatch=99")
 
 
-def test_more_personas_than_users_is_refused(places: dict[str, Any], tmp_path: Path) -> None:
+def test_more_personas_than_users_is_refused(lab: Lab, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"personas\.n_personas is 9"):
-        experiment("personas.n_personas=9").run(**places, folder=tmp_path)
+        experiment("personas.n_personas=9").run(replace(lab, folder=tmp_path))
 
 
 @pytest.mark.parametrize(("opposition", "persona_wins"), [(1.0, True), (0.0, False)])
 def test_personas_win_where_they_differ_and_only_there(
-    opposition: float, persona_wins: bool, places: dict[str, Any], tmp_path: Path
+    opposition: float, persona_wins: bool, lab: Lab, tmp_path: Path
 ) -> None:
     errors = {}
     for mode in ("persona", "single_max"):
@@ -329,7 +317,7 @@ def test_personas_win_where_they_differ_and_only_there(
         )
         folder = tmp_path / mode
         folder.mkdir()
-        routed.run(**places, folder=folder)
+        routed.run(replace(lab, folder=folder))
         frame = pd.read_parquet(folder / "predictions.parquet")
         errors[mode] = (frame["expected_rating"] - frame["rating"]) ** 2
         users = frame["user_id"]
@@ -339,9 +327,7 @@ def test_personas_win_where_they_differ_and_only_there(
     assert (low > 0) == persona_wins
 
 
-def test_where_personas_differ_their_own_adapters_rate_them_best(
-    places: dict[str, Any], tmp_path: Path
-) -> None:
+def test_where_personas_differ_their_own_adapters_rate_them_best(lab: Lab, tmp_path: Path) -> None:
     crossing, plain = (
         experiment(
             "adapter=persona",
@@ -349,11 +335,11 @@ def test_where_personas_differ_their_own_adapters_rate_them_best(
             *("data.reader.n_users=100", "data.n_users=16", "model.random.layers=1"),
             *("data.test_rows_per_user=10", "train.batch_size=16"),
             study="routing",
-        ).run(**places, folder=tmp_path)
+        ).run(replace(lab, folder=tmp_path))
         for matrix in (True, False)
     )
     assert plain.matrix == []
-    assert dataclasses.replace(crossing, matrix=[], reused=True) == plain
+    assert replace(crossing, matrix=[], reused=True) == plain
     cells = {(each["adapter"], each["users"]): each for each in crossing.matrix}
     names = ["persona_0", "persona_1"]
     assert [*cells] == [(adapter, users) for adapter in names for users in names]

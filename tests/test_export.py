@@ -4,18 +4,18 @@ import contextlib
 import io
 import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command import command
 from peft import PeftModel
-from persona_lab.configure import Run, load_run
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from persona_lab.compose import Run, load_run
 from persona_lab.export import main
 from persona_lab.model import attach
 from persona_lab.model import base as base_module
@@ -29,12 +29,13 @@ ROWS = [[5, 6, 7, 8, 9, 10, 11], [5, 6, 7, 8, 20, 21, 22]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a model whose projections are split."""
-    made = tmp_path_factory.mktemp("run") / "phi3"
-    command = [sys.executable, "-m", "persona_lab", "experiment=smoke", *SMALL]
-    subprocess.run([*command, f"hydra.run.dir={made}"], check=True, capture_output=True)
-    return made
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A finished run of a model whose projections are split, with a cache of its own."""
+    parent = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PERSONA_LAB_CACHE", str(parent / "cache"))
+        assert command(parent, "experiment=smoke", *SMALL, "hydra.run.dir=phi3") == "0"
+        yield parent / "phi3"
 
 
 def told(*arguments: str | Path) -> tuple[int, str, str]:
@@ -44,14 +45,12 @@ def told(*arguments: str | Path) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-def ours(one: Run, folder: Path) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+def ours(one: Run) -> tuple[PreTrainedModel, dict[str, Tensor]]:
     """The base, and the logits with each adapter attached to it."""
-    experiment, places = one.experiment, (one.sources, one.store)
-    prepared = experiment.prepare(*places)
-    plan = experiment.plan(prepared)
-    base = experiment.base(one.sources)
+    tuning = one.experiment.tuning(one.lab, one.experiment.prepare(one.lab))
+    base = tuning.base()
     logits = {}
-    for name, entry in experiment.adapters(*places, prepared, plan, folder=folder).items():
+    for name, entry in tuning.adapters().items():
         with attach(base, entry.value), torch.inference_mode():
             tree = Tree([group(ROWS, [0, 1])])
             hidden = run(base, tree)[tree.ends]
@@ -72,7 +71,7 @@ def theirs(model: Any) -> Tensor:
 def test_adapters_load_on_the_published_model(folder: Path, tmp_path: Path) -> None:
     code, printed, _ = told(folder, "--to", "peft", tmp_path / "out")
     assert code == 0
-    base, logits = ours(load_run(folder), folder)
+    base, logits = ours(load_run(folder))
     assert list(logits) == ["persona_0", "persona_1"]
     base.save_pretrained(tmp_path / "base", state_dict=fuse_weights(base.state_dict()))
     # As it is told: one by one on the same base.
@@ -99,11 +98,12 @@ def test_a_whole_model_is_a_stock_folder(folder: Path, tmp_path: Path) -> None:
     assert code == 0
     assert f"AutoModelForCausalLM.from_pretrained('{tmp_path / 'persona_0'}')" in printed
     one = load_run(folder)
-    _, logits = ours(one, folder)
+    _, logits = ours(one)
     for name, expected in logits.items():
         torch.testing.assert_close(theirs(stock(tmp_path / name)), expected, rtol=1e-4, atol=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "persona_0")
-    assert tokenizer.chat_template == one.experiment.codec(one.sources).tokenizer.chat_template
+    codec = one.experiment.tuning(one.lab, one.experiment.prepare(one.lab)).codec
+    assert tokenizer.chat_template == codec.tokenizer.chat_template
 
 
 def test_vllm_is_told_the_rank(folder: Path, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def changed(folder: Path, into: Path, old: str, new: str) -> Path:
 
 
 def test_a_run_without_adapters_is_the_users_error(folder: Path, tmp_path: Path) -> None:
-    frozen = changed(folder, tmp_path / "run", "model.PersonaAdapters", "model.NoAdapter")
+    frozen = changed(folder, tmp_path / "run", "modes.ByPersona", "modes.NoOne")
     code, _, error = told(frozen, "--to", "peft", tmp_path / "out")
     assert code == 1
     assert "is a run without adapters (name one that trained some)" in error

@@ -2,11 +2,10 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import command
 
 from persona_lab.evaluation import Result
 
@@ -14,8 +13,8 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 # Chosen behind the reader's command, so that it takes seconds and no download.
 TINY = [
     *("slm=tiny", "llm=tiny", "data=synthetic", "embedder=hashed", "logger=none"),
-    *("data.reader.n_users=60", "data.n_users=8", "data.test_rows_per_user=4"),
-    *("adapter.rows_per_user=8", "peft.r=8"),
+    *("data.reader.n_users=60", "data.n_users=5", "data.test_rows_per_user=2"),
+    *("adapter.rows_per_user=2", "peft.r=8", "trainer.precision=32-true"),
 ]
 
 
@@ -25,23 +24,19 @@ def ablation(tmp_path: Path) -> list[str]:
     told = README.split("**An ablation**")[1].split("**A data set**")[0]
     (name,) = re.findall(r"Put this into `(.+?)`", told)
     (content,) = re.findall(r"```yaml\n(.+?)```", told, re.DOTALL)
-    command, variant = re.findall(r"`(persona-lab .+?|-m .+?)`", told)
+    once, variant = re.findall(r"`(persona-lab .+?|-m .+?)`", told)
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_text(content, encoding="utf-8")
-    program, arguments = command.split(" ", 1)
-    return [command, f"{program} {variant.replace('...', arguments)}"]
+    program, arguments = once.split(" ", 1)
+    return [once, f"{program} {variant.replace('...', arguments)}"]
 
 
-def follow(command: str, folder: Path) -> list[Path]:
+def follow(typed: str, folder: Path) -> list[Path]:
     """Type a command in a folder; returns the folders of the runs that it made."""
-    program, *arguments = shlex.split(command)
+    program, *arguments = shlex.split(typed)
     assert program == "persona-lab"
     given = [*arguments, *TINY, f"cache={folder / 'cache'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "persona_lab", *given],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert command(folder, *given) == "0"
     return sorted(file.parent for file in folder.glob("*/*/*/**/result.json"))
 
 

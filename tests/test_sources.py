@@ -13,6 +13,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
+from persona_lab.cache import NotAtHand
 from persona_lab.component import hash_file
 from persona_lab.errors import UserError
 from persona_lab.sources import Archive, Hub, Source, Sources, Wheel, default_cache
@@ -58,7 +59,8 @@ def make_zip(file: Path, members: Mapping[str, str]) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.rglob("*") if path.is_file())
+    """Name -> text, without the listing that every folder has."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".files.json")
     return {file.relative_to(folder).as_posix(): file.read_text() for file in files}
 
 
@@ -90,7 +92,7 @@ def test_another_sha256_is_refused(supply: Path, cache: Sources):
     pin = {**make_wheel(supply), "sha256": "0" * 64}
     with pytest.raises(UserError, match="its sha256 is not the pinned one"):
         cache.fetch(Wheel("toy", [pin], ["toy/"]))
-    assert not any(cache.cache.glob("sources/toy-*"))
+    assert not any(cache.cache.glob("assets/toy-*"))
 
 
 def test_a_failure_names_the_asset_what_was_tried_and_the_ways_out(supply: Path, cache: Sources):
@@ -104,7 +106,7 @@ def test_a_failure_names_the_asset_what_was_tried_and_the_ways_out(supply: Path,
     assert "PERSONA_LAB_WHEELS" in raised.value.mend
     assert "network" in raised.value.mend
     assert "\n" not in text
-    log = cache.cache / "sources" / "MovieToy.pip.log"
+    log = cache.cache / "assets" / "MovieToy.pip.log"
     assert str(log) in text
     assert "toy==1.0" in log.read_text()
 
@@ -131,7 +133,7 @@ def test_without_the_folder_of_wheels_pip_looks_where_the_user_told_pip(
         cache.fetch(wheel)
     monkeypatch.setenv("PIP_FIND_LINKS", str(supply))
     assert "ratings.csv" in contents(cache.fetch(wheel))
-    assert not any(cache.cache.glob("sources/*.pip.log"))
+    assert not any(cache.cache.glob("assets/*.pip.log"))
 
 
 @pytest.mark.usefixtures("supply")
@@ -177,7 +179,7 @@ def test_what_an_archive_may_not_hold(
     source = make(supply, members, wanted, 5000)
     with pytest.raises(UserError, match=reason):
         cache.fetch(source)
-    assert not any(path.is_dir() for path in (cache.cache / "sources").iterdir())
+    assert not any(path.is_dir() for path in (cache.cache / "assets").iterdir())
     assert not any(cache.cache.rglob("evil"))
 
 
@@ -265,22 +267,54 @@ def test_two_processes_fetch_once(supply: Path, cache: Sources):
 def test_every_field_of_a_source_is_part_of_its_folder(supply: Path, cache: Sources):
     source = Wheel("toy", [make_wheel(supply)], ["toy/data/"])
     folder = cache.fetch(source)
-    assert folder.parent == cache.cache / "sources"
+    assert folder.parent == cache.cache / "assets"
     others = [replace(source, members=["toy/data/ratings.csv"]), replace(source, max_bytes=5000)]
     assert len({folder, *map(cache.fetch, others)}) == 3
 
 
-def test_a_fetched_folder_is_used_again_and_a_damaged_one_is_fetched_again(
+def test_a_fetched_folder_lists_its_files_and_is_used_again(
     supply: Path, cache: Sources, caplog: pytest.LogCaptureFixture
 ):
     source = Wheel("toy", [make_wheel(supply)], ["toy/data/"])
     folder = cache.fetch(source)
+    assert json.loads((folder / ".files.json").read_text()) == {
+        "ratings.csv": 6,
+        "deep/movies.csv": 7,
+    }
     with caplog.at_level(logging.INFO):
         assert cache.fetch(source) == folder
-        assert not caplog.records
-        (folder / "ratings.csv").write_text("")
-        assert contents(cache.fetch(source))["ratings.csv"] == "1,2,3\n"
-    assert f"{folder} is damaged" in caplog.text
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "harm"),
+    [
+        ("ratings.csv", "", "ratings.csv is not as it was"),
+        ("deep/movies.csv", None, "deep/movies.csv is not as it was"),
+        (".files.json", None, "No such file"),
+        (".files.json", "{", "Expecting property name"),
+    ],
+)
+def test_a_damaged_folder_is_fetched_again(
+    supply: Path,
+    cache: Sources,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    text: str | None,
+    harm: str,
+):
+    source = Wheel("toy", [make_wheel(supply)], ["toy/data/"])
+    folder = cache.fetch(source)
+    whole = contents(folder)
+    (folder / name).unlink()
+    if text is not None:
+        (folder / name).write_text(text)
+    with pytest.raises(NotAtHand, match=f"{folder.name} is not in the cache"):
+        replace(cache, offline=True).fetch(source)
+    assert contents(cache.fetch(source)) == whole
+    assert f"assets/{folder.name} is damaged (" in caplog.text
+    assert harm in caplog.text
+    assert folder.with_name(f"{folder.name}.damaged").is_dir()
 
 
 def test_a_derived_folder_is_built_once_for_each_spec(cache: Sources):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,14 +32,15 @@ from trl import SFTConfig, SFTTrainer
 
 from persona_lab.model import (
     Decode,
-    Train,
+    Fit,
+    Rating,
     TrainedAdapter,
     UserAgentModule,
     attach,
     lend,
     rate_examples,
 )
-from persona_lab.model.adapters import weights_of
+from persona_lab.model.lending import weights_of
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Example
 
@@ -90,17 +91,18 @@ class Ours:
         """One optimiser step (see `Contestant`)."""
         config = copy.copy(self.adapter.config)
         config.lora_dropout = config.lora_dropout if dropout else 0.0
-        recipe = Train(lr=_LR, epochs=1, batch_size=len(rows), rows_per_prefix=len(rows))
+        sizes = {"batch_size": len(rows), "rows_per_prefix": len(rows)}
+        recipe = replace(self.rows.recipe, lr=_LR, epochs=1, **sizes)
+        # Copies: the optimiser changes in place what it is given.
+        weights = {name: t.clone() for name, t in self.adapter.weights.items()}
         with (
-            lend(self.rows.base, config, seed=0, low_cpu_mem_usage=True) as lent,
+            lend(self.rows.base, config, 0, weights) as lent,
             tempfile.TemporaryDirectory() as folder,
         ):
-            # Copies: the optimiser changes in place what it is given.
-            weights = {name: t.clone() for name, t in self.adapter.weights.items()}
-            set_peft_model_state_dict(lent, weights, low_cpu_mem_usage=True)
             lent.train()
-            module = _Timed(self.rows.base, self.rows.codec, list(rows), recipe, seed=0)
-            trainer = self.rows.trainer.lightning(Path(folder), None, "training", max_epochs=1)
+            fit = Fit("the benchmark", list(rows), recipe, config, seed=0)
+            module = _Timed(self.rows.base, self.rows.codec, fit)
+            trainer = self.rows.trainer.lightning(Path(folder), None, "training")
             trainer.fit(module)
         (loss,) = module.losses
         return Outcome(len(rows), module.seconds, loss)
@@ -123,12 +125,12 @@ class OursRating:
     """The product's way of rating.
 
     Attributes:
-        decode: Which way of answering; `generate_fully` is what peers do.
+        way: Of answering, from the setup's; `generate_fully` is what peers do.
     """
 
     rows: Rows
     adapter: TrainedAdapter
-    decode: Decode
+    way: Callable[[Decode], Decode]
 
     def __call__(self, rows: Sequence[Example], batch: int, dropout: bool = True) -> Outcome:
         """Answer rows (see `Contestant`)."""
@@ -136,26 +138,29 @@ class OursRating:
             attach(self.rows.base, self.adapter),
             tempfile.TemporaryDirectory() as folder,
         ):
+            rating = Rating("the benchmark", list(rows), self.way(self.rows.decode), seed=0)
             began = now()
             responses = rate_examples(
-                self.rows.base,
-                self.rows.codec,
-                list(rows),
-                self.decode,
-                self.rows.trainer,
-                folder=Path(folder),
-                seed=0,
-                name="the benchmark",
+                *(self.rows.base, self.rows.codec, rating, self.rows.trainer, Path(folder))
             )
             seconds = now() - began
         answers = {_key(row): each.text for row, each in zip(rows, responses, strict=True)}
         return Outcome(len(rows), seconds, answers=answers)
 
 
-# A pattern that no text matches: no row stops before its fourth token or its end, as in generate.
-generate_fully = Decode("greedy", max_new_tokens=NEW_TOKENS, pattern="(?!)([1-5])")
-stop_early = replace(generate_fully, pattern=Decode.pattern)
-score_only = Decode("expected")
+def generate_fully(decode: Decode) -> Decode:
+    """No row stops before its fourth token or its end, as in generate: no text fits the pattern."""
+    return replace(stop_early(decode), pattern="(?!)({values})")
+
+
+def stop_early(decode: Decode) -> Decode:
+    """A row stops at a rating that stands."""
+    return replace(decode, name="greedy", max_new_tokens=NEW_TOKENS)
+
+
+def score_only(decode: Decode) -> Decode:
+    """The probabilities alone."""
+    return replace(decode, name="expected")
 
 
 class _Peer:

@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from hydra import compose, initialize_config_module
 from transformers import PreTrainedModel
 
-from persona_lab import configure, estimate
+from persona_lab import estimate
+from persona_lab.component import component
+from persona_lab.compose import configure
 from persona_lab.data import Cost
 from persona_lab.experiment import Experiment
-from persona_lab.model import Trainer
+from persona_lab.lab import Lab
+from persona_lab.model import Decode, Train, Trainer
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Codec, Example
 from persona_lab.sources import Sources
@@ -37,7 +38,7 @@ follows answers carries forgets builds returns watches learns hides
 """.split()  # noqa: SIM905
 
 
-@dataclass(frozen=True)
+@component
 class Filler:
     """Placeholder texts: a summary of 36 words and a cast of five two-word names per movie.
 
@@ -99,7 +100,9 @@ class Rows:
         codec: How it reads.
         peft: PEFT's configuration at the setup's dropout.
         trainer: The setup's trainer in the precision chosen.
-        plan: What `plan=true` would say of training on rows (see `planned`).
+        recipe: The setup's way of training.
+        decode: The setup's way of answering.
+        plan: What `task=plan` would say of training on rows (see `planned`).
     """
 
     train: list[list[Example]]
@@ -108,6 +111,8 @@ class Rows:
     codec: Codec
     peft: Any
     trainer: Trainer
+    recipe: Train
+    decode: Decode
     plan: Callable[[Sequence[Example]], dict[str, float]]
 
     def of(self, what: str, first: int, n_users: int, n_rows: int) -> list[Example]:
@@ -131,24 +136,23 @@ def load(choice: Choice) -> Rows:
         "trainer.progress=false",
         f"data.test_rows_per_user={ROWS_PER_USER}",
     ]
-    with initialize_config_module(configure.CONF, version_base="1.3"):
-        run = configure.build(compose("config", overrides), {}, Path.cwd())
-        shape = choice.shape and compose("config", [f"slm={choice.shape}"]).model
-    experiment = run.experiment
+    run = configure(*overrides)
+    shape = configure(f"slm={choice.shape}").experiment.model if choice.shape else None
+    experiment, lab = run.experiment, run.lab
     if choice.movie_info is None:
         experiment = replace(experiment, movie_info=Filler(2, 1) if choice.quick else Filler())
-    prepared = experiment.prepare(run.sources, run.store)
-    codec = experiment.codec(run.sources)
+    prepared = experiment.prepare(lab)
+    codec = experiment.tuning(lab, prepared).codec
     if shape:
-        sizes = {**shape.sizes, "vocab_size": len(codec.tokenizer)}
+        sizes = {**(shape.sizes or {}), "vocab_size": len(codec.tokenizer)}
         own = replace(experiment.model, name=f"{shape.name}'s shape", random=sizes)
         experiment = replace(experiment, model=own)
     trainer = experiment.trainer
-    base = experiment.model.load(run.sources, trainer.dtype, trainer.device)
+    base = experiment.model.load(lab.sources, trainer.dtype, trainer.device)
 
     def users(rows: pd.DataFrame, *, training: bool) -> list[list[Example]]:
         latest = rows.groupby("user_id").tail(ROWS_PER_USER)
-        examples = experiment.examples(prepared, codec, latest, training=training)
+        examples = experiment.tuning(lab, prepared).examples(latest, training=training)
         examples = with_prefix(examples, 64) if choice.quick else examples
         by_user: dict[int, list[Example]] = {}
         for example in examples:
@@ -163,25 +167,26 @@ def load(choice: Choice) -> Rows:
         codec,
         experiment.peft.config(experiment.model.lora_targets),
         trainer,
-        partial(planned, experiment, run.sources, codec),
+        experiment.train,
+        experiment.decode,
+        partial(planned, experiment, lab, codec),
     )
 
 
 def planned(
-    experiment: Experiment, sources: Sources, codec: Codec, rows: Sequence[Example]
+    experiment: Experiment, lab: Lab, codec: Codec, rows: Sequence[Example]
 ) -> dict[str, float]:
-    """One optimiser step as `plan=true` counts it: bytes held at once, and operations."""
-    scale = estimate._Scale.of(experiment, sources, trained=True)
+    """One optimiser step as `task=plan` counts it: bytes held at once, and operations."""
+    shape = estimate.Shape.of(experiment, lab, trained=True)
     ids = [[*row.ids, codec.answer(row.rating)[0]] for row in rows]
     budget = experiment.train.tokens_per_microbatch
-    work = estimate._add(
-        estimate.Work(), ids, [row.user_id for row in rows], budget, answers=estimate._ANSWER
-    )
+    users = [row.user_id for row in rows]
+    work = estimate.Work.of(ids, users, budget, answers=estimate._ANSWER)
     return {
-        "weights": scale.held + 4 * scale.adapter,
-        "activations": scale.kept_in_training(work),
-        "optimiser": 12 * scale.adapter,
-        "operations": scale.training(work),
+        "weights": shape.held + 4 * shape.adapter,
+        "activations": shape.kept_in_training(work),
+        "optimiser": 12 * shape.adapter,
+        "operations": shape.training(work),
         "unique_tokens": work.unique_tokens,
     }
 

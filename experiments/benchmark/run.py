@@ -184,7 +184,7 @@ class Bench:
         self.record("peak", flops=peak(config, dtype, self.args.peak_seconds, device=device))
 
     def plan(self, prompts: str) -> None:
-        """What `plan=true` expects of a step of ours on a GPU, and what the step took."""
+        """What `task=plan` expects of a step of ours on a GPU, and what the step took."""
         if self.found("plan", prompts=prompts):
             return
         rows = self.rows(prompts)

@@ -19,9 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hydra import compose, initialize_config_module
-
-from persona_lab import configure, load_agents
+from persona_lab import load_agents
+from persona_lab.compose import configure
 from persona_lab.evaluation import Result
 
 NAME = "SmolLM2-135M-Instruct"
@@ -57,9 +56,8 @@ def main(transformers: str, folder: Path, choices: list[str]) -> None:
 @contextmanager
 def serving(transformers: str) -> Iterator[str]:
     """Serve the weights of the embedded setup under a name that is no path; gives the base URL."""
-    with initialize_config_module(configure.CONF, version_base="1.3"):
-        built = configure.build(compose("config"), {}, Path.cwd())
-    weights = built.experiment.model.published(built.sources)
+    built = configure()
+    weights = built.experiment.model.published(built.lab.sources)
     assert weights is not None
     with tempfile.TemporaryDirectory() as place:
         Path(place, NAME).symlink_to(weights)

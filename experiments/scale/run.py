@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +22,38 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
-from persona_lab.data import Data, NoMovieInfo, Protocol, Ratings, Split, Synthetic
-from persona_lab.distill import Memories, Statistical, distil
-from persona_lab.memory import Bank, Hashed, Memory, Vectors, embed, item_text
-from persona_lab.personas import MiniBatchPersonas
+from persona_lab.compose import configure
+from persona_lab.data import Ratings, Split
+from persona_lab.distill import Memories, distil
+from persona_lab.experiment import Experiment
+from persona_lab.memory import Bank, Vectors, embed, item_text
 from persona_lab.sources import Sources
 
 HERE = Path(__file__).parent
 RATINGS, ITEMS, SHARD, RECALLED = 20, 2000, 10_000, 10_000
 # Users beside the selected ones, of whose ratings the movies' averages are.
 OTHERS = 2000
-PROTOCOL = Protocol("strict", "outside_cohort", "training", "final", True, "earlier")
-MEMORY = Memory("ms_ml", profile=True, interactions=True)
-EMBEDDER = Hashed("hashed")
 # Reads and writes the folder of a size: the folder, its number of users, the number of a shard.
 Task = Callable[[Path, int, int], None]
 
 
+@cache
+def configured(users: int) -> Experiment:
+    """The stages' components for so many users."""
+    return configure(
+        *("data=synthetic", f"data.n_users={users}", "data.test_rows_per_user=null"),
+        *(f"data.min_ratings={RATINGS}", f"data.max_ratings={RATINGS}"),
+        *(f"data.reader.n_users={users + OTHERS}", f"data.reader.n_items={ITEMS}"),
+        *("data.reader.n_personas=4", f"data.reader.ratings_per_user=[{RATINGS},{RATINGS}]"),
+        *("embedder=hashed", "personas=minibatch", "personas.n_personas=4"),
+    ).experiment
+
+
 def select(folder: Path, users: int, shard: int) -> None:
     """Make the ratings, split them, and write the split in shards."""
-    reader = Synthetic(users + OTHERS, ITEMS, 4, [RATINGS, RATINGS], 1.0, seed=0)
-    data = Data("synthetic", reader, min_ratings=RATINGS, max_ratings=RATINGS, n_users=users)
-    sources = Sources(folder)
-    split = data.split(data.ratings(sources), PROTOCOL, NoMovieInfo(), sources)
+    one, sources = configured(users), Sources(folder)
+    ratings = one.data.ratings(sources)
+    split = one.data.split(ratings, one.protocol, one.movie_info, sources)
     for number, part in enumerate(parts(split)):
         place(folder, number).mkdir(exist_ok=True)
         part.save(place(folder, number))
@@ -53,26 +62,30 @@ def select(folder: Path, users: int, shard: int) -> None:
 def distil_shard(folder: Path, users: int, shard: int) -> None:
     """Write a shard's memories; the percentiles of its users' traits are over the shard."""
     split = Split.load(place(folder, shard))
-    ratings = Ratings(pd.concat([split.train, split.test]), split.movies, split.users, {})
-    memories = distil(Statistical(), split, ratings, PROTOCOL, 0, Sources(folder))
+    ratings = Ratings(
+        pd.concat([split.train, split.test]), split.movies, split.users, {}, split.scale
+    )
+    one = configured(users)
+    memories = distil(one.distiller, split, ratings, one.protocol, 0, Sources(folder))
     memories.save(place(folder, shard))
 
 
 def embed_shard(folder: Path, users: int, shard: int) -> None:
     """Write the vectors of a shard's profiles."""
     split, memories = Split.load(place(folder, shard)), Memories.load(place(folder, shard))
-    made = embed(EMBEDDER.load(Sources(folder)), memories, split, enriched=False)
+    made = embed(configured(users).embedder.load(Sources(folder)), memories, split, enriched=False)
     np.save(place(folder, shard) / "profiles.npy", made.profiles)
 
 
 def cluster(folder: Path, users: int, shard: int) -> None:
     """Find four personas among all users."""
     places = [place(folder, number) for number in range(shards(users))]
-    vectors = np.empty((users, EMBEDDER.dim), dtype=np.float32)
+    first = np.load(places[0] / "profiles.npy")
+    vectors = np.empty((users, first.shape[1]), dtype=np.float32)
     for number, each in enumerate(places):
         vectors[number * SHARD : (number + 1) * SHARD] = np.load(each / "profiles.npy")
     known = pd.concat([pd.read_parquet(each / "users.parquet") for each in places])
-    found = MiniBatchPersonas("minibatch", n_personas=4).fit(vectors, known, 0)
+    found = configured(users).personas.fit(vectors, known, 0)
     assert found.n_personas == 4
     found.save(folder)
 
@@ -80,7 +93,8 @@ def cluster(folder: Path, users: int, shard: int) -> None:
 def recall(folder: Path, users: int, shard: int) -> None:
     """What is recalled for the first test rows of the first shard."""
     split, memories = Split.load(place(folder, 0)), Memories.load(place(folder, 0))
-    encode = EMBEDDER.load(Sources(folder))
+    one = configured(users)
+    encode = one.embedder.load(Sources(folder))
     vectors = Vectors(
         user_ids=split.users["user_id"].to_numpy(),
         profiles=np.load(place(folder, 0) / "profiles.npy"),
@@ -88,7 +102,8 @@ def recall(folder: Path, users: int, shard: int) -> None:
         items=encode([item_text(movie) for movie in split.movies.to_dict("records")])[0],
         interactions=None,
     )
-    recalled = Bank(memories, vectors, MEMORY, "earlier").recall_rows(split.test.head(RECALLED))
+    bank = Bank(memories, vectors, one.memory, one.protocol.recall_time)
+    recalled = bank.recall_rows(split.test.head(RECALLED))
     assert all(recalled)
 
 

@@ -16,43 +16,38 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from hydra import compose, initialize_config_module
 
-from persona_lab import configure
+from persona_lab.compose import configure
 from persona_lab.evaluation import contrast
-from persona_lab.experiment import Experiment, Prepared
-from persona_lab.model import attach, fit_adapter, rate_examples
-from persona_lab.sources import Sources
+from persona_lab.experiment import Experiment
+from persona_lab.lab import Lab
+from persona_lab.model import Fit, Rating, attach, fit_adapter, rate_examples
+from persona_lab.tuning import Prepared
 
 SIDES = ("shared", "alone", "fp32")
 PAIRS = (("shared", "alone"), ("shared", "fp32"))
 
 
-def predict(
-    one: Experiment, sources: Sources, prepared: Prepared, seed: int, side: str
-) -> pd.DataFrame:
+def predict(one: Experiment, lab: Lab, prepared: Prepared, seed: int, side: str) -> pd.DataFrame:
     """Train and rate; user_id, item_id, rating, prediction, expected_rating and user_mean."""
-    codec = one.codec(sources)
-    (rows,) = one.plan(prepared).rows.values()
-    train = one.examples(prepared, codec, rows, training=True)
+    tuning = one.tuning(lab, prepared)
+    codec = tuning.codec
+    (rows,) = tuning.plan.rows.values()
+    train = tuning.examples(rows, training=True)
     if side == "alone":
         # Rows share what their user's rows share: each becomes a user of its own.
         train = [replace(each, user_id=n) for n, each in enumerate(train)]
-    test = one.examples(prepared, codec, prepared.split.value.test, training=False)
+    test = tuning.examples(prepared.split.value.test, training=False)
     trainer = replace(one.trainer, precision="32-true") if side == "fp32" else one.trainer
-    base, peft = one.base(sources), one.peft.config(one.model.lora_targets)
+    base, peft = tuning.base(), one.peft.config(one.model.lora_targets)
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
-        adapter = fit_adapter(
-            *(base, codec, train, one.train, peft, trainer),
-            **{"folder": at, "logger": None, "seed": seed, "name": side},
-        )
+        fit = Fit(side, train, one.train, peft, seed)
+        adapter = fit_adapter(base, codec, fit, trainer, at)
         print(f"{side}, seed {seed}: {adapter.summary}", flush=True)
         with attach(base, adapter):
-            answers = rate_examples(
-                *(base, codec, test, one.decode, trainer),
-                **{"folder": at, "seed": seed, "name": side},
-            )
+            rating = Rating(side, test, one.decode, seed)
+            answers = rate_examples(base, codec, rating, trainer, at)
     means = prepared.split.value.train.groupby("user_id")["rating"].mean()
     return pd.DataFrame(
         {
@@ -94,16 +89,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", help="as on persona-lab's command line")
     args = parser.parse_args(arguments)
     keep(args.out, args.overrides)
-    with initialize_config_module(configure.CONF, version_base="1.3"):
-        overrides = ["experiment=sharing", *args.overrides]
-        run = configure.build(compose("config", overrides), {}, Path.cwd())
-    prepared = run.experiment.prepare(run.sources, run.store)
+    run = configure("experiment=sharing", *args.overrides, folder=args.out)
+    prepared = run.experiment.prepare(run.lab)
     frames: dict[str, list[pd.DataFrame]] = {side: [] for side in SIDES}
     for seed in args.seeds:
         for side in SIDES:
             file = args.out / f"{side}-{seed}.parquet"
             if not file.exists():
-                found = predict(run.experiment, run.sources, prepared, seed, side)
+                found = predict(run.experiment, run.lab, prepared, seed, side)
                 found.to_parquet(file, index=False)
             frames[side].append(pd.read_parquet(file))
     report(frames)

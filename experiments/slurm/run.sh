@@ -9,7 +9,7 @@ tiny+=(data.reader.n_users=60 data.n_users=8 data.test_rows_per_user=6 adapter.r
 slurm=(hydra/launcher=slurm hydra.launcher.cpus_per_task=1 hydra.launcher.gpus_per_node=null)
 slurm+=(hydra.launcher.timeout_min=30 hydra.sweep.dir="$out/sweep")
 
-"$python" -m persona_lab stage=prepare "${tiny[@]}" hydra.run.dir="$out/prepare"
+"$python" -m persona_lab task=prepare "${tiny[@]}" hydra.run.dir="$out/prepare"
 "$python" -m persona_lab -m experiment=table1 "${tiny[@]}" "${slurm[@]}" &
 sweep=$!
 

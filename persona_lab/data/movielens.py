@@ -5,7 +5,7 @@ research; not to be redistributed.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from functools import partial
 from itertools import compress
 from pathlib import Path
 
@@ -50,9 +50,8 @@ class MovieLens100K:
     def read(self, path: Path | None, invalid: Invalid, scale: Scale) -> Ratings:
         """Read the data set from a folder or zip (see `Reader`)."""
         files = _files(path, "u.data, u.item and u.user")
-        if "ml-100k.inter" in files.names():
-            return _read_recbole(files, invalid, scale)
-        return _read_grouplens_100k(files, invalid, scale)
+        read = _read_recbole if "ml-100k.inter" in files.names() else _read_grouplens_100k
+        return read(files, invalid, scale)
 
 
 @component
@@ -62,20 +61,12 @@ class MovieLens1M:
     def read(self, path: Path | None, invalid: Invalid, scale: Scale) -> Ratings:
         """Read the data set from a folder or zip (see `Reader`)."""
         files = _files(path, "ratings.dat, movies.dat and users.dat")
-
-        def table(name: str, columns: Sequence[str]) -> Table:
-            return read_table(
-                *(files, name, columns), separator="::", encoding="ISO-8859-1", invalid=invalid
-            )
-
+        table = partial(read_table, files, separator="::", encoding="ISO-8859-1", invalid=invalid)
         movies = table("movies.dat", ("item_id", "title", "genres"))
         users = table("users.dat", ("user_id", "gender", "age", "occupation", "zip_code"))
         occupations = {str(code): name for code, name in enumerate(_OCCUPATIONS.split("|"))}
-        users.rows = users.rows.assign(
-            age=users.rows["age"].replace(_AGES),
-            occupation=users.rows["occupation"].replace(occupations),
-        )
-        return _joined(table("ratings.dat", _RATING), movies, users, "ISO-8859-1", scale)
+        users.rows = users.rows.replace({"age": _AGES, "occupation": occupations})
+        return _joined(table("ratings.dat", _RATING), movies, users, scale)
 
 
 def _files(path: Path | None, expected: str) -> Files:
@@ -88,16 +79,10 @@ def _files(path: Path | None, expected: str) -> Files:
 
 
 def _read_recbole(files: Files, invalid: Invalid, scale: Scale) -> Ratings:
-    def table(kind: str, columns: Sequence[str]) -> Table:
-        return read_table(
-            *(files, f"ml-100k.{kind}", columns),
-            separator="\t",
-            encoding="UTF-8",
-            invalid=invalid,
-            header=True,
-        )
-
-    movies = table("item", ("item_id", "movie_title", "release_year", "class"))
+    table = partial(
+        read_table, files, separator="\t", encoding="UTF-8", invalid=invalid, header=True
+    )
+    movies = table("ml-100k.item", ("item_id", "movie_title", "release_year", "class"))
     # The files spell their one unknown title and year in their own way.
     title = movies.rows["movie_title"].replace("unkonwn", "unknown")
     year = " (" + movies.rows["release_year"] + ")"
@@ -105,33 +90,29 @@ def _read_recbole(files: Files, invalid: Invalid, scale: Scale) -> Ratings:
         title=title + year.replace([" (unkonwn)", " ()"], ""),
         genres=movies.rows["class"].str.replace(" ", "|"),
     )
-    users = table("user", ("user_id", "age", "gender", "occupation"))
-    return _joined(table("inter", _RATING), movies, users, "UTF-8", scale)
+    users = table("ml-100k.user", ("user_id", "age", "gender", "occupation"))
+    return _joined(table("ml-100k.inter", _RATING), movies, users, scale)
 
 
 def _read_grouplens_100k(files: Files, invalid: Invalid, scale: Scale) -> Ratings:
-    def table(name: str, columns: Sequence[str], separator: str) -> Table:
-        return read_table(
-            *(files, name, columns), separator=separator, encoding="ISO-8859-1", invalid=invalid
-        )
-
+    table = partial(read_table, files, encoding="ISO-8859-1", invalid=invalid)
     genres = _GENRES.split("|")
-    movies = table(
-        "u.item", ("item_id", "title", "release_date", "video_date", "url", *genres), "|"
-    )
+    columns = ("item_id", "title", "release_date", "video_date", "url", *genres)
+    movies = table("u.item", columns, separator="|")
     for genre in genres:
         movies.reject(~movies.rows[genre].isin(["0", "1"]), genre, "is not 0 or 1")
     flags = (movies.rows[genres] == "1").to_numpy()
     movies.rows = movies.rows.assign(genres=["|".join(compress(genres, row)) for row in flags])
-    users = table("u.user", ("user_id", "age", "gender", "occupation", "zip_code"), "|")
-    return _joined(table("u.data", _RATING, "\t"), movies, users, "ISO-8859-1", scale)
+    columns = ("user_id", "age", "gender", "occupation", "zip_code")
+    users = table("u.user", columns, separator="|")
+    return _joined(table("u.data", _RATING, separator="\t"), movies, users, scale)
 
 
-def _joined(ratings: Table, movies: Table, users: Table, encoding: str, scale: Scale) -> Ratings:
+def _joined(ratings: Table, movies: Table, users: Table, scale: Scale) -> Ratings:
     """Check the three tables, each by itself and against the others."""
     movies.to_integers("item_id")
     movies.reject(movies.rows["item_id"].duplicated(), "item_id", "is on an earlier line already")
-    movies.check_encoding("title", encoding)
+    movies.check_encoding("title")
     movies.reject(movies.rows["title"].str.strip() == "", "title", "is missing")
 
     users.to_integers("user_id")
@@ -146,30 +127,18 @@ def _joined(ratings: Table, movies: Table, users: Table, encoding: str, scale: S
     ratings.reject(again, "item_id", "was rated by this user on an earlier line already")
 
     frame = ratings.rows[list(_RATING)].reset_index(drop=True)
-    return Ratings(
-        frame,
-        _catalogue(movies.rows),
-        _demographics(users.rows, frame["user_id"]),
-        dict(sum((table.skipped for table in (movies, users, ratings)), Counter())),
-        scale,
-    )
-
-
-def _catalogue(rows: pd.DataFrame) -> pd.DataFrame:
-    parts = rows["title"].str.extract(_TITLE)
-    movies = pd.DataFrame(
+    title = movies.rows["title"].str.extract(_TITLE)
+    catalogue = pd.DataFrame(
         {
-            "item_id": rows["item_id"],
-            "title": parts["title"].fillna(rows["title"]),
-            "year": parts["year"].astype("Int64"),
-            "genres": rows["genres"],
+            "item_id": movies.rows["item_id"],
+            "title": title["title"].fillna(movies.rows["title"]),
+            "year": title["year"].astype("Int64"),
+            "genres": movies.rows["genres"],
         }
-    )
-    return movies.sort_values("item_id", ignore_index=True)
-
-
-def _demographics(rows: pd.DataFrame, raters: pd.Series) -> pd.DataFrame:
-    """One row per user who is listed or has rated; "" where nothing is known."""
-    known = rows.set_index("user_id")[["age", "gender", "occupation"]]
-    everyone = known.index.union(raters.unique()).rename("user_id")
-    return known.reindex(everyone, fill_value="").reset_index()
+    ).sort_values("item_id", ignore_index=True)
+    # Everyone who is listed or has rated; "" where nothing is known.
+    known = users.rows.set_index("user_id")[["age", "gender", "occupation"]]
+    everyone = known.index.union(frame["user_id"].unique()).rename("user_id")
+    skipped = dict(sum((table.skipped for table in (movies, users, ratings)), Counter()))
+    people = known.reindex(everyone, fill_value="").reset_index()
+    return Ratings(frame, catalogue, people, skipped, scale)

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import get_args
 
 import pandas as pd
 import pyarrow as pa
@@ -48,17 +47,17 @@ class Files:
         Raises:
             UserError: It is missing, there are several, or it cannot be read.
         """
-        found = [member for member in self._members() if PurePosixPath(member).name == name]
-        if len(found) != 1:
+        members = [member for member in self._members() if PurePosixPath(member).name == name]
+        if len(members) != 1:
             raise UserError(
-                f"{self.path} has {len(found)} files named {name}, not 1",
+                f"{self.path} has {len(members)} files named {name}, not 1",
                 "set data.path to a folder or zip with the files of one MovieLens data set",
             )
         try:
             if self.path.is_dir():
-                return (self.path / found[0]).read_bytes()
+                return (self.path / members[0]).read_bytes()
             with zipfile.ZipFile(self.path) as archive:
-                return archive.read(found[0])
+                return archive.read(members[0])
         except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{name} in {self.path}: {error}", "get a whole copy of it") from error
 
@@ -81,12 +80,14 @@ class Table:
 
     Attributes:
         name: Name of the file, for messages.
+        encoding: What its text was read in.
         rows: The cells, text until converted, indexed by line number from 1.
         invalid: Whether a bad line is an error or is left out and counted.
         skipped: Lines left out, by "<file>: <problem>".
     """
 
     name: str
+    encoding: str
     rows: pd.DataFrame
     invalid: Invalid
     skipped: Counter[str]
@@ -123,11 +124,11 @@ class Table:
             numbers = self.rows[column].astype("int64[pyarrow]").astype("int64")
             self.rows = self.rows.assign(**{column: numbers})
 
-    def check_encoding(self, column: str, encoding: str) -> None:
+    def check_encoding(self, column: str) -> None:
         """Refuse text that was written in another encoding than it was read in."""
-        bad = [_misread(text, encoding) for text in self.rows[column].tolist()]
-        mend = f"convert {self.name} to {encoding}, or {_DROP}"
-        self.reject(pd.Series(bad, self.rows.index), column, f"is not {encoding}", mend)
+        bad = [_misread(text, self.encoding) for text in self.rows[column].tolist()]
+        mend = f"convert {self.name} to {self.encoding}, or {_DROP}"
+        self.reject(pd.Series(bad, self.rows.index), column, f"is not {self.encoding}", mend)
 
 
 def read_table(
@@ -155,8 +156,6 @@ def read_table(
         UserError: The file is missing or empty, its header lacks a column, or a line has too few
             or too many fields.
     """
-    if invalid not in get_args(Invalid):
-        raise UserError(f"data.invalid is {invalid}", f"choose {' or '.join(get_args(Invalid))}")
     content = files.read(name).rstrip(b"\r\n")
     if not content.isascii():
         content = content.decode(encoding, errors="replace").encode()
@@ -190,7 +189,7 @@ def read_table(
     last = int(header) + arrow.num_rows + len(ragged)
     lines = pd.RangeIndex(1 + int(header), last + 1).difference(ragged_lines)
     counts = {f"{name}: wrong number of fields": len(ragged)} if ragged else {}
-    return Table(name, arrow.to_pandas().set_index(lines), invalid, Counter(counts))
+    return Table(name, encoding, arrow.to_pandas().set_index(lines), invalid, Counter(counts))
 
 
 def _header(name: str, content: bytes, needed: Sequence[str], separator: str) -> list[str]:

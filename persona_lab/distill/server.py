@@ -171,7 +171,7 @@ class OpenAI:
         self, sources: Sources, expected: int | None
     ) -> Iterator[tuple[Desk, asyncio.Runner]]:
         if sources.offline:
-            raise NotAtHand(f"{self.model} would have to be asked", "run it without plan=true")
+            raise NotAtHand(f"{self.model} would have to be asked", "run it without task=plan")
         with Ledger(sources.ledger) as ledger, asyncio.Runner() as runner:
             desk = Desk(self, ledger, expected)
             try:

@@ -4,6 +4,7 @@ Pure, but for the table of later memories where there is one.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,13 +74,15 @@ class Bank:
             encode: Embeds the texts; needed by every `Memory.key` but "item".
         """
         assert self._later is not None, "a table is needed for later memories"
+        item_ids = rows["item_id"].to_numpy()
+        self._vectors.items_of(item_ids)
         for user_id in rows["user_id"]:
             self._rows[user_id]
         enriched = None
         if self._memory.key != "item":
             assert encode is not None, "embed the texts for this key"
             enriched, _ = encode(rows["text"].tolist())
-        self._later.add(rows, self._keys(rows["item_id"].to_numpy(), enriched))
+        self._later.add(rows, self._keys(item_ids, enriched))
 
     def recall_rows(self, rows: pd.DataFrame) -> list[list[Recalled]]:
         """What the users recall for the movies of many rows; reads each user's memories once.
@@ -95,7 +98,8 @@ class Bank:
         """
         later = {} if self._later is None else self._later.read(rows["user_id"].unique())
         recalled: list[list[Recalled]] = [[] for _ in range(len(rows))]
-        for user_id, places in rows.groupby("user_id").indices.items():
+        indices: Any = rows.groupby("user_id").indices
+        for user_id, places in indices.items():
             memories, keys = self._block(user_id)
             if user_id in later:
                 more, more_keys = later[user_id]
@@ -111,16 +115,17 @@ class Bank:
         rows = self._rows[user_id]
         block = self._interactions.iloc[rows]
         enriched = self._vectors.interactions
-        assert enriched is not None or self._memory.key == "item", "embed the interactions"
         return block, self._keys(
             block["item_id"].to_numpy(), None if enriched is None else enriched[rows]
         )
 
     def _keys(self, item_ids: np.ndarray, enriched: np.ndarray | None) -> np.ndarray:
+        if self._memory.key == "item":
+            return self._vectors.items_of(item_ids)
+        assert enriched is not None, "embed the enriched interactions for this key"
         if self._memory.key == "enriched":
             return enriched
-        items = self._vectors.items_of(item_ids)
-        return items if self._memory.key == "item" else _sum(items, enriched)
+        return _sum(self._vectors.items_of(item_ids), enriched)
 
     def _recall(
         self, user_id: int, memories: pd.DataFrame, keys: np.ndarray, rows: pd.DataFrame
@@ -141,7 +146,9 @@ class Bank:
         if memory.min_similarity is not None:
             similar = allowed & (cosines >= memory.min_similarity)
         order = np.argsort(np.where(similar, -cosines, np.inf), axis=1, kind="stable")
-        fields = [memories[name].tolist() for name in ("item_id", "text", "rating", "position")]
+        items, texts, ratings, positions = (
+            memories[name].tolist() for name in ("item_id", "text", "rating", "position")
+        )
         recalled = []
         for row, target in enumerate(targets.tolist()):
             best = [place for place in order[row, : memory.top_k].tolist() if similar[row, place]]
@@ -149,9 +156,12 @@ class Bank:
                 # Depends on the user and the movie alone.
                 rng = np.random.default_rng([user_id, target])
                 best = rng.choice(np.flatnonzero(allowed[row]), len(best), replace=False).tolist()
-            assert target not in [fields[0][place] for place in best], "a memory is the target"
+            assert target not in [items[place] for place in best], "a memory is the target itself"
             recalled.append(
-                [Recalled(*(f[p] for f in fields), similarity=float(cosines[row, p])) for p in best]
+                [
+                    Recalled(items[p], texts[p], ratings[p], positions[p], float(cosines[row, p]))
+                    for p in best
+                ]
             )
         return recalled
 

@@ -6,15 +6,15 @@ Reads disk in `load` and `fingerprint` only; a `ServerEmbedder` asks its server 
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import PositiveInt
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from persona_lab.cache import content_hash
+from persona_lab.component import component, neutral
 from persona_lab.data import Cost
 from persona_lab.distill import OpenAI
 from persona_lab.errors import UserError
@@ -28,6 +28,7 @@ _SENTENCE_END = re.compile(r"[.!?]['\")\]]*\s+|\n\s*")
 _SPACE = re.compile(r"\s+")
 
 
+@runtime_checkable
 class Embedder(Protocol):
     """A way from texts to vectors whose cosine tells how alike two texts are."""
 
@@ -40,12 +41,12 @@ class Embedder(Protocol):
         """Make the function from texts to vectors, fetching its model where that is needed."""
         ...
 
-    def fingerprint(self, sources: Sources) -> str:
-        """Hash of all that the vectors depend on beside the fields."""
+    def fingerprint(self, sources: Sources) -> Any:
+        """All that the vectors depend on beside the fields."""
         ...
 
 
-@dataclass(frozen=True)
+@component
 class SentenceEmbedder:
     """A model of the sentence-transformers library, such as all-MiniLM-L6-v2.
 
@@ -60,10 +61,10 @@ class SentenceEmbedder:
         batch_size: Texts that go through the model at once.
     """
 
-    name: str = field(metadata={"key": False})
-    source: Source | None = field(default=None, metadata={"key": False})
-    path: str | None = field(default=None, metadata={"key": False})
-    batch_size: PositiveInt = field(default=32, metadata={"key": False})
+    name: str = neutral()
+    source: Source | None = neutral()
+    path: str | None = neutral()
+    batch_size: PositiveInt = neutral()
 
     def load(self, sources: Sources) -> Encode:
         """Load the model (see `Embedder`); on a GPU where there is one.
@@ -109,28 +110,29 @@ class SentenceEmbedder:
 
         return encode
 
-    def fingerprint(self, sources: Sources) -> str:
-        """Hash of the model's files."""
+    def fingerprint(self, sources: Sources) -> Any:
+        """What identifies the model: the source's pins, or the hash of a local folder.
+
+        Raises:
+            UserError: There is neither a source nor such a folder.
+        """
+        if self.path is None and self.source is not None:
+            return {"source": vars(self.source)}
         return content_hash(self._folder(sources))
 
     def _folder(self, sources: Sources) -> Path:
-        if self.path is not None:
-            folder = Path(self.path).expanduser()
-            if not (folder / "modules.json").is_file():
-                raise UserError(
-                    f"embedder.path {self.path} is not a folder with a sentence-transformers model",
-                    "set embedder.path to a folder that SentenceTransformer.save wrote",
-                )
-            return folder
-        if self.source is None:
+        if self.path is None and self.source is not None:
+            return sources.fetch(self.source)
+        folder = Path(self.path or "").expanduser()
+        if self.path is None or not (folder / "modules.json").is_file():
             raise UserError(
-                f"embedder {self.name} has neither a path nor a source",
-                "set embedder.path to the folder of a sentence-transformers model",
+                f"embedder.path {self.path} is not a folder with a sentence-transformers model",
+                "set embedder.path to a folder that SentenceTransformer.save wrote",
             )
-        return sources.fetch(self.source)
+        return folder
 
 
-@dataclass(frozen=True)
+@component
 class Hashed:
     """Words counted in hashed columns: no model, no meaning, very fast; for tests and scale.
 
@@ -139,8 +141,8 @@ class Hashed:
         dim: Number of columns.
     """
 
-    name: str = field(metadata={"key": False})
-    dim: PositiveInt = 256
+    name: str = neutral()
+    dim: PositiveInt
 
     def load(self, sources: Sources) -> Encode:
         """Make the function; nothing is loaded (see `Embedder`)."""
@@ -159,7 +161,7 @@ class Hashed:
         return "hashed"
 
 
-@dataclass(frozen=True)
+@component
 class ServerEmbedder:
     """A model behind OpenAI's protocol, such as text-embedding-ada-002; paid through the ledger.
 
@@ -168,7 +170,7 @@ class ServerEmbedder:
         server: The model and where it is.
     """
 
-    name: str = field(metadata={"key": False})
+    name: str = neutral()
     server: OpenAI
 
     def load(self, sources: Sources) -> Encode:

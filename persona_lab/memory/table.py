@@ -61,7 +61,7 @@ class Table:
             raise self._damaged(error) from error
         frame = content.select(_COLUMNS).to_pandas()
         keys = np.array(content["vector"].to_pylist(), dtype=np.float32)
-        places = frame.groupby("user_id").indices
+        places: dict[Any, np.ndarray] = frame.groupby("user_id").indices
         return {user_id: (frame.iloc[own], keys[own]) for user_id, own in places.items()}
 
     def _open(self) -> Any:

@@ -78,7 +78,7 @@ class Vectors:
         if self.interactions is not None:
             tensors["interactions"] = self.interactions
         save_file(
-            {name: np.ascontiguousarray(each) for name, each in tensors.items()}, folder / _FILE
+            {name: np.ascontiguousarray(array) for name, array in tensors.items()}, folder / _FILE
         )
         (folder / _FACTS).write_text(json.dumps({"cost": asdict(self.cost)}, indent=2))
 
@@ -131,7 +131,9 @@ def embed(encode: Encode, memories: Memories, split: Split, *, enriched: bool) -
     distinct = dict.fromkeys(chain.from_iterable(texts.values()))
     rows = {text: row for row, text in enumerate(distinct)}
     encoded, cost = encode(list(rows))
-    vectors = {name: encoded[[rows[text] for text in each]] for name, each in texts.items() if each}
+    vectors = {
+        name: encoded[[rows[text] for text in group]] for name, group in texts.items() if group
+    }
     return Vectors(
         user_ids=split.users["user_id"].to_numpy(),
         profiles=vectors["profiles"],

@@ -1,57 +1,30 @@
 """Base models, adapters and the shared-prefix engine: examples -> adapters -> predictions."""
 
-from persona_lab.model.adapters import (
-    AdapterMode,
-    Dora,
-    Ia3,
-    Lora,
-    NoAdapter,
-    Peft,
-    PersonaAdapters,
-    PerUser,
-    Plan,
-    QLora,
-    RandomPersona,
-    RsLora,
-    SingleFull,
-    SingleMax,
-    SingleMin,
-    TrainedAdapter,
-    attach,
-    lend,
-)
+from persona_lab.model.adapters import TrainedAdapter
 from persona_lab.model.base import BaseModel
 from persona_lab.model.decode import Decode, Response
-from persona_lab.model.module import (
-    Trainer,
-    UserAgentModule,
-    fit_adapter,
-    fit_on_devices,
-    rate_examples,
-)
+from persona_lab.model.fit import fit_adapter, fit_on_devices, rate_examples
+from persona_lab.model.lending import attach, lend
+from persona_lab.model.loss import AnswerLoss, Loss
+from persona_lab.model.modes import Mode, Plan
+from persona_lab.model.module import Fit, Rating, UserAgentModule
+from persona_lab.model.peft import Peft
 from persona_lab.model.predictions import Predictions
 from persona_lab.model.train import Train
+from persona_lab.model.trainer import Trainer
 
 __all__ = [
-    "AdapterMode",
+    "AnswerLoss",
     "BaseModel",
     "Decode",
-    "Dora",
-    "Ia3",
-    "Lora",
-    "NoAdapter",
+    "Fit",
+    "Loss",
+    "Mode",
     "Peft",
-    "PerUser",
-    "PersonaAdapters",
     "Plan",
     "Predictions",
-    "QLora",
-    "RandomPersona",
+    "Rating",
     "Response",
-    "RsLora",
-    "SingleFull",
-    "SingleMax",
-    "SingleMin",
     "Train",
     "TrainedAdapter",
     "Trainer",

@@ -6,7 +6,6 @@ loaded once per process and shared by all jobs: adapters are lent to it and take
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +25,7 @@ from transformers import (
 )
 
 from persona_lab.cache import NotAtHand
-from persona_lab.component import hash_file
+from persona_lab.component import component, hash_file, neutral
 from persona_lab.data import Scale
 from persona_lab.errors import UserError
 from persona_lab.model.decode import head
@@ -41,7 +40,7 @@ _ARCHITECTURES = {"llama": LlamaConfig, "phi3": Phi3Config, "gemma3": Gemma3Text
 _OPTIONAL = ("head_dim", "tie_word_embeddings")
 
 
-@dataclass(frozen=True)
+@component
 class BaseModel:
     """A language model that plays the SLM or the LLM.
 
@@ -57,19 +56,19 @@ class BaseModel:
             (decision 18).
         random: Architecture (`llama`, `phi3` or `gemma3`), sizes and, where given,
             `initializer_range` of a model with random weights.
-        sizes: The same of a model that is fetched: for `plan=true` before its weights are there.
+        sizes: The same of a model that is fetched: for `task=plan` before its weights are there.
     """
 
     name: str
-    source: Source | None = field(metadata={"key": False})
-    path: str | None = field(metadata={"key": False})
+    source: Source | None = neutral()
+    path: str | None = neutral()
     gguf: str | None
     chat: Literal["template", "plain"]
     context: PositiveInt
     lora_targets: list[str]
-    sliding_window: Literal["off", "native"] = "off"
-    random: Mapping[str, Any] | None = None
-    sizes: Mapping[str, Any] | None = field(default=None, metadata={"key": False})
+    sliding_window: Literal["off", "native"]
+    random: Mapping[str, Any] | None
+    sizes: Mapping[str, Any] | None = neutral()
 
     def fingerprint(self, sources: Sources) -> Any:
         """What identifies the weights in keys: the source's pins, or the hash of a local folder."""
@@ -85,7 +84,13 @@ class BaseModel:
         return digests
 
     def codec(self, sources: Sources, new_tokens: int, scale: Scale) -> Codec:
-        """How the model reads prompts; loads the tokenizer only, once per process."""
+        """How the model reads prompts and answers; loads the tokenizer only, once per process.
+
+        Args:
+            sources: Public artefacts.
+            new_tokens: Tokens that decoding may add to a prompt.
+            scale: The values that it answers with.
+        """
         folder = None if self.random is not None else self._folder(sources)
         vocab_size = 0 if self.random is None else int(self.random["vocab_size"])
         return _codec(folder, vocab_size, self.chat, self.context, new_tokens, scale)
@@ -120,7 +125,10 @@ class BaseModel:
             UserError: Neither its config is at hand nor are its sizes declared.
         """
         try:
-            config = self._config(sources)
+            if self.random is not None:
+                config: Any = _tiny_config(self.random)
+            else:
+                config = AutoConfig.from_pretrained(self._folder(sources))
         except NotAtHand as missing:
             if self.sizes is None:
                 raise UserError(
@@ -132,11 +140,6 @@ class BaseModel:
             model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
         split_projections(model)
         return model.requires_grad_(False)
-
-    def _config(self, sources: Sources) -> Any:
-        if self.random is not None:
-            return _tiny_config(self.random)
-        return AutoConfig.from_pretrained(self._folder(sources))
 
     def published(self, sources: Sources) -> str | None:
         """Hub id or folder by which others load the same weights; None for random ones."""
@@ -242,19 +245,20 @@ def _compare(model: PreTrainedModel) -> None:
     with torch.no_grad():
         ours = head(model, run(model, tree)[tree.ends])
         model.set_attn_implementation("eager")
-        given = [torch.tensor([rows[i]], device=model.device) for i in tree.order]
-        told = [model(ids, output_hidden_states=True) for ids in given]
+        alone = [torch.tensor([rows[i]], device=model.device) for i in tree.order]
+        outputs = [model(ids, output_hidden_states=True) for ids in alone]
         model.set_attn_implementation(ATTENTION)
-        theirs = torch.stack([each.logits[0, -1] for each in told])
+        theirs = torch.stack([output.logits[0, -1] for output in outputs])
         if torch.finfo(model.dtype).bits < 32:
             # Two orders of rounding may be far apart in half precision: only the head is compared.
-            ours = head(model, torch.stack([each.hidden_states[-1][0, -1] for each in told]))
+            hidden = [output.hidden_states[-1][0, -1] for output in outputs]
+            ours = head(model, torch.stack(hidden))
     # A scale is a factor of several.
     if (ours - theirs).abs().max() > 0.1 * torch.maximum(ours.abs().max(), theirs.abs().max()):
         raise UserError(
-            f"the architecture {model.config.model_type} is not supported: its logits are not "
-            "what its output head gives",
-            "choose a model that neither scales nor caps its logits",
+            f"the architecture {model.config.model_type} is not supported: it scales or caps the "
+            "logits that its output head gives",
+            "choose a model that does neither",
         )
 
 

@@ -12,7 +12,6 @@ import re
 import time
 import zlib
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from persona_lab.component import component, neutral
 from persona_lab.data import Scale
 from persona_lab.distill.chat import Conversation, Reply, Request, converse_in_rounds
 from persona_lab.model.base import BaseModel
@@ -43,7 +43,7 @@ _SAMPLED_AGAIN = 0.7
 _UNTIL_SENTENCE_END = re.compile(r".*[.!?]", re.DOTALL)
 
 
-@dataclass(frozen=True)
+@component
 class LocalChat:
     """A transformers model in the process that plays `distill.Chat`.
 
@@ -58,12 +58,12 @@ class LocalChat:
     """
 
     model: BaseModel
-    top_k: PositiveInt = 50
-    max_new_tokens: PositiveInt = 160
-    seed: int = 0
-    side_by_side: PositiveInt = field(default=8, metadata={"key": False})
-    accelerator: Literal["cpu", "gpu"] = "cpu"
-    weights: Literal["float32", "bfloat16"] = "float32"
+    top_k: PositiveInt
+    max_new_tokens: PositiveInt
+    seed: int
+    side_by_side: PositiveInt = neutral()
+    accelerator: Literal["cpu", "gpu"]
+    weights: Literal["float32", "bfloat16"]
 
     def converse(
         self,
@@ -124,7 +124,7 @@ class LocalChat:
             logits = head(model, run(model, tree, cache)[tree.ends]).float().cpu()
             n = 0
             # A list: every row takes its logits, also where an earlier one has more to say.
-            while any([writer.feed(each) for writer, each in zip(writers, logits)]):  # noqa: B905, C419
+            while any([writer.feed(row) for writer, row in zip(writers, logits)]):  # noqa: B905, C419
                 tokens = torch.tensor([writer.token for writer in writers], device=model.device)
                 logits = head(model, step(model, tokens, cache, n)).float().cpu()
                 n += 1
@@ -135,7 +135,7 @@ class LocalChat:
             *(len(requests), requests[0].purpose, written, seconds),
         )
         return [
-            Reply(writer.reply, tokens_in=len(ids), tokens_out=writer.tokens)
+            Reply(writer.reply or "", tokens_in=len(ids), tokens_out=writer.tokens)
             for writer, ids in zip(writers, prompts, strict=True)
         ]
 
@@ -146,48 +146,36 @@ class _Writer:
     Attributes:
         token: The token to go on with.
         tokens: Tokens given so far.
-        reply: The whole, once `feed` has returned False.
+        reply: The whole, None until `feed` has returned False.
     """
 
     def __init__(
-        self,
-        chat: LocalChat,
-        codec: Codec,
-        ends: frozenset[int],
-        request: Request,
-        room: int,
+        self, chat: LocalChat, codec: Codec, ends: frozenset[int], request: Request, room: int
     ) -> None:
-        self.chat = chat
-        self.codec = codec
-        self.ends = ends
-        self.request = request
+        self.chat, self.codec, self.ends, self.request = chat, codec, ends, request
         self.room = min(room, request.max_tokens)
-        self.token = 0
-        self.tokens = 0
-        self.reply = ""
-        self.done = False
-        self.writing: _Writing[str] | None = None
-        asked = zlib.crc32(json.dumps(request.messages).encode())
-        self.rng = np.random.default_rng([chat.seed, request.sample, asked])
+        self.token = self.tokens = 0
+        self.reply: str | None = None
+        question = zlib.crc32(json.dumps(request.messages).encode())
+        self.rng = np.random.default_rng([chat.seed, request.sample, question])
         # The likeliest tokens would be the same again.
         self.temperature = request.temperature or (_SAMPLED_AGAIN if request.sample else 0)
+        self.writing = self._write()
+        next(self.writing)
 
     def feed(self, logits: Tensor) -> bool:
         """Take the logits of the next token, of shape (vocabulary,); whether there is a next."""
-        if self.done:
+        if self.reply is not None:
             return False
         try:
-            if self.writing is None:
-                self.writing = self._write(logits)
-                self.token = next(self.writing)
-            else:
-                self.token = self.writing.send(logits)
+            self.token = self.writing.send(logits)
             self.tokens += 1
         except StopIteration as end:
-            self.reply, self.done = end.value, True
-        return not self.done
+            self.reply = end.value
+        return self.reply is None
 
-    def _write(self, logits: Tensor) -> _Writing[str]:
+    def _write(self) -> _Writing[str]:
+        logits = yield 0  # before the first logits are there
         if self.request.schema is None:
             text, _ = yield from self._text(logits, frozenset(self.codec.stop_ids))
             return text

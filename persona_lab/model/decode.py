@@ -1,8 +1,8 @@
-"""Prompts' token ids and a model -> ratings: digit probabilities, sampled responses, parsed.
+"""Prompts' token ids and a model -> ratings: each value's probability, sampled responses, parsed.
 
-The first answer position gives p1..p5, the softmax over the five digits' tokens, whatever the
-decoding; `paper` samples up to four tokens and searches them for a rating (decisions 14, 15).
-Randomness comes from a generator per row, so that batching cannot change a result.
+The first answer position gives the values' probabilities, the softmax over the values' tokens,
+whatever the decoding; `paper` samples up to four tokens and searches them for a rating (decisions
+14, 15). Randomness comes from a generator per row, so that batching cannot change a result.
 """
 
 import re
@@ -16,13 +16,11 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from persona_lab.component import component
+from persona_lab.data import Scale
 from persona_lab.errors import UserError
 from persona_lab.model.engine import Group, Tree, TreeCache, run, step, trees
 from persona_lab.prompting import Codec, Example
-
-PATTERN = r"(?<![\w.,/-])([1-5])(?:\.0+)?(?!\w|[.,]\d|/(?!5(?!\d))\d|-\d)"
-"""The first stand-alone 1 to 5: not in "10", "4.5", "2024", "4/10" or "1-5"; "4/5" and "4.00"
-are 4."""
 
 
 @dataclass(frozen=True)
@@ -32,41 +30,39 @@ class Response:
     Attributes:
         text: The response; empty under `expected`, which reads probabilities alone.
         prediction: The rating parsed or expected, None when there is none.
-        probabilities: p1..p5, of shape (5,), summing to 1.
-        digit_mass: The five digits' share of the whole vocabulary's probability.
+        expected_rating: Mean of the scale's values under their probabilities.
+        probabilities: Of the scale's values, of shape (n_values,), summing to 1.
+        digit_mass: The values' share of the whole vocabulary's probability.
     """
 
     text: str
     prediction: float | None
+    expected_rating: float
     probabilities: np.ndarray
     digit_mass: float
 
-    @property
-    def expected_rating(self) -> float:
-        """Mean of the ratings 1 to 5 under the digits' probabilities."""
-        return float(self.probabilities @ np.arange(1, 6))
 
-
-@dataclass(frozen=True)
+@component
 class Decode:
     """How a response is drawn and read.
 
     Attributes:
         name: `paper` samples, `greedy` takes the likeliest token, `expected` predicts the mean of
-            the digits' probabilities.
+            the scale's values under their probabilities.
         temperature: Of the softmax when sampling; at 0 it would be `greedy`.
         top_k: Tokens that sampling may draw.
         max_new_tokens: Length of a response.
-        pattern: Regular expression whose first group is the rating and gives 1 to 5 alone.
+        pattern: Regular expression whose first group is the rating and gives a value of the scale
+            alone; `{values}` in it stands for any of them, `{high}` for the highest.
         merge: Merge adapters into the base before rating; must agree with unmerged.
     """
 
-    name: Literal["paper", "greedy", "expected"] = "paper"
-    temperature: PositiveFloat = 0.3
-    top_k: PositiveInt = 50
-    max_new_tokens: PositiveInt = 4
-    pattern: str = PATTERN
-    merge: bool = False
+    name: Literal["paper", "greedy", "expected"]
+    temperature: PositiveFloat
+    top_k: PositiveInt
+    max_new_tokens: PositiveInt
+    pattern: str
+    merge: bool
 
     def __post_init__(self) -> None:
         try:
@@ -78,28 +74,34 @@ class Decode:
         if not groups:
             raise UserError("decode.pattern has no group", "put ( and ) around the rating in it")
 
-    def parse(self, text: str) -> int | None:
+    def parse(self, text: str, scale: Scale) -> float | None:
         """The rating in a response, None when it is unrelated (decision 14).
 
         Raises:
-            UserError: The pattern's first group gives anything but "1" to "5".
+            UserError: The pattern's first group gives anything but a value of the scale.
         """
-        found = re.search(self.pattern, text)
-        if found is None:
+        match = self._search(text, scale)
+        if match is None:
             return None
-        rating = found.group(1)
-        if rating not in ("1", "2", "3", "4", "5"):
+        label = match.group(1)
+        if label not in scale.labels:
             raise UserError(
-                f"decode.pattern {self.pattern!r} finds {rating!r} in the response {text!r}",
-                "let its first group give 1 to 5 alone, as ([1-5]) does",
+                f"decode.pattern {self.pattern!r} finds {label!r} in the response {text!r}",
+                f"let its first group give one of {scale.listed} alone, as ({{values}}) does",
             )
-        return int(rating)
+        return scale.values[scale.labels.index(label)]
 
-    def settled(self, text: str) -> bool:
+    def settled(self, text: str, scale: Scale) -> bool:
         """Whether no further token can change the rating that the text holds."""
-        found = re.search(self.pattern, text)
+        match = self._search(text, scale)
         # "4." may go on as "4.5", "4" as "45"; after "4 " or "4\n" the rating stands.
-        return found is not None and text[found.end() : found.end() + 1].isspace()
+        return match is not None and text[match.end() : match.end() + 1].isspace()
+
+    def _search(self, text: str, scale: Scale) -> re.Match[str] | None:
+        # The longest first: of "4.5" the 4 alone is no rating.
+        labels = sorted(scale.labels, key=len, reverse=True)
+        pattern = self.pattern.replace("{values}", "|".join(map(re.escape, labels)))
+        return re.search(pattern.replace("{high}", re.escape(scale.labels[-1])), text)
 
 
 def respond(
@@ -115,7 +117,7 @@ def respond(
 
     Args:
         model: A causal language model on the engine's attention, adapter attached.
-        codec: Its tokenizer, digits and ends.
+        codec: Its tokenizer, the scale's values and ends.
         decode: How to answer.
         groups: The rows; `Group.rows` index `examples`.
         examples: All examples.
@@ -125,11 +127,11 @@ def respond(
     Returns:
         Responses of the rows by their index in `examples`.
     """
-    found: dict[int, Response] = {}
+    responses: dict[int, Response] = {}
     with torch.inference_mode():
         for tree in trees(model, groups, budget):
-            found |= _respond(model, codec, decode, tree, examples, seed)
-    return found
+            responses |= _respond(model, codec, decode, tree, examples, seed)
+    return responses
 
 
 def _respond(
@@ -143,17 +145,18 @@ def _respond(
     samples = decode.name != "expected"
     cache = TreeCache(tree) if samples and decode.max_new_tokens > 1 else None
     logits = head(model, run(model, tree, cache)[tree.ends - tree.n_before])
-    digits = logits[:, list(codec.value_ids)].double()
-    probabilities = digits.softmax(-1).cpu().numpy()
-    mass = (digits.logsumexp(-1) - logits.double().logsumexp(-1)).exp().tolist()
+    of_values = logits[:, list(codec.value_ids)].double()
+    probabilities = of_values.softmax(-1).cpu().numpy()
+    mass = (of_values.logsumexp(-1) - logits.double().logsumexp(-1)).exp().tolist()
     rows = [examples[i] for i in tree.order]
     texts = _generate(model, codec, decode, logits, cache, rows, seed) if samples else None
     responses = {}
     for n, index in enumerate(tree.order):
         p = probabilities[n] / probabilities[n].sum()
+        expected = float(p @ np.asarray(codec.scale.values, dtype=float))
         text = texts[n] if texts is not None else ""
-        predicted = decode.parse(text) if texts is not None else float(p @ np.arange(1, 6))
-        responses[index] = Response(text, predicted, p, mass[n])
+        prediction = decode.parse(text, codec.scale) if texts is not None else expected
+        responses[index] = Response(text, prediction, expected, p, mass[n])
     return responses
 
 
@@ -183,7 +186,7 @@ def _generate(
                 continue
             tokens[i].append(int(chosen[i]))
             texts[i] = _text(codec, tokens[i])
-            done[i] = decode.settled(texts[i])
+            done[i] = decode.settled(texts[i], codec.scale)
         if done.all() or n + 1 == decode.max_new_tokens:
             break
         assert cache is not None

@@ -154,19 +154,18 @@ class Tree:
             begin, first_row, n = len(ids), len(starts), len(one.prefix)
             ids += one.prefix
             positions += range(n)
-            for suffix in one.suffixes:
+            for own in one.suffixes:
                 starts.append(len(ids))
-                lengths.append(len(suffix))
-                ids += suffix
-                positions += range(n, n + len(suffix))
-            self.spans.append(
-                Span(
-                    slice(begin, len(ids)),
-                    slice(begin, begin + n),
-                    slice(begin + n, len(ids)),
-                    slice(first_row, len(starts)),
-                )
+                lengths.append(len(own))
+                ids += own
+                positions += range(n, n + len(own))
+            end, rows = len(ids), slice(first_row, len(starts))
+            whole, prefix, suffix = (
+                slice(begin, end),
+                slice(begin, begin + n),
+                slice(begin + n, end),
             )
+            self.spans.append(Span(whole, prefix, suffix, rows))
         self.ids = torch.tensor([ids], device=device)
         self.positions = torch.tensor([positions], device=device)
         self.lengths = torch.tensor(lengths, device=device)
@@ -235,7 +234,7 @@ def trees(model: PreTrainedModel, groups: Sequence[Group], budget: int) -> Itera
         budget: Tokens; a single row may have more.
     """
     for batch in pack(groups, budget):
-        if sum(each.n_tokens for each in batch) <= budget:
+        if sum(one.n_tokens for one in batch) <= budget:
             yield Tree(batch, model.device)
             continue
         (large,) = batch
@@ -254,7 +253,7 @@ def run(model: PreTrainedModel, tree: Tree, cache: TreeCache | None = None) -> T
     Args:
         model: A causal language model whose `attn_implementation` is `ATTENTION`.
         tree: The packed rows.
-        cache: Filled with the keys and values where given.
+        cache: Filled with the keys and values; None: they are not kept.
     """
     return _decoder(model)(
         input_ids=tree.ids[:, tree.n_before :],
@@ -396,11 +395,10 @@ def _flash(
     query: Tensor, key: Tensor, value: Tensor, causal: bool, scaling: float
 ) -> tuple[Tensor, Tensor]:
     """The flash kernel on (B, H, n, D), with the log-sum-exp of its scores, (B, H, n)."""
-    given = (query, key, value, 0.0, causal)
+    arguments = (query, key, value, 0.0, causal)
     if query.is_cuda:
-        out, lse, *_ = _aten._scaled_dot_product_flash_attention(*given, scale=scaling)
-        return out, lse
-    return _aten._scaled_dot_product_flash_attention_for_cpu(*given, scale=scaling)
+        return _aten._scaled_dot_product_flash_attention(*arguments, scale=scaling)[:2]
+    return _aten._scaled_dot_product_flash_attention_for_cpu(*arguments, scale=scaling)
 
 
 def _flash_backward(
@@ -414,15 +412,15 @@ def _flash_backward(
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Its backward pass: gradients of query, key and value."""
-    given = (grad, query, key, value, out, lse)
+    arguments = (grad, query, key, value, out, lse)
     if query.is_cuda:
         # Rows of equal length, and no dropout whose state would be needed.
         lengths = (None, None, query.shape[2], key.shape[2])
         state = (lse.new_zeros(2, dtype=torch.uint64), lse.new_zeros((), dtype=torch.uint64))
         backward = _aten._scaled_dot_product_flash_attention_backward
-        return backward(*given, *lengths, 0.0, causal, *state, scale=scaling)
+        return backward(*arguments, *lengths, 0.0, causal, *state, scale=scaling)
     backward = _aten._scaled_dot_product_flash_attention_for_cpu_backward
-    return backward(*given, 0.0, causal, scale=scaling)
+    return backward(*arguments, 0.0, causal, scale=scaling)
 
 
 class _TwoParts(torch.autograd.Function):
@@ -449,12 +447,9 @@ class _TwoParts(torch.autograd.Function):
         at = tree.suffix_tokens - tree.n_before
         own_out = own_out.transpose(0, 1).flatten(1, 2)[:, tree.suffix_slots]
         own_lse = own_lse.transpose(0, 1).flatten(1, 2)[:, tree.suffix_slots]
-        with_prefix = torch.cat(
-            [
-                torch.full((s.suffix.stop - s.suffix.start,), s.prefix.stop > s.prefix.start)
-                for s in tree.spans
-            ]
-        ).to(out.device)
+        sizes = [s.suffix.stop - s.suffix.start for s in tree.spans]
+        prefixed = np.repeat([s.prefix.stop > s.prefix.start for s in tree.spans], sizes)
+        with_prefix = torch.from_numpy(prefixed).to(out.device)
         prefix_lse = lse[:, at].masked_fill(~with_prefix, float("-inf"))
         prefix_out = out[:, at].masked_fill(~with_prefix[:, None], 0.0)
         merged = torch.logaddexp(prefix_lse, own_lse)

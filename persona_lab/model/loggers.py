@@ -7,15 +7,16 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import pandas as pd
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.loggers import Logger as LightningLogger
 
+from persona_lab.component import component
 from persona_lab.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,51 +93,43 @@ class _CurvesOnly:
         """Show nothing more."""
 
 
-@dataclass(frozen=True)
+@component
 class NoLogger(_CurvesOnly):
     """No curves."""
 
-    @contextmanager
-    def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Iterator[None]:
+    def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Any:
         """Yield None."""
-        yield None
+        return nullcontext()
 
 
-@dataclass(frozen=True)
+@component
 class Csv(_CurvesOnly):
     """Curves as curves/metrics.csv in the run folder."""
 
-    @contextmanager
-    def curves(
-        self, folder: Path, labels: Labels, adapters: Mapping[str, Path]
-    ) -> Iterator[LightningLogger]:
+    def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Any:
         """Yield Lightning's CSV logger."""
-        yield CSVLogger(folder, name="curves", version="")
+        return nullcontext(CSVLogger(folder, name="curves", version=""))
 
 
-@dataclass(frozen=True)
+@component
 class Tensorboard(_CurvesOnly):
     """Curves for TensorBoard in the run folder."""
 
-    @contextmanager
-    def curves(
-        self, folder: Path, labels: Labels, adapters: Mapping[str, Path]
-    ) -> Iterator[LightningLogger]:
+    def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Any:
         """Yield Lightning's TensorBoard logger.
 
         Raises:
             UserError: TensorBoard is not installed.
         """
         try:
-            logger = TensorBoardLogger(folder, name="curves", version="")
+            return nullcontext(TensorBoardLogger(folder, name="curves", version=""))
         except ModuleNotFoundError as error:
             raise UserError(
                 "logger=tensorboard needs the package tensorboard", "pip install tensorboard"
             ) from error
-        yield logger
 
 
-@dataclass(frozen=True)
+@component
 class Wandb:
     """Runs in Weights & Biases: online when logged in and reached, else offline in the run folder.
 
@@ -151,10 +144,10 @@ class Wandb:
         mode: `auto`, `online` or `offline`.
     """
 
-    project: str = "persona-lab"
-    entity: str | None = None
-    group: str | None = None
-    mode: Literal["auto", "online", "offline"] = "auto"
+    project: str
+    entity: str | None
+    group: str | None
+    mode: Literal["auto", "online", "offline"]
 
     def prepared(self, folder: Path, labels: Labels, numbers: Mapping[str, Any]) -> None:
         """Show the numbers."""
@@ -164,7 +157,7 @@ class Wandb:
     @contextmanager
     def curves(
         self, folder: Path, labels: Labels, adapters: Mapping[str, Path]
-    ) -> Iterator[LightningLogger | None]:
+    ) -> Iterator[WandbLogger | None]:
         """Yield Lightning's logger of a run that is finished at the end; None without adapters."""
         if not adapters:
             yield None
@@ -209,22 +202,23 @@ class Wandb:
                     "run `wandb login`, or use logger.mode=auto",
                 )
             mode = "offline"
-        options: dict[str, Any] = {
-            "project": self.project,
-            "entity": self.entity,
-            "group": self.group or " ".join(folder.parts[-3:-1]),
-            "job_type": stage,
-            "name": labels.name,
-            "tags": labels.tags,
-            "config": {**labels.config, "keys": dict(labels.keys)},
-            "dir": folder,
-            "reinit": "create_new",  # also where a notebook has a run of its own open
-            "settings": wandb.Settings(
+        begin = partial(
+            wandb.init,
+            project=self.project,
+            entity=self.entity,
+            group=self.group or " ".join(folder.parts[-3:-1]),
+            job_type=stage,
+            name=labels.name,
+            tags=labels.tags,
+            config={**labels.config, "keys": dict(labels.keys)},
+            dir=folder,
+            reinit="create_new",  # also where a notebook has a run of its own open
+            settings=wandb.Settings(
                 silent=True, console="off", init_timeout=_PATIENCE, finish_timeout=_LONGEST_UPLOAD
             ),
-        }
+        )
         try:
-            return wandb.init(mode=mode, **options)
+            return begin(mode=mode)
         except wandb.Error as error:
             if mode != "online":
                 raise
@@ -238,7 +232,7 @@ class Wandb:
             )
             # The next run of this process would only wait again.
             os.environ["WANDB_MODE"] = "offline"
-            return wandb.init(mode="offline", **options)
+            return begin(mode="offline")
 
 
 def table(frame: pd.DataFrame) -> "wandb.Table":

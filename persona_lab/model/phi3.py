@@ -77,7 +77,7 @@ def fuse_adapter(
         model: transformers' configuration of the model.
 
     Returns:
-        Configuration and tensors; those given, where nothing was split.
+        Configuration and tensors; as they came, where nothing was split.
 
     Raises:
         UserError: A kind that has no such form: DoRA has no magnitudes of a part that it does not
@@ -111,14 +111,14 @@ def fuse_adapter(
                 "and no form that gives the same there",
                 "export it merged: --to fused",
             )
-    given: Any = copy.deepcopy(config)
-    given.target_modules = {*given.target_modules} - {*_PARTS} | {FUSED}
+    fitting: Any = copy.deepcopy(config)
+    fitting.target_modules = {*fitting.target_modules} - {*_PARTS} | {FUSED}
     if isinstance(config, LoraConfig):
         # Other projections get the same rank, by zeros: not every reader knows a rank per module.
         whole = {name: _padded(name, tensor, n) for name, tensor in whole.items()}
-        given.lora_alpha *= math.sqrt(n) if config.use_rslora else n
-        given.r *= n
-    return given, whole | fused
+        fitting.lora_alpha *= math.sqrt(n) if config.use_rslora else n
+        fitting.r *= n
+    return fitting, whole | fused
 
 
 def _by_projection(

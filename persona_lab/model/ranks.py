@@ -6,6 +6,7 @@ would take. No wrapper around the model is needed: an adapter's gradients are fe
 Starts processes; outside of them every function here is that of a single process.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -39,20 +40,13 @@ def spread(
     try:
         mp.spawn(_work, args=(n, accelerator, folder, threads, work), nprocs=n)  # pyright: ignore[reportPrivateImportUsage]
     except mp.ProcessRaisedException as failed:  # pyright: ignore[reportPrivateImportUsage]
-        said = _raised(str(failed))
-        kind, _, text = said.partition(": ")
-        if kind == f"{UserError.__module__}.{UserError.__name__}":
-            # As UserError writes itself.
-            what, _, mend = text.removesuffix(")").rpartition(" (")
-            raise UserError(what, mend) from failed
-        raise RuntimeError(said) from failed
+        what, *mend = json.loads(_error_file(folder, failed.error_index).read_text())
+        raise (UserError(what, *mend) if mend else RuntimeError(what)) from failed
 
 
-def _raised(traceback: str) -> str:
-    """The first line of the error that ends a traceback: what no longer stands indented."""
-    lines = traceback.strip().splitlines()
-    last = max((i for i, line in enumerate(lines) if line.startswith('  File "')), default=-1)
-    return next((line for line in lines[last + 1 :] if line[:1].strip()), lines[-1])
+def _error_file(folder: Path, rank: int) -> Path:
+    """What a process notes of its error: its parent is given no more than a traceback."""
+    return folder / f"error-{rank}.json"
 
 
 def _work(
@@ -66,7 +60,13 @@ def _work(
     backend = "nccl" if accelerator == "gpu" else "gloo"
     meeting = f"file://{folder}/meeting"
     dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=n)
-    work()
+    try:
+        work()
+    except Exception as error:
+        of_user = isinstance(error, UserError)
+        words = error.args if of_user else [f"{type(error).__name__}: {error}"]
+        _error_file(folder, rank).write_text(json.dumps(words))
+        raise
     # Not after a failure: the others would then report the lost connection before its cause.
     dist.destroy_process_group()
 
@@ -88,15 +88,15 @@ def add_up(parameters: Iterable[nn.Parameter], *numbers: float) -> list[float]:
     """Add the gradients of all processes, in place, and the numbers, which are returned."""
     if not dist.is_initialized():
         return list(numbers)
-    parameters = list(parameters)
-    for each in parameters:
-        # A process without a share of this step has none.
-        each.grad = torch.zeros_like(each) if each.grad is None else each.grad
-    gradients = [each.grad for each in parameters if each.grad is not None]
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is None:  # a process without a share of this step
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
     flat = torch.cat([gradient.flatten() for gradient in gradients])
-    told = torch.tensor(numbers, dtype=torch.float64, device=flat.device)
+    sums = torch.tensor(numbers, dtype=torch.float64, device=flat.device)
     dist.all_reduce(flat)
-    dist.all_reduce(told)
+    dist.all_reduce(sums)
     for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
-    return told.tolist()
+    return sums.tolist()

@@ -15,15 +15,18 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
+from persona_lab.component import component
 from persona_lab.model.engine import Group, group
+from persona_lab.model.loss import Loss
 from persona_lab.prompting import Codec, Example
 
 
-@dataclass(frozen=True)
+@component
 class Train:
     """How an adapter is trained (decision 20).
 
     Attributes:
+        loss: What training makes small.
         lr: Peak learning rate of AdamW.
         epochs: Passes over the rows.
         batch_size: Rows per optimiser step.
@@ -34,14 +37,15 @@ class Train:
         tokens_per_microbatch: Tokens computed at once; bounds memory, and draws dropout anew.
     """
 
-    lr: PositiveFloat = 3e-4
-    epochs: PositiveInt = 2
-    batch_size: PositiveInt = 32
-    rows_per_prefix: PositiveInt = 8
-    weight_decay: NonNegativeFloat = 0.01
-    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    tokens_per_microbatch: PositiveInt = 4096
+    loss: Loss
+    lr: PositiveFloat
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    rows_per_prefix: PositiveInt
+    weight_decay: NonNegativeFloat
+    warmup: Annotated[float, Field(ge=0, le=1)]
+    schedule: Literal["cosine", "linear", "constant_with_warmup"]
+    tokens_per_microbatch: PositiveInt
 
     def steps(self, examples: Sequence[Example], seed: int, epoch: int) -> list[list[int]]:
         """Indices of the examples of every optimiser step of an epoch; each example once."""
@@ -74,10 +78,14 @@ class Answered:
     Attributes:
         groups: Rows by shared prefix; a row is its prompt and all of its answer but the last token.
         answers: Per row, by its index in the step, the answer's tokens.
+        value_ids: Token of each value of the scale, as an answer begins with it.
+        values: The scale's values.
     """
 
     groups: list[Group]
     answers: list[list[int]]
+    value_ids: Sequence[int]
+    values: Sequence[float]
 
 
 def answered(examples: Sequence[Example], codec: Codec) -> Answered:
@@ -86,7 +94,8 @@ def answered(examples: Sequence[Example], codec: Codec) -> Answered:
     rows = [example.ids + answer[:-1] for example, answer in zip(examples, answers, strict=True)]
     # Two prompts may be equal (movies of one title): what predicts an answer is still a row's own.
     shortest = len(answers[0]) if answers else 1
-    return Answered(list(by_prefix(rows, [e.user_id for e in examples], shortest)), answers)
+    groups = list(by_prefix(rows, [e.user_id for e in examples], shortest))
+    return Answered(groups, answers, codec.value_ids, codec.scale.values)
 
 
 def by_prefix(

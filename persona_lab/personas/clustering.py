@@ -6,7 +6,7 @@ With the same vectors and seed the personas are the same, whatever the number of
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -76,27 +76,37 @@ class KMeansPersonas:
 
     Attributes:
         name: What reports call it.
+        features: What users are grouped by: the vectors of their "profiles", or the shares of
+            "genres" among the movies that they watched: then no text takes part.
         n_personas: Number of personas K.
         n_init: Starts, of which the one with the smallest inertia is taken.
         curve_max: The curve of inertia and silhouette goes from 1 to this K or, where it is
-            larger, to n_personas; never beyond the number of distinct profiles.
+            larger, to n_personas; never beyond the number of distinct vectors.
     """
 
-    departures: ClassVar[Sequence[str]] = ()
-
     name: str = neutral()
+    features: Literal["profiles", "genres"]
     n_personas: PositiveInt
     n_init: PositiveInt
     curve_max: PositiveInt
 
+    @property
+    def departures(self) -> Sequence[str]:
+        """None, or that it groups by what users watched."""
+        return () if self.features == "profiles" else ("personas by genres, not by profiles",)
+
     def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
         """Group the users (see `Clustering`)."""
+        if self.features == "genres":
+            features = users.filter(like=_GENRE).to_numpy(dtype=float)
+            if not features.size:
+                raise UserError("the movies of the data have no genres", "choose personas=kmeans")
         vectors = _unit(features, users)
         distinct = len(np.unique(vectors, axis=0))
         if self.n_personas > distinct:
             raise UserError(
                 f"personas.n_personas is {self.n_personas}, and the {len(users)} users have "
-                f"{distinct} distinct profiles",
+                f"{distinct} distinct {self.features}",
                 f"set personas.n_personas to 1 to {distinct}, or raise data.n_users",
             )
         last = min(max(self.curve_max, self.n_personas), distinct)
@@ -142,9 +152,10 @@ class MiniBatchPersonas:
                 n_init=self.n_init,  # pyright: ignore[reportArgumentType]
                 batch_size=self.batch_size,
                 random_state=seed,
-            ).fit(vectors)
+            )
+            groups = kmeans.fit_predict(vectors)
         curve = _curve([(self.n_personas, float(kmeans.inertia_ or 0), float("nan"))])
-        return _personas(kmeans.labels_, self.n_personas, vectors, users, curve)
+        return _personas(groups, self.n_personas, vectors, users, curve)
 
 
 @component
@@ -211,34 +222,6 @@ class Demographics:
             )
         vectors, groups = _unit(features, users), users[self.column].to_numpy()
         return Personas.of_groups(groups, vectors, users["user_id"].to_numpy(), _curve([]))
-
-
-@component
-class GenrePersonas:
-    """A given number of personas, by k-means++ on what genres users watch: no text takes part.
-
-    Attributes:
-        name: What reports call it.
-        n_personas: Number of personas K.
-        n_init: Starts, of which the one with the smallest inertia is taken.
-        curve_max: The curve of inertia and silhouette goes from 1 to this K or, where it is
-            larger, to n_personas; never beyond the number of distinct shares of genres.
-    """
-
-    departures: ClassVar[Sequence[str]] = ("personas by genres watched, not by profiles",)
-
-    name: str = neutral()
-    n_personas: PositiveInt
-    n_init: PositiveInt
-    curve_max: PositiveInt
-
-    def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
-        """Group the users by the directions of their genre shares (see `Clustering`)."""
-        shares = users.filter(like=_GENRE).to_numpy(dtype=float)
-        if not shares.size:
-            raise UserError("the movies of the data have no genres", "choose personas=kmeans")
-        kmeans = KMeansPersonas(self.name, self.n_personas, self.n_init, self.curve_max)
-        return kmeans.fit(shares, users, seed)
 
 
 def known_users(split: Split) -> pd.DataFrame:

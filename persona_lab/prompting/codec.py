@@ -115,7 +115,7 @@ class Codec:
         Raises:
             UserError: The rating is not on the scale.
         """
-        return [self.value_ids[self.scale.index(rating)], self._ending.end]
+        return [self.value_ids[int(self.scale.index(rating))], self._ending.end]
 
     def encode(self, prompt: Prompt) -> Encoded:
         """Tokenise a prompt, dropping of it what exceeds the context (decision 23).

@@ -54,7 +54,7 @@ def publish(report: Report, folder: Path) -> str:
 
     _blocks_of_wandb()  # rather no run than one without its report
     place = place_of(report, folder)
-    logger = Wandb(place.project, place.entity, place.groups[0])
+    logger = Wandb(place.project, place.entity, place.groups[0], "auto")
     labels = Labels("report", ("report",), {"folder": folder.name}, {})
     images = sorted((folder / FIGURES).glob("*.png"))
     with logger.start(folder, labels, "report") as run:

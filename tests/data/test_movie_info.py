@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from configured import configured
 
 from persona_lab.data import Cost, CsvMovieInfo, MovieLens1M, NoMovieInfo
 from persona_lab.errors import UserError
@@ -109,7 +110,11 @@ def test_the_real_ml_1m() -> None:
     folder = Path(os.environ.get("PERSONA_LAB_TEST_DATA", "no folder"))
     if not (folder / "movie_info_ml_1m.csv").is_file():
         pytest.skip("movie_info: no movie_info_ml_1m.csv in PERSONA_LAB_TEST_DATA")
-    movies = MovieLens1M().read(folder / "ml-1m.zip", "error").movies
+    movies = (
+        MovieLens1M()
+        .read(folder / "ml-1m.zip", "error", configured("data/scale=five_stars"))
+        .movies
+    )
     info, _ = CsvMovieInfo(str(folder / "movie_info_ml_1m.csv")).read(movies, NO_ASSETS)
     assert (info["summary"] != "").sum() == 3_883
     with pytest.raises(UserError, match="about other movies"):

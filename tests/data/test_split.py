@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persona_lab.data import Cost, Split
+from persona_lab.data import Cost, Scale, Split
 from persona_lab.data.split import draw_rows, in_time_order, item_means, training_rows
 
 
@@ -130,8 +130,9 @@ def test_split_survives_its_files(tmp_path: Path) -> None:
         cohort="dev",
         train_fraction=0.6,
         validation_fraction=0.0,
-        skipped={"ratings.dat: rating is not in 1..5": 3},
+        skipped={"ratings.dat: rating is not one of 3, 3.5": 3},
         counts={"train": 2},
+        scale=Scale((3, 3.5), ("liked it", "loved it"), ("good", "better")),
         cost=Cost(3, 20, 10, 0.5),
     )
     split.save(tmp_path)
@@ -140,4 +141,4 @@ def test_split_survives_its_files(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(getattr(loaded, name), getattr(split, name))
     assert (loaded.cohort, loaded.skipped, loaded.counts) == ("dev", split.skipped, {"train": 2})
     assert (loaded.train_fraction, loaded.validation_fraction) == (0.6, 0.0)
-    assert loaded.cost == split.cost
+    assert (loaded.scale, loaded.cost) == (split.scale, split.cost)

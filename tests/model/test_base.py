@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from configured import configured
 from torch import Tensor
 from transformers import GraniteConfig, GraniteForCausalLM, PreTrainedModel
 
+from persona_lab.data import Scale
 from persona_lab.errors import UserError
-from persona_lab.model import BaseModel, Decode
+from persona_lab.model import BaseModel
 from persona_lab.model import base as base_module
 from persona_lab.model.decode import respond
 from persona_lab.model.engine import ATTENTION, Tree, group, run
@@ -22,6 +24,8 @@ from persona_lab.model.phi3 import SplitProjection
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Example
 from persona_lab.sources import Hub, Sources
+
+STARS: Scale = configured("data/scale=five_stars")
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +55,7 @@ def saved(tiny: BaseModel, sources: Sources, tmp_path: Path) -> Path:
     folder = tmp_path / "weights"
     model = tiny.load(sources, torch.float32, "cpu")
     model.save_pretrained(folder)
-    tiny.codec(sources, 4).tokenizer.save_pretrained(folder)
+    tiny.codec(sources, 4, STARS).tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -83,14 +87,14 @@ def test_a_base_is_loaded_once_for_all_jobs(tiny: BaseModel, sources: Sources, s
     assert one.load(sources, torch.float32, "cpu") is other.load(sources, torch.float32, "cpu")
     again = replace(tiny, name="other name", random=dict(tiny.random or {}))
     assert tiny.load(sources, torch.float32, "cpu") is again.load(sources, torch.float32, "cpu")
-    assert tiny.codec(sources, 4) is again.codec(sources, 4)
+    assert tiny.codec(sources, 4, STARS) is again.codec(sources, 4, STARS)
 
 
 def test_the_tokenizer_of_random_models_reads_and_answers(
     tiny: BaseModel, sources: Sources
 ) -> None:
-    codec = tiny.codec(sources, 4)
-    assert len({*codec.digit_ids}) == 5
+    codec = tiny.codec(sources, 4, STARS)
+    assert len({*codec.value_ids}) == 5
     assert codec.system_role
     vocabulary = tiny.load(sources, torch.float32, "cpu").config.vocab_size
     assert len(codec.tokenizer) <= vocabulary
@@ -134,12 +138,14 @@ def test_a_local_folder_gives_the_saved_model(
 ) -> None:
     expected = hidden(tiny.load(sources, torch.float32, "cpu"))
     base = local(tiny, saved)
-    model, codec = base.load(sources, torch.float32, "cpu"), base.codec(sources, 4)
+    model, codec = base.load(sources, torch.float32, "cpu"), base.codec(sources, 4, STARS)
     assert torch.equal(hidden(model), expected)
-    assert codec.digit_ids == tiny.codec(sources, 4).digit_ids
+    assert codec.value_ids == tiny.codec(sources, 4, STARS).value_ids
     examples = make_examples()
     groups = list(by_prefix([e.ids for e in examples], [e.user_id for e in examples]))
-    assert len(respond(model, codec, Decode(), groups, examples, 0, 4096)) == len(examples)
+    assert len(respond(model, codec, configured("decode=paper"), groups, examples, 0, 4096)) == len(
+        examples
+    )
 
 
 def test_no_pad_token_is_needed(
@@ -149,16 +155,22 @@ def test_no_pad_token_is_needed(
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
     base = local(tiny, saved)
-    model, codec = base.load(sources, torch.float32, "cpu"), base.codec(sources, 4)
+    model, codec = base.load(sources, torch.float32, "cpu"), base.codec(sources, 4, STARS)
     assert model.config.pad_token_id is None
     assert codec.tokenizer.pad_token is None
     examples = make_examples()
     assert len({len(example.ids) for example in examples}) > 2
     groups = list(by_prefix([e.ids for e in examples], [e.user_id for e in examples]))
-    together = respond(model, codec, Decode(), groups, examples, 0, 4096)
+    together = respond(model, codec, configured("decode=paper"), groups, examples, 0, 4096)
     for i, example in enumerate(examples):
         alone = respond(
-            model, codec, Decode(), list(by_prefix([example.ids], [0])), [example], 0, 4096
+            model,
+            codec,
+            configured("decode=paper"),
+            list(by_prefix([example.ids], [0])),
+            [example],
+            0,
+            4096,
         )
         assert together[i].expected_rating == pytest.approx(alone[0].expected_rating, rel=1e-4)
 
@@ -201,7 +213,7 @@ def test_a_folder_without_weights_is_the_users_error(
     for use in (
         lambda: base.load(sources, torch.float32, "cpu"),
         lambda: base.fingerprint(sources),
-        lambda: base.codec(sources, 4),
+        lambda: base.codec(sources, 4, STARS),
     ):
         with pytest.raises(UserError, match=r"has no config\.json with \*\.safetensors"):
             use()

@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Annotated
 
 import pytest
-from persona_lab.configure import check
+from configured import configured
 from pydantic import BaseModel as Schema
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from persona_lab.distill.chat import Conversation, Reply, Request
 from persona_lab.errors import UserError
@@ -15,16 +15,20 @@ from persona_lab.model import BaseModel
 from persona_lab.model.chat import LocalChat
 from persona_lab.sources import Sources
 
-SIZES = {"architecture": "llama", "hidden_size": 64, "intermediate_size": 128, "layers": 2}
-SIZES |= {"heads": 4, "kv_heads": 2, "vocab_size": 512}
-TINY = BaseModel("tiny", None, None, None, "template", 2048, ["q_proj"], random=SIZES)
-CHAT = LocalChat(TINY, max_new_tokens=12)
+TINY: BaseModel = configured("model=tiny")
+CHAT: LocalChat = replace(
+    configured("distiller=local").chat,
+    model=TINY,
+    max_new_tokens=12,
+    accelerator="cpu",
+    weights="float32",
+)
 
 
 @pytest.mark.parametrize("size", ["top_k", "max_new_tokens", "side_by_side"])
 def test_sizes_are_checked(size: str) -> None:
-    with pytest.raises(UserError, match=rf"chat\.{size} is 0 \(it should be greater than 0"):
-        check({"chat": {"_target_": "persona_lab.model.chat.LocalChat", size: 0}})
+    with pytest.raises(ValidationError, match="should be greater than 0"):
+        replace(CHAT, **{size: 0})
 
 
 class Inner(Schema):
@@ -104,7 +108,7 @@ def test_a_prompt_that_does_not_fit_is_refused(sources: Sources) -> None:
 
 
 def test_weights_are_known_by_their_fingerprint(sources: Sources) -> None:
-    other = replace(TINY, random={**SIZES, "layers": 1})
+    other = replace(TINY, random={**(TINY.random or {}), "layers": 1})
     assert CHAT.fingerprint(sources) == CHAT.fingerprint(sources)
     assert CHAT.fingerprint(sources) != replace(CHAT, model=other).fingerprint(sources)
     assert CHAT.price(1000, 1000) == 0

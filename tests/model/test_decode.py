@@ -3,27 +3,28 @@
 import copy
 import random
 from collections.abc import Callable
-from dataclasses import fields
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
+from configured import configured
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from transformers import PreTrainedModel
 
+from persona_lab.data import Scale
 from persona_lab.errors import UserError
-from persona_lab.model import BaseModel, Decode, Lora, Response, TrainedAdapter, attach, lend
-from persona_lab.model.adapters import weights_of
-from persona_lab.model.decode import PATTERN, respond
+from persona_lab.model import BaseModel, Decode, Response, TrainedAdapter, attach, lend
+from persona_lab.model.decode import respond
+from persona_lab.model.lending import weights_of
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Codec, Example
 
-CONF = Path(__file__).parents[2] / "conf" / "decode"
+PAPER: Decode = configured("decode=paper")
+STARS: Scale = configured("data/scale=five_stars")
 SEED = 3
 # What the talkative model says: all that makes a digit a rating or not.
 ALPHABET = "0123456 \n.,/-"
@@ -72,58 +73,65 @@ PARSED: list[tuple[str, int | None]] = [
 
 @pytest.mark.parametrize(("text", "rating"), PARSED)
 def test_parsed_rating(text: str, rating: int | None) -> None:
-    assert Decode().parse(text) == rating
+    assert PAPER.parse(text, STARS) == rating
 
 
 texts = st.text(st.sampled_from([*ALPHABET, "7", "a", "_", "!", "٤"]), max_size=12)
 
 
 @given(st.one_of(texts, st.text()))
-def test_a_parsed_rating_is_one_of_five_and_stands_in_the_text(text: str) -> None:
-    rating = Decode().parse(text)
-    assert rating is None or (rating in range(1, 6) and str(rating) in text)
+def test_a_parsed_rating_is_on_the_scale_and_stands_in_the_text(text: str) -> None:
+    rating = PAPER.parse(text, STARS)
+    assert rating is None or (rating in STARS.values and STARS.label(rating) in text)
 
 
 @given(texts, texts)
 def test_nothing_that_follows_changes_a_settled_rating(text: str, more: str) -> None:
-    decode = Decode()
     for n in range(len(text) + 1):
-        if decode.settled(text[:n]):
-            assert decode.parse(text[:n]) is not None
-            assert decode.parse(text[:n]) == decode.parse(text) == decode.parse(text + more)
+        if PAPER.settled(text[:n], STARS):
+            rating = PAPER.parse(text[:n], STARS)
+            assert rating is not None
+            assert rating == PAPER.parse(text, STARS) == PAPER.parse(text + more, STARS)
 
 
 @pytest.mark.parametrize("text", ["", "4", "4.", "4/", "4-", "10 ", "x "])
 def test_what_may_still_change_is_not_settled(text: str) -> None:
-    assert not Decode().settled(text)
+    assert not PAPER.settled(text, STARS)
 
 
 @pytest.mark.parametrize("text", ["4 ", "4\n", "So 4 stars"])
 def test_what_cannot_change_is_settled(text: str) -> None:
-    assert Decode().settled(text)
+    assert PAPER.settled(text, STARS)
 
 
-def test_paper_yaml_holds_the_defaults() -> None:
-    written = yaml.safe_load((CONF / "paper.yaml").read_text())
-    assert written.pop("_target_") == "persona_lab.model.Decode"
-    assert written["pattern"] == PATTERN
-    assert written == {each.name: getattr(Decode(), each.name) for each in fields(Decode)}
+HALVES = Scale([n / 2 for n in range(1, 11)], [""] * 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "rating"),
+    [
+        *[("3.5", 3.5), ("3", 3), ("3.0", 3), ("0.5/5", 0.5), ("5.0", 5), ("3.5 stars", 3.5)],
+        *[("3.25", None), ("13.5", None), ("3.5/10", None), ("0", None), ("5.5", None)],
+    ],
+)
+def test_half_stars_are_read_as_well(text: str, rating: float | None) -> None:
+    assert PAPER.parse(text, HALVES) == rating
 
 
 def test_a_broken_pattern_is_the_users_error() -> None:
     with pytest.raises(UserError, match=r"decode\.pattern is no regular expression"):
-        Decode(pattern="([1-5]")
+        replace(PAPER, pattern="([1-5]")
     with pytest.raises(UserError, match="has no group"):
-        Decode(pattern="[1-5]")
+        replace(PAPER, pattern="{values}")
 
 
 def test_a_pattern_that_finds_no_rating_in_its_match_is_the_users_error() -> None:
-    digits = Decode(pattern=r"(\d+)")
-    assert digits.parse("4 stars") == 4
+    digits = replace(PAPER, pattern=r"(\d+)")
+    assert digits.parse("4 stars", STARS) == 4
     with pytest.raises(UserError, match=r"decode\.pattern .* finds '45' in .* '45 stars'"):
-        digits.parse("45 stars")
+        digits.parse("45 stars", STARS)
     with pytest.raises(UserError, match="finds None"):
-        Decode(pattern=r"([1-5])|none").parse("none")
+        replace(PAPER, pattern=r"({values})|none").parse("none", STARS)
 
 
 @pytest.fixture
@@ -178,10 +186,10 @@ def draw_alone(
 
 
 DECODES = [
-    Decode(temperature=1.5, max_new_tokens=6),
-    Decode(temperature=1.0, top_k=5),
-    Decode(max_new_tokens=1),
-    Decode("greedy"),
+    replace(PAPER, temperature=1.5, max_new_tokens=6),
+    replace(PAPER, temperature=1.0, top_k=5),
+    replace(PAPER, max_new_tokens=1),
+    replace(PAPER, name="greedy"),
 ]
 
 
@@ -209,9 +217,9 @@ def test_responses_are_those_of_generation_row_by_row(
     ):
         # Decoding may stop early, and must not change the rating by it.
         assert text.startswith(response.text)
-        assert response.text == text or decode.settled(response.text)
-        assert response.prediction == decode.parse(text)
-        digits = np.exp(logits[list(codec.digit_ids)])
+        assert response.text == text or decode.settled(response.text, STARS)
+        assert response.prediction == decode.parse(text, STARS)
+        digits = np.exp(logits[list(codec.value_ids)])
         np.testing.assert_allclose(response.probabilities, digits / digits.sum(), rtol=1e-9)
         np.testing.assert_allclose(response.digit_mass, digits.sum() / np.exp(logits).sum())
 
@@ -223,7 +231,7 @@ def test_the_model_says_all_sorts_of_things(
     responses = answer(talkative, codec, DECODES[0], make_examples(n_users=80, n_rows=5), 100)
     assert {response.prediction for response in responses} == {None, 1, 2, 3, 4, 5}
     assert len({response.text for response in responses}) > 20
-    n_settled = sum(DECODES[0].settled(response.text) for response in responses)
+    n_settled = sum(DECODES[0].settled(response.text, STARS) for response in responses)
     assert 0 < n_settled < len(responses)
 
 
@@ -260,9 +268,11 @@ def test_expected_reads_the_mean_of_the_digits(
     talkative: PreTrainedModel, codec: Codec, make_examples: Callable[..., list[Example]]
 ) -> None:
     examples = make_examples()
-    sampled = answer(talkative, codec, Decode(), examples, 200)
+    sampled = answer(talkative, codec, PAPER, examples, 200)
     for response, other in zip(
-        answer(talkative, codec, Decode("expected"), examples, 200), sampled, strict=True
+        answer(talkative, codec, replace(PAPER, name="expected"), examples, 200),
+        sampled,
+        strict=True,
     ):
         assert response.text == ""
         assert response.prediction == response.expected_rating
@@ -279,7 +289,7 @@ def test_a_merged_adapter_answers_like_an_unmerged_one(
     talkative: PreTrainedModel, codec: Codec, make_examples: Callable[..., list[Example]]
 ) -> None:
     examples = make_examples()
-    config = Lora(r=4, alpha=8).config(["q_proj", "k_proj"])
+    config = configured("peft=lora", r=4, alpha=8).config(["q_proj", "k_proj"])
     with lend(talkative, config, seed=0) as lent:
         for tensor in lent.state_dict().values():
             if tensor.shape[-1] == 4:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from persona_lab.model import lend
+from persona_lab.model import AnswerLoss, lend
 from persona_lab.model.decode import head
 from persona_lab.model.engine import (
     ATTENTION,
@@ -24,7 +24,7 @@ from persona_lab.model.engine import (
     run,
     step,
 )
-from persona_lab.model.module import accumulate, answer_loss
+from persona_lab.model.module import accumulate, loss_of
 from persona_lab.model.phi3 import split_projections
 from persona_lab.model.train import Answered, by_prefix
 
@@ -56,7 +56,7 @@ def make_rows(prefix: int) -> tuple[Answered, list[list[int]]]:
     pairs = list(zip(prompts, answers, strict=True))
     groups = list(by_prefix([prompt + answer[:-1] for prompt, answer in pairs], users, ANSWER))
     assert [len(one.prefix) for one in groups[:2]] == [prefix, prefix + 1 if prefix else 0]
-    return Answered(groups, answers), [prompt + answer for prompt, answer in pairs]
+    return Answered(groups, answers, [], []), [prompt + answer for prompt, answer in pairs]
 
 
 def alone(model: PreTrainedModel, whole: Sequence[list[int]]) -> tuple[Tensor, Gradients]:
@@ -68,7 +68,7 @@ def alone(model: PreTrainedModel, whole: Sequence[list[int]]) -> tuple[Tensor, G
         ids = torch.tensor([row[:-1]], device=model.device)
         logits = model(input_ids=ids, use_cache=False).logits[0]
         target = torch.tensor(row[-ANSWER:], device=model.device)
-        losses.append(cross_entropy(logits[-ANSWER:], target, reduction="sum"))
+        losses.append(cross_entropy(logits[-ANSWER:], target))
     model.set_attn_implementation(ATTENTION)
     return backward(model, torch.stack(losses).sum())
 
@@ -77,7 +77,8 @@ def together(
     model: PreTrainedModel, rows: Answered, tree: Tree | None = None
 ) -> tuple[Tensor, Gradients]:
     model.zero_grad()
-    return backward(model, answer_loss(model, tree or Tree(rows.groups, model.device), rows))
+    tree = tree or Tree(rows.groups, model.device)
+    return backward(model, loss_of(model, tree, rows, AnswerLoss()))
 
 
 def backward(model: PreTrainedModel, loss: Tensor) -> tuple[Tensor, Gradients]:
@@ -126,7 +127,7 @@ def test_a_prefix_computed_once_for_several_passes_gets_all_their_gradients(
         losses.append(loss.detach())
         loss.backward()
 
-    total = accumulate(model, rows.groups, rows, budget, backward)
+    total = accumulate(model, rows.groups, rows, AnswerLoss(), budget, backward)
     assert len(losses) > (3 if budget == 1 else 0)
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     errors = relative_errors((torch.tensor(total, dtype=torch.float64), gradients), expected)
@@ -180,7 +181,7 @@ def test_rows_with_the_same_prompt_are_answered_each_on_its_own(llama: PreTraine
     prompt = tokens(9)
     answers = [tokens(ANSWER) for _ in range(3)]
     groups = list(by_prefix([prompt + answer[:-1] for answer in answers], [0, 0, 0], ANSWER))
-    got = together(llama, Answered(groups, answers))
+    got = together(llama, Answered(groups, answers, [], []))
     expected = alone(llama, [prompt + answer for answer in answers])
     errors = relative_errors(got, expected)
     assert max(errors.values()) <= 1e-4, errors
@@ -207,7 +208,8 @@ def test_a_gpu_gives_the_gradients_of_separate_rows(
     model.to("cuda", dtype)
     theirs = relative_errors(alone(model, whole), exact)
     model.zero_grad()
-    total = accumulate(model, rows.groups, rows, budget, lambda loss: loss.backward())
+    arguments = (model, rows.groups, rows, AnswerLoss(), budget)
+    total = accumulate(*arguments, lambda loss: loss.backward())
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     ours = relative_errors((torch.tensor(total), gradients), exact)
     # bf16 rounds in another order: nearly twice the error of separate rows was seen.

@@ -7,22 +7,26 @@ from typing import Any
 
 import pytest
 import torch
+from configured import configured
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from persona_lab.errors import UserError
-from persona_lab.model import Dora, Ia3, Lora, Peft, QLora, RsLora, TrainedAdapter, attach, lend
-from persona_lab.model.adapters import weights_of
+from persona_lab.model import Peft, TrainedAdapter, attach, lend
 from persona_lab.model.engine import Tree, group, run
 from persona_lab.model.export import as_published, save_fused, vllm_rank
+from persona_lab.model.lending import weights_of
 from persona_lab.model.phi3 import FUSED, fuse_weights, split_projections
 
 # PEFT asks transformers for a property by its former name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 FAMILIES = ["llama", "phi3"]
 ROWS = [[5, 6, 7, 8, 9, 10, 11], [5, 6, 7, 8, 20, 21, 22]]
-FIELDS: dict[str, Any] = {"r": 4, "alpha": 6, "dropout": 0.0}
+
+
+def peft(kind: str, **fields: Any) -> Peft:
+    return configured(f"peft={kind}", **{"r": 4, "alpha": 6, "dropout": 0.0, **fields})
 
 
 @pytest.fixture(params=FAMILIES)
@@ -52,9 +56,9 @@ def built(folder: Path) -> PreTrainedModel:
     return model.requires_grad_(False)
 
 
-def trained(base: PreTrainedModel, peft: Peft, targets: list[str]) -> TrainedAdapter:
+def trained(base: PreTrainedModel, kind: Peft, targets: list[str]) -> TrainedAdapter:
     """With weights of every sort that move the outputs far, as training does."""
-    config = peft.config(targets)
+    config = kind.config(targets)
     torch.manual_seed(1)
     with lend(base, config, 0) as lent:
         for parameter in lent.parameters():
@@ -78,12 +82,12 @@ def there(model: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "k_proj"], ["k_proj", "v_proj", "down_proj"]])
-@pytest.mark.parametrize("kind", [Lora, RsLora, Ia3, QLora])
+@pytest.mark.parametrize("kind", ["lora", "rslora", "ia3", "qlora"])
 def test_peft_gives_the_same_on_the_published_model(
-    published: Path, kind: Any, targets: list[str], tmp_path: Path
+    published: Path, kind: str, targets: list[str], tmp_path: Path
 ) -> None:
     base = built(published)
-    adapter = trained(base, kind(**FIELDS), targets)
+    adapter = trained(base, peft(kind), targets)
     expected = here(base, adapter)
     assert (expected - here(base, None)).abs().max() > 0.1
 
@@ -95,10 +99,10 @@ def test_peft_gives_the_same_on_the_published_model(
     assert loaded.active_peft_config.base_model_name_or_path == str(published)
 
 
-@pytest.mark.parametrize("kind", [Lora, RsLora, Dora, Ia3])
-def test_a_merged_model_is_a_published_one(published: Path, kind: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "ia3"])
+def test_a_merged_model_is_a_published_one(published: Path, kind: str, tmp_path: Path) -> None:
     base = built(published)
-    adapter = trained(base, kind(**FIELDS), ["q_proj", "k_proj", "down_proj"])
+    adapter = trained(base, peft(kind), ["q_proj", "k_proj", "down_proj"])
     before, expected = here(base, None), here(base, adapter)
     save_fused(base, adapter, tmp_path)
     merged = stock(tmp_path)
@@ -114,7 +118,7 @@ def test_an_adapter_of_phi3_is_blocks(
 ) -> None:
     base = build_model("phi3")
     split_projections(base)
-    adapter = trained(base, RsLora(**FIELDS), ["q_proj", "k_proj", "o_proj"])
+    adapter = trained(base, peft("rslora"), ["q_proj", "k_proj", "o_proj"])
     fused = as_published(adapter, base.config, None)
     config: Any = fused.config
     assert config.target_modules == {FUSED, "o_proj"}
@@ -137,15 +141,15 @@ def test_dora_has_no_form_on_the_fused_projection(
 ) -> None:
     base = build_model("phi3")
     split_projections(base)
-    adapter = trained(base, Dora(**FIELDS), ["q_proj", "k_proj"])
+    adapter = trained(base, peft("dora"), ["q_proj", "k_proj"])
     with pytest.raises(UserError, match=r"lora_magnitude_vector.*\(export it merged: --to fused\)"):
         as_published(adapter, base.config, None)
 
 
-@pytest.mark.parametrize("kind", [Lora, RsLora])
-def test_vllm_is_given_the_rank_that_it_needs(llama: PreTrainedModel, kind: Any) -> None:
+@pytest.mark.parametrize("kind", ["lora", "rslora"])
+def test_vllm_is_given_the_rank_that_it_needs(llama: PreTrainedModel, kind: str) -> None:
     def rank(r: int) -> int:
-        adapter = TrainedAdapter(kind(r=r).config(["q_proj"]), {}, {})
+        adapter = TrainedAdapter(peft(kind, r=r).config(["q_proj"]), {}, {})
         return vllm_rank(as_published(adapter, llama.config, None))
 
     assert [rank(r) for r in (1, 8, 9, 256, 300, 512)] == [8, 8, 16, 256, 320, 512]
@@ -159,7 +163,7 @@ def test_vllm_takes_twice_the_rank_of_a_split_adapter(
     base = build_model("phi3")
     split_projections(base)
     small, large = (
-        as_published(trained(base, Lora(r=r), ["q_proj", "k_proj"]), base.config, None)
+        as_published(trained(base, peft("lora", r=r), ["q_proj", "k_proj"]), base.config, None)
         for r in (256, 257)
     )
     assert vllm_rank(small) == 512
@@ -167,11 +171,9 @@ def test_vllm_takes_twice_the_rank_of_a_split_adapter(
         vllm_rank(large)
 
 
-@pytest.mark.parametrize(("kind", "word"), [(Dora, "DoRA"), (Ia3, "IA3")])
-def test_what_vllm_does_not_take_is_refused(
-    llama: PreTrainedModel, kind: type[Dora | Ia3], word: str
-) -> None:
-    adapter = TrainedAdapter(kind().config(["q_proj"]), {}, {})
+@pytest.mark.parametrize(("kind", "word"), [("dora", "DoRA"), ("ia3", "IA3")])
+def test_what_vllm_does_not_take_is_refused(llama: PreTrainedModel, kind: str, word: str) -> None:
+    adapter = TrainedAdapter(peft(kind).config(["q_proj"]), {}, {})
     with pytest.raises(UserError, match=f"vLLM takes no .*{word}"):
         vllm_rank(as_published(adapter, llama.config, None))
 

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import wandb
+from configured import configured
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from persona_lab.errors import UserError
@@ -25,6 +27,7 @@ from persona_lab.model.loggers import (
     Wandb,
 )
 
+WANDB: Wandb = configured("logger=wandb")
 LABELS = Labels(
     "r10", ("r10", "adapter=persona"), {"row": {"adapter": "persona"}}, {"personas": "p1"}
 )
@@ -148,7 +151,7 @@ def test_wandb_without_login_is_offline_with_a_run_for_each_stage(
     folder: Path, adapter: Path
 ) -> None:
     """Jobs of a sweep never merge into one run: each finds none open and leaves none open."""
-    adapters, logger = {"persona_0": adapter}, Wandb()
+    adapters, logger = {"persona_0": adapter}, WANDB
     assert wandb.run is None
     with logger.curves(folder, LABELS, adapters) as opened:
         for step in range(3):
@@ -197,7 +200,7 @@ def test_wandb_without_login_is_offline_with_a_run_for_each_stage(
 def test_wandb_has_one_run_of_the_shared_stages_alone(folder: Path) -> None:
     Csv().prepared(folder, LABELS, {})
     assert [*folder.iterdir()] == []
-    Wandb().prepared(folder, LABELS, {"timing": {"split": {"seconds": 1.5}}})
+    WANDB.prepared(folder, LABELS, {"timing": {"split": {"seconds": 1.5}}})
     assert wandb.run is None
     (records,) = read_back(folder)
     (run,) = of_type(records, "run")
@@ -210,14 +213,14 @@ def test_wandb_has_one_run_of_the_shared_stages_alone(folder: Path) -> None:
 
 @pytest.mark.usefixtures("nobody")
 def test_wandb_has_no_run_of_training_where_nothing_is_trained(folder: Path) -> None:
-    with Wandb().curves(folder, LABELS, {}) as opened:
+    with WANDB.curves(folder, LABELS, {}) as opened:
         assert opened is None
     assert [*folder.iterdir()] == []
 
 
 @pytest.mark.usefixtures("nobody")
 def test_wandb_is_finished_also_after_an_error(folder: Path, adapter: Path) -> None:
-    with pytest.raises(RuntimeError), Wandb().curves(folder, LABELS, {"persona_0": adapter}):
+    with pytest.raises(RuntimeError), WANDB.curves(folder, LABELS, {"persona_0": adapter}):
         raise RuntimeError
     assert wandb.run is None
     (records,) = read_back(folder)
@@ -236,10 +239,10 @@ def test_wandb_with_a_key_but_no_network(
     outcome = Outcome({"rmse": 1.0}, PREDICTIONS, {})
     if mode == "online":
         with pytest.raises(UserError, match="cannot be reached"):
-            Wandb(mode=mode).outcome(folder, LABELS, outcome)
+            replace(WANDB, mode=mode).outcome(folder, LABELS, outcome)
         return
     monkeypatch.setenv("WANDB_MODE", "online")
-    Wandb(mode=mode).outcome(folder, LABELS, outcome)
+    replace(WANDB, mode=mode).outcome(folder, LABELS, outcome)
     assert "for `wandb sync`" in caplog.text
     assert os.environ["WANDB_MODE"] == "offline"
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
@@ -271,11 +274,11 @@ def test_wandb_is_online_where_it_can_and_may(
         monkeypatch.setenv("WANDB_MODE", wish)
     monkeypatch.setattr(wandb, "login", lambda **options: logged_in)
     monkeypatch.setattr(wandb, "init", lambda **options: options)
-    options: Any = Wandb(mode=mode).start(folder, LABELS, "adapters")
+    options: Any = replace(WANDB, mode=mode).start(folder, LABELS, "adapters")
     assert (options["mode"], options["dir"]) == (expected, folder)
 
 
 @pytest.mark.usefixtures("nobody")
 def test_wandb_online_without_login_is_the_users_error(folder: Path) -> None:
     with pytest.raises(UserError, match=r"logger\.mode=auto"):
-        Wandb(mode="online").start(folder, LABELS, "adapters")
+        replace(WANDB, mode="online").start(folder, LABELS, "adapters")

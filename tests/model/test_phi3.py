@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from configured import configured
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from persona_lab.model import Lora, lend
+from persona_lab.model import lend
 from persona_lab.model.engine import Tree, group, run
 from persona_lab.model.phi3 import SplitProjection, split_projections
 
@@ -54,8 +55,9 @@ def test_an_adapter_on_query_and_key_leaves_the_value_as_it_is(fused: PreTrained
     projection = split.get_decoder().layers[0].self_attn.qkv_proj  # pyright: ignore
     assert isinstance(projection, SplitProjection)
     inputs = torch.randn(3, 32)
+    config = configured("peft=lora", r=4, dropout=0.0).config(["q_proj", "k_proj"])
     before = projection(inputs).split((32, 16, 16), -1)
-    with lend(split, Lora(r=4, dropout=0.0).config(["q_proj", "k_proj"]), seed=0) as lent:
+    with lend(split, config, seed=0) as lent:
         trainable = [p for p in lent.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(trainable, lr=0.1)
         for _ in range(2):

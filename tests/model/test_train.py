@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from configured import configured
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -15,6 +17,8 @@ from torch import nn
 from persona_lab.model import Train
 from persona_lab.model.train import answered, by_prefix
 from persona_lab.prompting import Codec, Example
+
+TRAIN: Train = configured("train=default")
 
 
 def rows_of(counts: list[int]) -> list[Example]:
@@ -32,7 +36,7 @@ def test_each_epoch_covers_every_row_once(
     counts: list[int], batch_size: int, rows_per_prefix: int, seed: int
 ) -> None:
     examples = rows_of(counts)
-    recipe = Train(batch_size=batch_size, rows_per_prefix=rows_per_prefix)
+    recipe = replace(TRAIN, batch_size=batch_size, rows_per_prefix=rows_per_prefix)
     for epoch in range(2):
         steps = recipe.steps(examples, seed, epoch)
         assert sorted(i for step in steps for i in step) == list(range(len(examples)))
@@ -48,7 +52,7 @@ def test_rows_of_a_user_come_in_chunks_of_the_size_asked(
     counts: list[int], rows_per_prefix: int, seed: int
 ) -> None:
     examples = rows_of(counts)
-    recipe = Train(batch_size=16, rows_per_prefix=rows_per_prefix)
+    recipe = replace(TRAIN, batch_size=16, rows_per_prefix=rows_per_prefix)
     order = [examples[i].user_id for step in recipe.steps(examples, seed, 0) for i in step]
     n_runs = Counter(user for user, after in pairwise([*order, None]) if user != after)
     for user, n in enumerate(counts):
@@ -58,7 +62,7 @@ def test_rows_of_a_user_come_in_chunks_of_the_size_asked(
 
 def test_a_step_mixes_users() -> None:
     examples = rows_of([30] * 10)
-    steps = Train(batch_size=32, rows_per_prefix=8).steps(examples, 0, 0)
+    steps = TRAIN.steps(examples, 0, 0)
     assert len(steps) == 9
     n_users = [len({examples[i].user_id for i in step}) for step in steps]
     # By chance a user is drawn twice; no step is one user.
@@ -68,12 +72,12 @@ def test_a_step_mixes_users() -> None:
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     examples = rows_of([30] * 4)
-    orders = {str(Train().steps(examples, s, e)) for s in range(2) for e in range(2)}
+    orders = {str(TRAIN.steps(examples, s, e)) for s in range(2) for e in range(2)}
     assert len(orders) == 4
 
 
 def test_the_schedule_warms_up_over_a_tenth_of_the_steps_and_falls_to_nothing() -> None:
-    optimiser, schedule = Train(lr=0.5).optimiser([nn.Parameter(torch.zeros(1))], 25)
+    optimiser, schedule = replace(TRAIN, lr=0.5).optimiser([nn.Parameter(torch.zeros(1))], 25)
     rates = []
     for _ in range(25):
         rates.append(optimiser.param_groups[0]["lr"])
@@ -111,7 +115,7 @@ def test_equal_prompts_keep_what_predicts_their_answers_apart(codec: Codec) -> N
     examples = [Example(1, item, rating, [7, 8, 9], {}) for item, rating in ((1, 2), (2, 5))]
     (one,) = answered(examples, codec).groups
     assert one.prefix == [7, 8]
-    assert one.suffixes == [[9, codec.digit_ids[1]], [9, codec.digit_ids[4]]]
+    assert one.suffixes == [[9, codec.value_ids[1]], [9, codec.value_ids[4]]]
 
 
 def test_groups_are_the_users(make_examples: Callable[..., list[Example]]) -> None:

@@ -1,11 +1,11 @@
 """Small tokenizers that behave like those of the models this package names."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from configured import configured
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers import normalizers as norm
 from tokenizers.trainers import BpeTrainer
@@ -165,20 +165,5 @@ def tokenizers() -> dict[str, PreTrainedTokenizerFast]:
 
 
 @pytest.fixture(scope="session")
-def load_template() -> Callable[..., Template]:
-    """Build an option of the prompt group, with some fields changed."""
-
-    def load(name: str = "appendix_c", **changed: object) -> Template:
-        fields = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-        for base in fields.pop("defaults", []):
-            if base != "_self_":
-                fields = yaml.safe_load((CONF / f"{base}.yaml").read_text()) | fields
-        assert fields.pop("_target_") == "persona_lab.prompting.Template"
-        return Template(**{**fields, **changed})
-
-    return load
-
-
-@pytest.fixture(scope="session")
-def template(load_template: Callable[..., Template]) -> Template:
-    return load_template()
+def template() -> Template:
+    return configured("prompt=appendix_c")

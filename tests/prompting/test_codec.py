@@ -1,11 +1,13 @@
 from collections.abc import Callable
 
 import pytest
+from configured import configured
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from persona_lab.data import Scale
 from persona_lab.errors import UserError
 from persona_lab.prompting import Codec, Prompt, Section, Template
 
@@ -17,11 +19,14 @@ CONTROLS = (
     *("<eos>", "<s>", "<unk>", "<|endoftext|>", "<h1>"),
 )
 
+FIVE = configured("data/scale=five_stars")
+
 Tokenizers = dict[str, PreTrainedTokenizerFast]
 
 
 def codec_of(tokenizers: Tokenizers, model: str, context: int = 4096) -> Codec:
-    return Codec(tokenizers[model], "plain" if model == "gemma" else "template", context)
+    chat = "plain" if model == "gemma" else "template"
+    return Codec(tokenizers[model], chat, context, 4, FIVE)
 
 
 def full_prompt(template: Template, words: str = "") -> Prompt:
@@ -30,6 +35,7 @@ def full_prompt(template: Template, words: str = "") -> Prompt:
         traits=(0, 1, 2),
         memories=[(MOVIE | {"title": f"Falling {words} Down"}, f"I rated it as tense {words}.")],
         movie=MOVIE | {"title": f"{words} Big Lebowski, The", "summary": f"A {words} slacker."},
+        scale=FIVE,
     )
 
 
@@ -62,7 +68,9 @@ def test_harmless_text_is_tokenised_as_the_library_does(
     codec = codec_of(tokenizers, model)
     traits = None if profile is None else (2, 0, 1)
     for memories in (None, [], [(MOVIE, "I rated it highly.")]):
-        prompt = template.render(profile=profile, traits=traits, memories=memories, movie=MOVIE)
+        prompt = template.render(
+            profile=profile, traits=traits, memories=memories, movie=MOVIE, scale=FIVE
+        )
         encoded = codec.encode(prompt)
         natural = library_ids(codec, prompt)
         # SentencePiece's space before an answer is already part of the prompt.
@@ -83,7 +91,7 @@ def test_an_answer_continues_its_prompt(
     if model == "gemma":
         natural.append(codec.tokenizer.eos_token_id)
     assert [*ids, *answer] == natural[: len(ids) + 2]
-    assert answer[0] == codec.digit_ids[rating - 1]
+    assert answer[0] == codec.value_ids[rating - 1]
     assert codec.tokenizer.decode(answer[:1]).strip() == str(rating)
 
 
@@ -114,7 +122,7 @@ def test_the_profile_is_always_in_the_input_and_no_default_of_a_template(
 ) -> None:
     codec = codec_of(tokenizers, model)
     assert "I dislike noise." in codec.tokenizer.decode(codec.encode(full_prompt(template)).ids)
-    task_first = template.render(profile=None, traits=None, memories=None, movie=MOVIE)
+    task_first = template.render(profile=None, traits=None, memories=None, movie=MOVIE, scale=FIVE)
     for prompt in (full_prompt(template), task_first):
         text = codec.tokenizer.decode(codec.encode(prompt).ids)
         assert "helpful AI assistant" not in text
@@ -165,7 +173,11 @@ def test_rows_of_a_user_share_their_first_tokens(
         codec = codec_of(tokenizers, model)
         rows = [
             template.render(
-                profile="I like wit.", traits=(0, 1, 2), memories=[(movie, "Fine.")], movie=movie
+                profile="I like wit.",
+                traits=(0, 1, 2),
+                memories=[(movie, "Fine.")],
+                movie=movie,
+                scale=FIVE,
             )
             for movie in (MOVIE, MOVIE | {"title": "Alien"}, MOVIE | {"title": "1984"})
         ]
@@ -185,22 +197,42 @@ def _word_level(*words: str) -> PreTrainedTokenizerFast:
 def test_digits_with_their_space_leave_none_to_the_prompt(template: Template) -> None:
     tokenizer = _word_level(":", " 1", " 2", " 3", " 4", " 5", "<end>")
     tokenizer.add_special_tokens({"eos_token": "<end>"})
-    codec = Codec(tokenizer, "plain", 4096)
-    assert codec.digit_ids == (2, 3, 4, 5, 6)
+    codec = Codec(tokenizer, "plain", 4096, 4, FIVE)
+    assert codec.value_ids == (2, 3, 4, 5, 6)
     assert codec.answer(5) == [6, 7]
     ids = codec.encode(full_prompt(template)).ids
     assert ids[-1] == tokenizer("RATING:", add_special_tokens=False)["input_ids"][0]
 
 
+def test_half_stars_are_answered_where_each_is_one_token() -> None:
+    halves = Scale((0.5, 1, 1.5), ("hated it", "liked it", "loved it"))
+    tokenizer = _word_level(":", " 0.5", " 1", " 1.5", "<end>")
+    tokenizer.add_special_tokens({"eos_token": "<end>"})
+    codec = Codec(tokenizer, "plain", 4096, 4, halves)
+    assert codec.value_ids == (2, 3, 4)
+    assert [codec.answer(rating) for rating in (0.5, 1, 1.0, 1.5)] == [
+        [2, 5],
+        [3, 5],
+        [3, 5],
+        [4, 5],
+    ]
+    with pytest.raises(UserError, match=r"the rating 0.75 is not one of 0.5, 1, 1.5"):
+        codec.answer(0.75)
+
+
 def test_what_a_tokenizer_lacks_is_named(tokenizers: Tokenizers, template: Template) -> None:
+    def fails(tokenizer: PreTrainedTokenizerFast, chat: str = "plain", scale: Scale = FIVE) -> None:
+        codec = Codec(tokenizer, chat, 4096, 4, scale)  # pyright: ignore[reportArgumentType]
+        codec.encode(full_prompt(template))
+
     with pytest.raises(UserError, match=r"no chat template \(use model.chat=plain\)"):
-        Codec(tokenizers["gemma"], "template", 4096).encode(full_prompt(template))
-    with pytest.raises(UserError, match="ratings 1 to 5 as one token each"):
-        Codec(_word_level(":", " 1", " 2"), "plain", 4096).encode(full_prompt(template))
+        fails(tokenizers["gemma"], "template")
+    with pytest.raises(UserError, match="not write each of 1, 2, 3, 4, 5 as one token"):
+        fails(_word_level(":", " 1", " 2"))
+    with pytest.raises(UserError, match=r"each of 0.5, 1 as one token.*data\.scale\.labels"):
+        fails(tokenizers["llama3"], "template", Scale((0.5, 1), ("a", "b")))
     with pytest.raises(UserError, match="no token that ends an answer"):
-        Codec(_word_level(":", " 1", " 2", " 3", " 4", " 5"), "plain", 4096).answer(3)
-    with pytest.raises(UserError, match=r"model.chat is 'chatty' \(use template or plain\)"):
-        Codec(tokenizers["gemma"], "chatty", 4096)  # pyright: ignore[reportArgumentType]
+        fails(_word_level(":", " 1", " 2", " 3", " 4", " 5"))
 
 
 def _long_prompt(n_memories: int, n_sentences: int) -> Prompt:
@@ -260,14 +292,15 @@ def test_room_is_kept_for_the_tokens_that_decoding_adds(
     tokenizers: Tokenizers, template: Template
 ) -> None:
     tokenizer = tokenizers["llama3"]
-    length = len(Codec(tokenizer, "template", 4096).encode(full_prompt(template)).ids)
+    prompt = full_prompt(template)
+    length = len(Codec(tokenizer, "template", 4096, 4, FIVE).encode(prompt).ids)
 
     def cut(context: int, new_tokens: int) -> dict[str, int]:
-        return Codec(tokenizer, "template", context, new_tokens).encode(full_prompt(template)).cut
+        return Codec(tokenizer, "template", context, new_tokens, FIVE).encode(prompt).cut
 
     assert cut(length + 9, 9) == {}
     assert cut(length + 8, 9) == {"memories": 1}
-    # The digit and the end of the turn always have room.
+    # The rating and the end of the turn always have room.
     assert cut(length + 2, 0) == {}
     assert cut(length + 1, 0) == {"memories": 1}
 

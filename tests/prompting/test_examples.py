@@ -1,20 +1,25 @@
 import re
-from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from configured import configured
 from transformers import PreTrainedTokenizerFast
 
+from persona_lab.data import NoMovieInfo, Ratings, Scale
 from persona_lab.distill import Memories
-from persona_lab.memory import Memory
+from persona_lab.memory import Bank, Vectors
 from persona_lab.prompting import Codec, Example, Template, make_examples
+from persona_lab.prompting.template import TRAITS
+from persona_lab.sources import Sources
 
-MS = Memory("ms", profile=True, interactions=False)
-ML = Memory("ml", profile=False, interactions=True)
-MS_ML = Memory("ms_ml", profile=True, interactions=True)
+MS, ML, MS_ML = (configured(f"memory={option}") for option in ("ms", "ml", "ms_ml"))
+FIVE = configured("data/scale=five_stars")
 FINAL = SimpleNamespace(profile_snapshot="final")
 CAUSAL = SimpleNamespace(profile_snapshot="causal")
 
@@ -64,7 +69,7 @@ MEMORIES = Memories(
 
 
 @dataclass
-class Bank:
+class ToyBank:
     """Recalls for every row the movie before it in the catalogue."""
 
     asked: list[pd.DataFrame] = field(default_factory=list)
@@ -81,15 +86,15 @@ class Bank:
 
 @pytest.fixture
 def codec(tokenizers: dict[str, PreTrainedTokenizerFast]) -> Codec:
-    return Codec(tokenizers["smollm2"], "template", 4096)
+    return Codec(tokenizers["smollm2"], "template", 4096, 4, FIVE)
 
 
 def examples_of(codec: Codec, template: Template, **changed: Any) -> list[Example]:
     arguments = {
         "rows": ROWS,
-        "bank": Bank(),
+        "bank": ToyBank(),
         "memories": MEMORIES,
-        "split": SimpleNamespace(movies=MOVIES),
+        "split": SimpleNamespace(movies=MOVIES, scale=FIVE),
         "template": template,
         "codec": codec,
         "memory": MS_ML,
@@ -165,7 +170,7 @@ def test_a_test_row_sees_the_final_profile_and_may_be_unknown_to_the_memories(
 
 
 def test_the_bank_is_asked_once_for_all_rows(codec: Codec, template: Template) -> None:
-    bank = Bank()
+    bank = ToyBank()
     examples_of(codec, template, bank=bank)
     assert len(bank.asked) == 1
     pd.testing.assert_frame_equal(bank.asked[0], ROWS)
@@ -175,7 +180,8 @@ def test_what_the_context_cuts_is_counted(
     tokenizers: dict[str, PreTrainedTokenizerFast], codec: Codec, template: Template
 ) -> None:
     lengths = [len(example.ids) for example in examples_of(codec, template)]
-    tight = Codec(tokenizers["smollm2"], "template", max(lengths) + codec.new_tokens - 1)
+    room = max(lengths) + codec.new_tokens - 1
+    tight = Codec(tokenizers["smollm2"], "template", room, 4, FIVE)
     assert [each.cut for each in examples_of(tight, template)] == [
         {"memories": 1} if length == max(lengths) else {} for length in lengths
     ]
@@ -194,7 +200,7 @@ def test_a_control_shows_test_prompts_another_users_profile(
 
 def test_a_raw_memory_is_the_movie_and_its_rating(codec: Codec, template: Template) -> None:
     @dataclass
-    class Rated(Bank):
+    class Rated(ToyBank):
         def recall_rows(self, rows: pd.DataFrame) -> list[list[SimpleNamespace]]:
             found = super().recall_rows(rows)
             return [[SimpleNamespace(**vars(each), rating=2) for each in row] for row in found]
@@ -207,11 +213,71 @@ def test_a_raw_memory_is_the_movie_and_its_rating(codec: Codec, template: Templa
 
 
 def test_without_the_average_in_the_prompt_only_it_is_gone(
-    codec: Codec, template: Template, load_template: Callable[..., Template]
+    codec: Codec, template: Template
 ) -> None:
     with_mean = texts_of(codec, examples_of(codec, template))
-    without = texts_of(codec, examples_of(codec, load_template("no_mean")))
+    without = texts_of(codec, examples_of(codec, configured("prompt=no_mean")))
     for one, other in zip(with_mean, without, strict=True):
         assert "verage rating" not in other
         kept = re.sub(r" ?(Historical|Nobody|A movie's historical)[^.]*?(\d\.\d\d|you)\.", "", one)
         assert kept.split() == other.split()
+
+
+def test_half_stars_go_from_the_split_to_the_answer(
+    tokenizers: dict[str, PreTrainedTokenizerFast], tmp_path: Path
+) -> None:
+    """Users who rated in half stars: split, average, recalled memory, prompt and answer."""
+    values = [n / 2 for n in range(1, 11)]
+    scale = Scale(values, [f"gave it {value:g}" for value in values])
+    n_users, n_movies = 4, 5
+    frame = pd.DataFrame(
+        {
+            "user_id": np.repeat(range(n_users), n_movies),
+            "item_id": np.tile(range(n_movies), n_users),
+            "rating": np.resize([3.5, 4.0, 0.5, 5.0, 2.5, 1.0], n_users * n_movies),
+            "timestamp": np.tile(range(n_movies), n_users),
+        }
+    )
+    movies = pd.DataFrame({"item_id": range(n_movies), "title": [*"abcde"], "genres": "Drama"})
+    movies["year"] = pd.array([None] * n_movies, "Int64")
+    users = pd.DataFrame({"user_id": range(n_users)})
+    data = configured("data=synthetic", scale=scale, min_ratings=1, n_users=1, cohort="reported")
+    strict = configured("protocol=strict")
+    split = data.split(
+        Ratings(frame, movies, users, {}, scale),
+        *(strict, NoMovieInfo(), Sources(tmp_path)),
+    )
+    assert set(split.train["rating"]) <= set(values)
+    (user,) = split.users["user_id"]
+    memories = Memories(
+        pd.DataFrame({"user_id": [user], "profile": "I like a.", **dict.fromkeys(TRAITS, 0)}),
+        snapshots=pd.DataFrame(),
+        interactions=split.train.assign(text="I rated it."),
+        counts={},
+    )
+    vectors = Vectors(
+        np.array([user]), np.eye(1), np.arange(n_movies), np.ones((n_movies, 1)), None
+    )
+    tokenizer = deepcopy(tokenizers["smollm2"])
+    tokenizer.add_tokens([*scale.labels])
+    codec = Codec(tokenizer, "plain", 4096, 4, scale)
+    raw = replace(MS_ML, text="raw")
+    examples = make_examples(
+        split.test,
+        bank=Bank(memories, vectors, raw, "earlier"),
+        memories=memories,
+        split=split,
+        template=configured("prompt=appendix_c"),
+        codec=codec,
+        memory=raw,
+        protocol=strict,
+        training=False,
+    )
+    assert [example.rating for example in examples] == split.test["rating"].tolist()
+    last = split.train.iloc[-1]
+    for example in examples:
+        text = tokenizer.decode(example.ids)
+        assert "from 0.5 to 5, where 0.5 means you gave it 0.5, 1 you gave it 1" in text
+        assert f"as {last['rating']:g}." in text
+        answer, _ = codec.answer(example.rating)
+        assert tokenizer.decode([answer]).strip() == f"{example.rating:g}"

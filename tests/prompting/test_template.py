@@ -1,11 +1,16 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 import pytest
+from configured import configured
+from pydantic import ValidationError
 
+from persona_lab.data import Scale
 from persona_lab.errors import UserError
 from persona_lab.prompting import Prompt, Template
+
+FIVE = configured("data/scale=five_stars")
 
 LEBOWSKI = {
     "title": "Big Lebowski, The",
@@ -26,6 +31,7 @@ def rendered(template: Template, **changed: Any) -> Prompt:
         "traits": (0, 1, 2),
         "memories": [(FALLING_DOWN, "I rated it 4 because it is tense.")],
         "movie": LEBOWSKI,
+        "scale": FIVE,
     }
     return template.render(**(arguments | changed))
 
@@ -55,8 +61,8 @@ def test_the_order_of_the_paper(template: Template) -> None:
     ]
 
 
-def test_static_text_first(load_template: Callable[..., Template]) -> None:
-    assert layout(rendered(load_template(order="static_first"))) == [
+def test_static_text_first() -> None:
+    assert layout(rendered(configured("prompt=appendix_c", order="static_first"))) == [
         ("system", "persona"),
         ("system", "traits_explained"),
         ("system", "task"),
@@ -69,10 +75,9 @@ def test_static_text_first(load_template: Callable[..., Template]) -> None:
 
 
 @pytest.mark.parametrize("order", ["paper", "static_first"])
-def test_without_profile_the_system_message_is_the_task(
-    load_template: Callable[..., Template], order: str
-) -> None:
-    prompt = rendered(load_template(order=order), profile=None, traits=None)
+def test_without_profile_the_system_message_is_the_task(order: str) -> None:
+    template = configured("prompt=appendix_c", order=order)
+    prompt = rendered(template, profile=None, traits=None)
     assert layout(prompt) == [
         ("system", "task"),
         ("user", "memories"),
@@ -81,8 +86,8 @@ def test_without_profile_the_system_message_is_the_task(
     ]
 
 
-def test_movie_only_shows_nothing_of_the_user(load_template: Callable[..., Template]) -> None:
-    prompt = rendered(load_template("movie_only"))
+def test_movie_only_shows_nothing_of_the_user() -> None:
+    prompt = rendered(configured("prompt=movie_only"))
     assert layout(prompt) == [("system", "task"), ("user", "movie"), ("user", "rating")]
 
 
@@ -103,8 +108,21 @@ def test_the_words_of_a_prompt(template: Template) -> None:
         f"{template.traits['diversity'][2]}"
     )
     assert text_of(prompt, "rating") == "RATING:"
-    assert "from 1 to 5" in text_of(prompt, "task")
-    assert "one digit only" in text_of(prompt, "task")
+    assert text_of(prompt, "task") == (
+        "TASK: Rate the movie at the end on a Likert scale from 1 to 5, where 1 means you hated "
+        "it, 2 you disliked it, 3 you are neutral about it, 4 you liked it and 5 you loved it. "
+        "Answer with one digit only."
+    )
+
+
+def test_the_task_is_on_the_scale_of_the_data() -> None:
+    template = configured("prompt=appendix_c", rating="RATING ({low} to {high}):")
+    scale = Scale((0.5, 1), ("hated it", "loved it"))
+    prompt = rendered(template, scale=scale)
+    assert "from 0.5 to 1, where 0.5 means you hated it and 1 you loved it." in text_of(
+        prompt, "task"
+    )
+    assert text_of(prompt, "rating") == "RATING (0.5 to 1):"
 
 
 def test_a_memory_shows_its_movie_with_plot_and_cast(template: Template) -> None:
@@ -172,21 +190,42 @@ def test_foreign_text_can_neither_name_fields_nor_begin_a_line(template: Templat
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("changed", "error", "message"),
     [
-        ({"order": "alphabetical"}, r"prompt.order is 'alphabetical' \(use one of paper, static_"),
-        ({"show": ["profile", "age"]}, r"prompt.show names age \(it may name profile, traits"),
-        ({"movie": "MOVIE: {name}"}, r"prompt.movie names {name} \(it may name {genres}, {mean}"),
-        ({"memory": "{text.__class__}"}, r"prompt.memory names {text.__class__}"),
-        ({"year": " ({year"}, r"prompt.year: .* \(write {{ or }} for a brace\)"),
+        ({"order": "alphabetical"}, ValidationError, "order\n.*'paper' or 'static_first'"),
+        ({"show": ["profile", "age"]}, ValidationError, "'profile', 'traits' or 'memories'"),
+        (
+            {"movie": "MOVIE: {name}"},
+            UserError,
+            r"prompt.movie names {name} \(it may name {gen",
+        ),
+        ({"memory": "{text.__class__}"}, UserError, r"prompt.memory names {text.__class__}"),
+        (
+            {"task": "From {first}"},
+            UserError,
+            r"prompt.task names {first} \(it may name {high",
+        ),
+        ({"year": " ({year"}, UserError, r"prompt.year: .* \(write {{ or }} for a brace\)"),
         (
             {"traits": {"activity": ["a", "b", "c"]}},
+            UserError,
             r"prompt.traits .*'activity': 3.* \(give three",
         ),
     ],
 )
 def test_a_mistake_in_the_words_is_named(
-    load_template: Callable[..., Template], changed: Mapping[str, Any], message: str
+    changed: Mapping[str, Any], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(UserError, match=message):
-        load_template(**changed)
+    with pytest.raises(error, match=message):
+        configured("prompt=appendix_c", **changed)
+
+
+def test_a_departure_from_the_paper_is_named() -> None:
+    assert configured("prompt=appendix_c").departures == []
+    no_mean = configured("prompt=no_mean")
+    assert (no_mean.shows_mean, no_mean.departures) == (False, ["no average rating in the prompt"])
+    assert configured("prompt=movie_only").departures == [
+        *("no profile in the prompt", "no traits in the prompt", "no memories in the prompt")
+    ]
+    reordered = configured("prompt=appendix_c", order="static_first")
+    assert reordered.departures == ["sections in the order static_first"]
