@@ -11,7 +11,7 @@ import pytest
 from persona_lab.cache import Cache, Entry
 from persona_lab.component import component
 from persona_lab.compose import configure
-from persona_lab.data import Cost
+from persona_lab.data import Cost, Scale
 from persona_lab.distill import Statistical
 from persona_lab.distill.titles import natural_title
 from persona_lab.experiment import Experiment
@@ -28,7 +28,7 @@ TEST_TITLE = "names a title of a test row"
 class Paid(Statistical):
     """Takes calls of an LLM, by its own word."""
 
-    def estimate(self, sizes: Sequence[int]) -> Cost:
+    def estimate(self, sizes: Sequence[int], scale: Scale) -> Cost:
         return Cost(calls=len(sizes))
 
 

@@ -15,7 +15,7 @@ from persona_lab import estimate as module
 from persona_lab.cache import Cache, NotAtHand
 from persona_lab.component import component
 from persona_lab.compose import configure
-from persona_lab.data import Cost
+from persona_lab.data import Cost, Scale
 from persona_lab.distill import Statistical
 from persona_lab.estimate import Estimate, estimate, show
 from persona_lab.experiment import Experiment
@@ -180,7 +180,7 @@ def test_runs_share_what_does_not_differ(
 
 @component
 class Paid(Statistical):
-    def estimate(self, sizes: Sequence[int]) -> Cost:
+    def estimate(self, sizes: Sequence[int], scale: Scale) -> Cost:
         return Cost(len(sizes), 2_000_000, 500_000, sum(sizes) / 100)
 
 

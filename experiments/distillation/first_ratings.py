@@ -18,8 +18,8 @@ def main(n_ratings: int, choices: list[str]) -> None:
     one, sources = run.experiment, run.lab.sources
     ratings = one.data.ratings(sources)
     split = one.data.split(ratings, one.protocol, one.movie_info, sources)
-    whole = histories(history_rows(split, ratings, one.distiller.scope))
-    first = [History(each.user_id, each.rows.head(n_ratings)) for each in whole]
+    whole = histories(history_rows(split, ratings, one.distiller.scope), split.scale)
+    first = [History(each.user_id, each.rows.head(n_ratings), each.scale) for each in whole]
     for memories in one.distiller.distill(first, one.data.seed, sources):
         print(json.dumps(dataclasses.asdict(memories), indent=1))
 

@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -199,13 +199,13 @@ class Client:
             wait = _retry_after(error.response.headers)
             raise Failed(f"status {status}", wait, body=self.clean(error.response.text)) from None
 
-    def clean(self, text: str) -> str:
-        """A server's words without the key, should it repeat it, and not too many of them."""
-        return self.without_key(text)[:500]
-
     def without_key(self, text: str) -> str:
-        """A server's words without the key."""
+        """A server's words without the key, should it repeat it."""
         return text if self._secret == _NO_KEY else text.replace(self._secret, "***")
+
+    def clean(self, text: str) -> str:
+        """Likewise, and not too many of them."""
+        return self.without_key(text)[:500]
 
     def _refusal(self, error: "openai.APIStatusError") -> UserError:
         mend = f"{self._server.model} at {self._server.base_url} must know this request"
@@ -252,14 +252,9 @@ def usage(route: str, body: str) -> dict[str, int]:
 
 def _retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that a server asks to wait: a number or a date."""
-    told = headers.get("retry-after")
-    if told is None:
-        return 0.0
-    try:
+    told = headers.get("retry-after", "0")
+    with suppress(ValueError):
         return max(0.0, float(told))
-    except ValueError:
-        pass
-    try:
+    with suppress(ValueError):
         return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
-    except ValueError:
-        return 0.0
+    return 0.0

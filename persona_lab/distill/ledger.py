@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -53,6 +53,7 @@ _NEW_CALL = (
     "INSERT OR IGNORE INTO calls (key, purpose, model, request, owner, at_most) "
     "VALUES (?, ?, ?, ?, ?, ?)"
 )
+_TOKENS = ("tokens_in", "tokens_cached", "tokens_out")
 _MOST_AT_ONCE = 1000
 _BATCH = "batch:"
 
@@ -170,7 +171,7 @@ class Ledger:
         """Keep an attempt; the answer of a call that has one already is that one."""
 
         def insert(db: sqlite3.Connection) -> Attempt:
-            kept = db.execute(*_insertion(key, attempt)).rowcount
+            kept = _insert(db, key, attempt)
             if attempt.outcome != "answered":
                 return attempt
             db.execute("UPDATE calls SET owner = NULL WHERE key = ?", (key,))
@@ -228,7 +229,7 @@ class Ledger:
             if self._lives(owner):
                 return Claim(lost=lost)
             # Its owner died while it was in flight: it may have been answered, and paid for.
-            db.execute(*_insertion(call.key, Attempt("abandoned", money=at_most)))
+            _insert(db, call.key, Attempt("abandoned", money=at_most))
             lost += at_most
         sql = "UPDATE calls SET owner = ?, at_most = ? WHERE key = ?"
         db.execute(sql, (self._owner, call.at_most, call.key))
@@ -283,8 +284,7 @@ class Ledger:
 
 def totals(path: Path) -> list[dict[str, Any]]:
     """What was asked and paid: one row per purpose, model and outcome."""
-    columns = ("tokens_in", "tokens_cached", "tokens_out", "money")
-    sums = ", ".join(f"sum({name}) AS {name}" for name in columns)
+    sums = ", ".join(f"sum({name}) AS {name}" for name in (*_TOKENS, "money"))
     return _read(
         path,
         f"SELECT purpose, model, outcome, count(*) AS attempts, {sums} "
@@ -297,7 +297,7 @@ def attempts(path: Path) -> list[dict[str, Any]]:
     return _read(
         path,
         "SELECT datetime(at, 'unixepoch') AS at, substr(key, 1, 12) AS key, purpose, model, "
-        "outcome, tokens_in, tokens_cached, tokens_out, money, round(seconds, 2) AS seconds "
+        f"outcome, {', '.join(_TOKENS)}, money, round(seconds, 2) AS seconds "
         "FROM attempts JOIN calls USING (key) ORDER BY attempts.at, attempts.id",
     )
 
@@ -306,7 +306,7 @@ def export(path: Path) -> Iterator[str]:
     """Every answered call as a line of JSON, sorted by key."""
     rows = _read(
         path,
-        "SELECT key, purpose, model, request, tokens_in, tokens_cached, tokens_out, money, body "
+        f"SELECT key, purpose, model, request, {', '.join(_TOKENS)}, money, body "
         "FROM attempts JOIN calls USING (key) WHERE outcome = 'answered' ORDER BY key",
     )
     for row in rows:
@@ -320,29 +320,24 @@ def import_lines(path: Path, lines: Iterable[str]) -> int:
         UserError: A line is not of an export, or its request is not that of its key.
     """
     added = 0
+    mend = "give a file that python -m persona_lab.ledger export wrote"
     with closing(_connect(path)) as db:
         db.execute("BEGIN IMMEDIATE")
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
                 call = Call(row["purpose"], row["model"], row["request"])
-                counts = {name: row[name] for name in ("tokens_in", "tokens_cached", "tokens_out")}
-                answer = Attempt("answered", row["body"], money=row["money"], **counts)
+                counts = {name: row[name] for name in (*_TOKENS, "money")}
+                answer = Attempt("answered", row["body"], **counts)
                 same = call.key == row["key"]
             except (ValueError, KeyError, TypeError) as error:
-                raise _not_exported(number, "is not of an export") from error
+                raise UserError(f"line {number} is not of an export", mend) from error
             if not same:
-                raise _not_exported(number, "has another key than its request")
+                raise UserError(f"line {number} has another key than its request", mend)
             db.execute(_NEW_CALL, (call.key, call.purpose, call.model, call.canonical, None, 0))
-            added += db.execute(*_insertion(call.key, answer)).rowcount
+            added += _insert(db, call.key, answer)
         db.execute("COMMIT")
     return added
-
-
-def _not_exported(number: int, what: str) -> UserError:
-    return UserError(
-        f"line {number} {what}", "give a file that python -m persona_lab.ledger export wrote"
-    )
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -378,15 +373,14 @@ def _read(path: Path, sql: str) -> list[dict[str, Any]]:
 
 
 def _answer(db: sqlite3.Connection, key: str) -> Attempt | None:
-    sql = (
-        "SELECT outcome, body, tokens_in, tokens_cached, tokens_out, money, seconds "
-        "FROM attempts WHERE key = ? AND outcome = 'answered'"
-    )
+    columns = ", ".join(field.name for field in fields(Attempt))
+    sql = f"SELECT {columns} FROM attempts WHERE key = ? AND outcome = 'answered'"
     row = db.execute(sql, (key,)).fetchone()
     return None if row is None else Attempt(*row)
 
 
-def _insertion(key: str, attempt: Attempt) -> tuple[str, tuple[Any, ...]]:
-    row = (key, time.time(), attempt.seconds, attempt.outcome, attempt.tokens_in)
-    row += (attempt.tokens_cached, attempt.tokens_out, attempt.money, attempt.body)
-    return "INSERT OR IGNORE INTO attempts VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
+def _insert(db: sqlite3.Connection, key: str, attempt: Attempt) -> int:
+    """Add an attempt, if it is no second answer; number of rows that this adds."""
+    row = {"key": key, "at": time.time(), **asdict(attempt)}
+    sql = f"INSERT OR IGNORE INTO attempts ({', '.join(row)}) VALUES (:{', :'.join(row)})"
+    return db.execute(sql, row).rowcount

@@ -134,11 +134,11 @@ class Writer:
             theme: " ".join(filter(None, (self.say(each, facts, voice) for each in sentences)))
             for theme, sentences in self._themes.items()
         }
-        for theme in ("", *self._phrases.expendable):
-            said.pop(theme, None)
-            text = " ".join(filter(None, said.values()))
-            if len(text.split()) <= self._phrases.most_words:
-                break
+        text = " ".join(filter(None, said.values()))
+        for theme in self._phrases.expendable:
+            if len(text.split()) > self._phrases.most_words:
+                said.pop(theme, None)
+                text = " ".join(filter(None, said.values()))
         return text
 
     def say(self, sentence: Sentence, facts: Facts, voice: Voice, turn: int = 0) -> str:

@@ -12,7 +12,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -38,6 +38,9 @@ _log = logging.getLogger(__name__)
 
 ASKED_AGAIN = 3
 """How often a call is asked again while a part of its reply is not valid (decision 19)."""
+
+# A part of a reply: its type, and what reads it or rejects it.
+Part = tuple[Any, Callable[[Any], Any]]
 
 # Of the JSON around a movie's rating or texts.
 _TOKENS_OF_FORM = 10
@@ -149,23 +152,15 @@ class Reflection:
     def writing(self, movies: int, scale: Scale) -> str:
         """What a call is told that explains so many ratings and writes the profile."""
         explained = {"about": "...", "because": "..."}
-        form = {
-            name: explained if kind is Explained else "..."
-            for name, kind in self.written(movies).items()
-        }
+        form: dict[str, Any] = dict.fromkeys(_names(movies), explained) if self.enriched else {}
+        form |= {"insight": "..."} if self.reflection else {}
         return self.prompts.writing(
-            json.dumps(form),
+            json.dumps({**form, "profile": "..."}),
             scale,
             enriched=self.enriched,
             reflection=self.reflection,
             max_words=self.max_words,
         )
-
-    def written(self, movies: int) -> dict[str, Any]:
-        """The parts of a reply that explains so many ratings and writes the profile."""
-        explained = dict.fromkeys(_names(movies), Explained) if self.enriched else {}
-        insight = {"insight": str} if self.reflection else {}
-        return {**explained, **insight, "profile": str}
 
 
 class _Rejected(Exception):
@@ -225,12 +220,12 @@ class _User:
         """Ratings of unseen movies from the profile alone, by the movies' names in the form."""
         distiller, names = self.distiller, _names(len(batch))
         unseen = [{**row, "rating": None} for row in batch]
-        ask = (
+        messages = (
             distiller.predicting(len(batch), self.scale),
             distiller.prompts.known(profile, unseen),
         )
-        parts = dict.fromkeys(names, _rating_form(self.scale))
-        predicted = yield from self._ask("predict", ask, parts, dict.fromkeys(names, self._rating))
+        parts = dict.fromkeys(names, (_rating_form(self.scale), self._rating))
+        predicted = yield from self._ask("predict", messages, parts)
         self.counts["predictions"] += len(predicted)
         self.counts["prediction_stars_off"] += sum(
             abs(predicted[name] - row["rating"])
@@ -256,21 +251,21 @@ class _User:
             }
             for name, row in zip(names, batch, strict=True)
         ]
-        ask = (distiller.writing(len(batch), self.scale), distiller.prompts.known(profile, shown))
-        readers: dict[str, Callable[[Any], str]] = {
-            name: lambda value, row=row: self._interaction(value, row)
-            for name, row in zip(names, batch, strict=True)
-        }
-        readers |= {"insight": self._text, "profile": lambda value: self._named(self._text(value))}
-        parts = distiller.written(len(batch))
-        return (yield from self._ask("reflect", ask, parts, readers))
+        messages = (
+            distiller.writing(len(batch), self.scale),
+            distiller.prompts.known(profile, shown),
+        )
+        parts: dict[str, Part] = {}
+        if distiller.enriched:
+            for name, row in zip(names, batch, strict=True):
+                parts[name] = Explained, partial(self._interaction, row)
+        if distiller.reflection:
+            parts["insight"] = str, self._text
+        parts["profile"] = str, lambda value: self._named(self._text(value))
+        return (yield from self._ask("reflect", messages, parts))
 
     def _ask(
-        self,
-        step: str,
-        ask: tuple[str, str],
-        parts: Mapping[str, Any],
-        readers: Mapping[str, Callable[[Any], Any]],
+        self, step: str, messages: tuple[str, str], parts: Mapping[str, Part]
     ) -> Conversation[dict[str, Any]]:
         """Ask until every part is valid, at most 1 + ASKED_AGAIN times.
 
@@ -279,8 +274,8 @@ class _User:
             one: the title check after the distiller is done drops the sentences where the protocol
             wants it, so that both protocols make, and pay for, the same calls (decision 4b).
         """
-        system, user = ask
-        schema = _schema(tuple(parts.items()))
+        system, user = messages
+        schema = _schema(tuple((name, kind) for name, (kind, _) in parts.items()))
         valid: dict[str, Any] = {}
         naming: dict[str, str] = {}
         for sample in range(1 + ASKED_AGAIN):
@@ -295,7 +290,8 @@ class _User:
             reasons = set()
             for name in parts.keys() - valid.keys():
                 try:
-                    valid[name] = readers[name](_read(reply).get(name))
+                    _, read = parts[name]
+                    valid[name] = read(_read(reply).get(name))
                 except _Rejected as rejected:
                     reasons.add(rejected.reason)
                     if rejected.text is not None:
@@ -316,7 +312,7 @@ class _User:
             raise _Rejected("long")
         return text
 
-    def _interaction(self, value: Any, row: Mapping[str, Any]) -> str:
+    def _interaction(self, row: Mapping[str, Any], value: Any) -> str:
         """The LLM's two texts around our own statement of what was rated how."""
         try:
             explained = Explained.model_validate(value)
@@ -363,7 +359,7 @@ def _names(movies: int) -> list[str]:
 
 def _rating_form(scale: Scale) -> Any:
     """The type of a rating in a reply's schema."""
-    values = [_number(value) for value in np.array(scale.values)]
+    values: list[Any] = [_number(value) for value in np.array(scale.values)]
     if values == list(range(int(scale.low), int(scale.low) + len(values))):
         return Annotated[int, Field(ge=values[0], le=values[-1])]
     return Annotated[float, Field(json_schema_extra={"enum": values})]

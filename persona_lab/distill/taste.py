@@ -6,7 +6,7 @@ the history. What would rest on too few ratings is no fact.
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from itertools import combinations
 from operator import itemgetter
@@ -46,10 +46,9 @@ class Rated(NamedTuple):
         place: Of the rating on the scale, from 0.
         mean: Average rating of others, None where unknown.
         genres: Named genres.
-        pairs: Their pairs.
-        era: Its decade, "the 1990s", or one for all of the earlier years; None where unknown.
         directors: Names.
-        actors: Names of the leading ones.
+        groups: What it shares with other movies, (kind, name) each: `genre`, `pair` (of genres),
+            `director`, `actor` (the leading ones) and `era` (its decade, "the 1990s").
     """
 
     title: str
@@ -58,36 +57,30 @@ class Rated(NamedTuple):
     place: int
     mean: float | None
     genres: tuple[str, ...]
-    pairs: tuple[tuple[str, str], ...]
-    era: str | None
     directors: tuple[str, ...]
-    actors: tuple[str, ...]
+    groups: tuple[tuple[str, Any], ...]
 
 
 def rated_movies(rows: pd.DataFrame, scale: Scale) -> list[Rated]:
     """The rows of histories (see `History`), in order; one movie's equal ratings are one object."""
     keys = list(zip(rows["item_id"].tolist(), rows["rating"].tolist(), strict=True))
     distinct = rows[~rows.duplicated(["item_id", "rating"]).to_numpy()]
-    distinct = distinct.assign(place=scale.index(distinct["rating"]))
-    columns = ("item_id", "title", "year", "rating", "place", "mean", "genres", "director", "cast")
+    distinct = distinct.assign(place=scale.index(distinct["rating"])).astype(object)
+    distinct = distinct.where(distinct.notna(), None)
     rated = {}
-    for item_id, title, year, rating, place, mean, genres, director, cast in zip(
-        *(distinct[column].tolist() for column in columns), strict=True
-    ):
-        named = split_genres(genres if isinstance(genres, str) else "")
-        year = None if pd.isna(year) else int(year)
-        rated[item_id, rating] = Rated(
-            title,
-            year,
-            rating,
-            place,
-            None if pd.isna(mean) else mean,
-            named,
-            tuple(combinations(sorted(named), 2)),
-            None if year is None else f"the {year // 10 * 10}s" if year >= 1960 else _OLD,
-            split_names(director if isinstance(director, str) else ""),
-            split_names(cast if isinstance(cast, str) else "")[:_LEADING],
-        )
+    for row in distinct.to_dict("records"):
+        genres, directors = split_genres(row["genres"] or ""), split_names(row["director"] or "")
+        shared = {
+            "genre": genres,
+            "pair": combinations(sorted(genres), 2),
+            "director": directors,
+            "actor": split_names(row["cast"] or "")[:_LEADING],
+        }
+        groups = [(kind, name) for kind, names in shared.items() for name in names]
+        if (year := row["year"]) is not None:
+            groups.append(("era", f"the {year // 10 * 10}s" if year >= 1960 else _OLD))
+        told = (row["rating"], row["place"], row["mean"], genres, directors, tuple(groups))
+        rated[row["item_id"], row["rating"]] = Rated(row["title"], year, *told)
     return [rated[key] for key in keys]
 
 
@@ -137,7 +130,7 @@ class Taste:
         rated: The movies, in order.
         all: Sums over all of them.
         counts: Number of ratings by place on the scale.
-        genres: Sums by genre; likewise `pairs`, `eras`, `directors` and `actors`.
+        groups: Sums by kind of group and its name (see `Rated`).
         bands: Sums by the movie's average: how many of the cuts it reaches.
     """
 
@@ -151,26 +144,15 @@ class Taste:
         self.rated: list[Rated] = []
         self.all = Sums()
         self.counts = [0] * len(scale.labels)
-        self.genres: defaultdict[str, Sums] = defaultdict(Sums)
-        self.pairs: defaultdict[tuple[str, str], Sums] = defaultdict(Sums)
-        self.eras: defaultdict[str, Sums] = defaultdict(Sums)
-        self.directors: defaultdict[str, Sums] = defaultdict(Sums)
-        self.actors: defaultdict[str, Sums] = defaultdict(Sums)
+        self.groups: defaultdict[str, defaultdict[Any, Sums]]
+        self.groups = defaultdict(lambda: defaultdict(Sums))
         self.bands: defaultdict[int, Sums] = defaultdict(Sums)
 
     def add(self, movie: Rated) -> None:
         """Count one more movie."""
         self.rated.append(movie)
         self.counts[movie.place] += 1
-        groups = [
-            self.all,
-            *(self.genres[name] for name in movie.genres),
-            *(self.pairs[pair] for pair in movie.pairs),
-            *(self.directors[name] for name in movie.directors),
-            *(self.actors[name] for name in movie.actors),
-        ]
-        if movie.era is not None:
-            groups.append(self.eras[movie.era])
+        groups = [self.all, *(self.groups[kind][name] for kind, name in movie.groups)]
         if movie.mean is not None:
             groups.append(self.bands[bisect_right(self._cuts, movie.mean)])
         for sums in groups:
@@ -201,10 +183,10 @@ class Taste:
             facts |= {"ratings": labels} if n > 1 else {"single": labels[0]}
             facts["seen"] = [{"genre": genre} for genre, _ in _genres(self.rated).most_common(3)]
         else:
-            facts |= self._groups() | self._habits() | self._beside_averages()
+            facts |= self._group_facts() | self._habits() | self._beside_averages()
             if n >= _LONG:
                 facts |= self._drift()
-        return {name: fact for name, fact in facts.items() if fact not in ([], None)}
+        return _known_only(facts)
 
     def reasons(self, movie: Rated) -> Facts:
         """What the ratings so far, if any, say of such a movie with such a rating."""
@@ -241,40 +223,27 @@ class Taste:
 
     def _evidence(self, movie: Rated) -> Iterator[Facts]:
         """What is shared with enough movies rated before."""
-        shared: tuple[tuple[str, tuple[Any, ...], Mapping[Any, Sums]], ...] = (
-            ("genre", movie.genres, self.genres),
-            ("pair", movie.pairs, self.pairs),
-            ("director", movie.directors, self.directors),
-            ("actor", movie.actors, self.actors),
-        )
-        for kind, names, groups in shared:
-            for name in names:
-                sums = groups.get(name)
-                if sums and sums.n >= 2:
-                    yield {kind: name, **self._told(sums)}
-        era = self.eras.get(movie.era) if movie.era else None
-        # An era that most movies are from says nothing.
-        if era and 3 <= era.n < 0.6 * self.all.n:
-            yield {"era": movie.era, **self._told(era)}
+        for kind, name in movie.groups:
+            sums = self.groups[kind].get(name)
+            # An era that most movies are from says nothing.
+            if sums and (3 <= sums.n < 0.6 * self.all.n if kind == "era" else sums.n >= 2):
+                yield self._told(kind, name, sums)
 
-    def _told(self, sums: Sums) -> Facts:
+    def _told(self, kind: str, name: Any, sums: Sums) -> Facts:
         effect = _drawn(sums.total, sums.n, self.usual) / self._point
-        return {"n": sums.n, "mean": sums.total / sums.n, "effect": effect}
+        return {kind: name, "n": sums.n, "mean": sums.total / sums.n, "effect": effect}
 
-    def _known(self, kind: str, groups: Mapping[Any, Sums], least: int) -> list[Facts]:
+    def _known(self, kind: str, least: int) -> list[Facts]:
         """The groups with enough ratings, by name."""
-        return [
-            {kind: name, **self._told(sums)}
-            for name, sums in sorted(groups.items())
-            if sums.n >= least
-        ]
+        groups = sorted(self.groups[kind].items())
+        return [self._told(kind, name, sums) for name, sums in groups if sums.n >= least]
 
     def _known_genres(self) -> list[Facts]:
         whole = self.all
         lead = whole.above / whole.compared if whole.compared else 0.0
-        genres = self._known("genre", self.genres, 1)
+        genres = self._known("genre", 1)
         for facts in genres:
-            sums = self.genres[facts["genre"]]
+            sums = self.groups["genre"][facts["genre"]]
             facts["share"] = sums.n / whole.n
             facts["highest_share"], facts["low_share"] = sums.highest / sums.n, sums.low / sums.n
             facts["more_highest"] = _drawn(sums.highest, sums.n, whole.highest / whole.n)
@@ -284,7 +253,7 @@ class Taste:
                 facts["own_way"] = _drawn(sums.above, sums.compared, lead) / self._point
         return genres
 
-    def _groups(self) -> Facts:
+    def _group_facts(self) -> Facts:
         """Genres, pairs of them, decades and people that are rated otherwise than the rest."""
         least = 3 if self.all.n < 40 else 4
         watched = self._known_genres()
@@ -304,15 +273,13 @@ class Taste:
             "low": self.scale.labels[max(self._lows, 1) - 1],
             "given_highest": _most(not_disliked, "more_highest", 0.08, 2),
             "given_low": _most(not_liked, "more_low", 0.08, 2),
-            "eras": sorted(
-                self._known("era", self.eras, least), key=lambda group: group["era"] != _OLD
-            ),
+            "eras": sorted(self._known("era", least), key=lambda group: group["era"] != _OLD),
         }
         if self.all.compared >= _FEW:
             facts["kind_to"] = _most(not_disliked, "own_way", 0.1, 3)
             facts["harsh_on"] = _most(not_liked, "own_way", 0.1, 3, -1)
         means = {group["genre"]: group["mean"] for group in genres}
-        pairs = self._known("pair", self.pairs, least)
+        pairs = self._known("pair", least)
         for name, sign in (("best_pairs", 1), ("worst_pairs", -1)):
             # Such as say more than either genre does.
             telling = [
@@ -323,14 +290,10 @@ class Taste:
             facts[name] = _most(telling, "effect", 0.2, 2, sign)
         # A movie may be named after its hero.
         titles = {movie.title for movie in self.rated}
-        for role, groups, enough in (("directors", self.directors, 2), ("actors", self.actors, 3)):
-            people = [
-                person
-                for person in self._known("name", groups, enough)
-                if person["name"] not in titles
-            ]
-            facts[f"good_{role}"] = _most(people, "effect", 0.25, 2)
-            facts[f"bad_{role}"] = _most(people, "effect", 0.25, 1, -1)
+        for role, enough in (("director", 2), ("actor", 3)):
+            people = [person for person in self._known(role, enough) if person[role] not in titles]
+            facts[f"good_{role}s"] = _most(people, "effect", 0.25, 2)
+            facts[f"bad_{role}s"] = _most(people, "effect", 0.25, 1, -1)
         return facts
 
     def _beside_averages(self) -> Facts:
@@ -347,7 +310,7 @@ class Taste:
         ends = [None, *self._cuts, None]
         facts["bands"] = bands = [
             {
-                "average": _without_none(start=ends[band], stop=ends[band + 1]),
+                "average": _known_only({"start": ends[band], "stop": ends[band + 1]}),
                 "mean": self.bands[band].total / self.bands[band].n,
             }
             for band in known
@@ -366,7 +329,7 @@ class Taste:
         was, now = _genres(before), _genres(lately)
         turns = [
             {"genre": genre, "by": now[genre] / len(lately) - was[genre] / len(before)}
-            for genre in sorted(self.genres)
+            for genre in sorted(self.groups["genre"])
         ]
         towards, away = _most(turns, "by", 0.15, 2), _most(turns, "by", 0.15, 2, -1)
         facts: Facts = {"towards": towards, "away": away}
@@ -417,5 +380,5 @@ def _genres(movies: list[Rated]) -> Counter[str]:
     return Counter(genre for movie in movies for genre in movie.genres)
 
 
-def _without_none(**values: float | None) -> Facts:
-    return {name: value for name, value in values.items() if value is not None}
+def _known_only(facts: Facts) -> Facts:
+    return {name: fact for name, fact in facts.items() if fact not in ([], None)}
