@@ -23,6 +23,7 @@ from persona_lab.report.cells import plain
 from persona_lab.report.compare import MAIN, Group, baseline_label, groups
 from persona_lab.report.lines import Line
 from persona_lab.report.runs import Report, Run
+from persona_lab.report.runs import label as label_of
 from persona_lab.report.tables import PROMPTS_MEAN
 from persona_lab.report.words import Tagger, distinct_words
 
@@ -243,10 +244,12 @@ def _series(report: Report) -> dict[tuple[str, bool], Points]:
                 alike.setdefault(key, []).append(run)
     series: dict[tuple[str, bool], Points] = {}
     for runs in alike.values():
+        row = runs[0].result.row
+        setting = f"{label_of(row)} · seed {row.seed}"
         connected = len({tuple(n for _, n, _ in _sizes(run)) for run in runs}) > 1
         for run in runs:
             for adapter, n_rows, scores in _sizes(run):
-                label = f"{adapter}, {runs[0].label}" if connected else run.label
+                label = f"{adapter}, {setting}" if connected else run.label
                 series.setdefault((label, connected), []).append((n_rows, scores))
     return series
 

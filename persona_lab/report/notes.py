@@ -49,32 +49,32 @@ LEAKS = (
 
 
 def answer(report: Report) -> tuple[str, ...]:
-    """Return the question's answer: of persona adapters, of the best row, of what was tested."""
+    """Return the question's answer, what it rests on, and what was tested."""
     if not report.runs:
         return ()
     group = max(groups(report), key=lambda group: (len(against_single(group)), len(group.lines)))
-    return tuple(map(plain, (_on_personas(group), _on_the_best(group), _on_what(group))))
+    lead, rows = _on_personas(group)
+    basis = " ".join(filter(None, [rows, _on_the_best(group)]))
+    return tuple(map(plain, (lead, basis, _on_what(group))))
 
 
-def _on_personas(group: Group) -> str:
+def _on_personas(group: Group) -> tuple[str, str]:
+    """The answer, and the rows that it compares."""
     pairs = against_single(group)
     if not pairs:
-        return (
-            "Not tested: that takes a row with persona adapters and one with a single adapter, "
-            "alike in all else."
-        )
+        missing = "that takes a row with persona adapters and one with a single adapter"
+        return f"Not tested: {missing}, alike in all else.", ""
     # The thesis is about the rows with both memories.
     thesis = _thesis(group)
     pair = next((pair for pair in pairs if thesis and pair[0].first.result.row.id == "r10"), None)
     line, other = pair or next(iter(pairs))
+    rows = f"Compared are {line.label} and {other.label}{where(group)}."
     contrast = (both := pairs[line, other]) and both.decoded
     if contrast is None:
-        return f"Not answered: {line.label} and {other.label} gave no ratings that can be compared."
+        return "Not answered: the rows gave no ratings that can be compared.", rows
     lead = JUDGED[thesis.judgement] if thesis else COMPARED.get(verdict(contrast), "Not decided")
-    return (
-        f"{lead}: RMSE of {line.label} minus that of {other.label}{where(group)} is "
-        f"{difference(contrast)}, {verdict(contrast)}."
-    )
+    change = f"{difference(contrast)} against a single adapter, {verdict(contrast)}"
+    return f"{lead}: persona adapters change the RMSE by {change}.", rows
 
 
 def _thesis(group: Group) -> Judged | None:
@@ -86,15 +86,14 @@ def _on_the_best(group: Group) -> str:
     best, prompts_mean = group.best, group.baselines.get(PROMPTS_MEAN)
     if best is None:
         return f"No row gave a rating for {1 - MAX_URR:.0%} of the test rows{where(group)}."
-    said = f"{best.label} has RMSE {with_interval(best.intervals['rmse'])}{where(group)}"
-    if len(group.lines) > 1:
-        said = f"The best row, {said}"
+    which = "The best row" if len(group.lines) > 1 else "The row"
+    rmse = with_interval(best.intervals["rmse"])
+    said = f"{which}{where(group)}, {best.label}, has RMSE {rmse}"
     both = against_predictors(group).get((best, PROMPTS_MEAN))
     if prompts_mean and both and both.decoded:
-        said += (
-            f". The item mean that its prompt shows, taken alone, has {number(prompts_mean['rmse'])}"
-            f": a difference of {difference(both.decoded)}, {verdict(both.decoded)}"
-        )
+        minus = f"{difference(both.decoded)}, {verdict(both.decoded)}"
+        alone = number(prompts_mean["rmse"])
+        said += f"; the item mean in its prompt alone has {alone} (a difference of {minus})"
     return f"{said}."
 
 

@@ -50,7 +50,7 @@ def html(report: Report, drawings: Sequence[Drawing]) -> str:
         figures=[(Markup(inline_svg(drawing)), drawing.caption) for drawing in drawings],
         wordless=any(run.personas for run in report.runs)
         and not any(drawing.name.startswith("words") for drawing in drawings),
-        sections={"Comparisons": tables, "Details": details(report)},
+        sections={"Tables": tables, "Details": details(report)},
         examples=[(visible(run.label), list(_answers(run))) for run in report.runs if run.examples],
     )
 

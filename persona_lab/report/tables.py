@@ -83,8 +83,7 @@ def short_table(report: Report) -> Table:
                 "RMSE [95%]": with_interval(line.intervals.get("rmse")),
                 "MAE": number(line.metrics["mae"]),
                 "URR": percent(line.metrics["urr"]),
-                "RMSE expected": number(line.metrics["rmse_expected"]),
-                "paper's RMSE": number(line.first.papers and line.first.papers.rmse),
+                "paper": number(line.first.papers and line.first.papers.rmse),
             }
             for line in group.lines
         ]

@@ -20,8 +20,8 @@ ROW = Row(
 
 
 TRAINED = {
+    "none": {},
     "persona": {f"persona_{n}": {"n_rows": 100 + 10 * n} for n in range(4)},
-    "single_max": {"single": {"n_rows": 120}},
 }
 PERSONAS = {
     "users": [
@@ -85,8 +85,7 @@ HOSTILE = (
 
 
 def cells(table, column):
-    i = [c.head for c in table.columns].index(column)
-    return [row[i] for row in table.rows]
+    return list(table.frame[column])
 
 
 def ratings_of(n_users: int, n_items: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -141,7 +140,8 @@ class Sweep:
             cost={"tokens": 123456, "money": 0.0}, versions={"torch": "2.13.0"},
             keys={"split": f"split{split_seed}", "personas": "p", "predictions": name},
             **vars(assessment),
-            **{"beyond": beyond(predictions, split.train, dict.fromkeys(range(40), 1), found.frame),
+            **{"adapters": TRAINED.get(row.adapter, {"single": {"n_rows": 120}}),
+               "beyond": beyond(predictions, split.train, dict.fromkeys(range(40), 1), found.frame),
                "development": cohort == "dev"}
             | (facts or {}),
         )  # fmt: skip
@@ -175,7 +175,6 @@ class Sweep:
             self.add(
                 f"row={row}", id=row, role=role, adapter=adapter, memory=memory, model=model,
                 noise=1.3 - 0.06 * i, unrelated=12 if row == "r3" else 0,
-                facts={"adapters": TRAINED.get(adapter, {})},
             )  # fmt: skip
             self.beside(f"row={row}", "personas", PERSONAS)
 
