@@ -40,6 +40,7 @@ BEYOND = {
     "ece": 0.25,
     "reliability": [],
     "rps": 0.125,
+    "rps_interval": {"value": 0.125, "low": None, "high": None},
     "spearman": {"value": None, "n_users": 0},
     "wasserstein": {"decoded": 1.5, "expected": 0.5},
     "macro": {"rmse": 1.25, "mae": 0.75},
