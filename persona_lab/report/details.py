@@ -182,7 +182,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str, str]]:
         yield "setting", choice, str(getattr(row, choice))
     yield "setting", "users", result.cohort
     for name, value in sorted(row.changed.items()):
-        yield "changed setting", name, str(value)
+        yield "changed setting", name, value if isinstance(value, str) else json.dumps(value)
     for finding in result.audit:
         yield "audit", f"{finding['place']} {finding['what']}", _audited(finding)
     for kind, counts in (

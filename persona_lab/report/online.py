@@ -11,10 +11,9 @@ from typing import Any
 
 from persona_lab.errors import UserError
 from persona_lab.model.loggers import Labels, Wandb, table
-from persona_lab.report.cells import Table
 from persona_lab.report.notes import QUESTION, answer
 from persona_lab.report.runs import Report
-from persona_lab.report.tables import comparisons, main_table
+from persona_lab.report.tables import leading
 from persona_lab.report.text import markdown_table, spoken
 
 FIGURES = "figures"
@@ -51,13 +50,13 @@ def publish(report: Report, folder: Path) -> str:
     """
     import wandb
 
-    _blocks_of_wandb()  # rather no run than one without its report
+    wr = _blocks_of_wandb()  # rather no run than one without its report
     place = place_of(report, folder)
     logger = Wandb(place.project, place.entity, place.groups[0])
     labels = Labels("report", ("report",), {"folder": folder.name}, {})
     images = sorted((folder / FIGURES).glob("*.png"))
     with logger.start(folder, labels, "report") as run:
-        run.log({shown.title: table(shown.frame) for shown in _tables(report)})
+        run.log({shown.title: table(shown.frame) for shown in leading(report)})
         run.log({_key(image): wandb.Image(str(image)) for image in images})
         artifact = wandb.Artifact("report", "report")
         for file in (folder / "report.html", *sorted(folder.glob("table1.*"))):
@@ -69,7 +68,15 @@ def publish(report: Report, folder: Path) -> str:
             f"Weights & Biases was not reached: the report's run waits in {folder / 'wandb'} for "
             "`wandb sync`, and the W&B Report for this command to be given again, online"
         )
-    online = document(report, Place(entity, project, place.groups), images)
+    place = Place(entity, project, place.groups)
+    online = wr.Report(
+        entity=place.entity or "",
+        project=place.project,
+        title=QUESTION.rstrip("?"),  # a part of its address, in which that mark would end the path
+        description=f"{len(report.runs)} runs: {', '.join(place.groups)}",
+        width="fluid",
+        blocks=list(_blocks(report, place, images)),
+    )
     try:
         online.save()
     except Exception as error:
@@ -78,10 +85,6 @@ def publish(report: Report, folder: Path) -> str:
             f"the W&B Report was not saved: {error}", "give the command again: all else was logged"
         ) from error
     return online.url
-
-
-def _tables(report: Report) -> list[Table]:
-    return [main_table(report), *comparisons(report)] if report.runs else []
 
 
 def place_of(report: Report, folder: Path) -> Place:
@@ -93,25 +96,6 @@ def place_of(report: Report, folder: Path) -> Place:
     groups = dict.fromkeys(entry["group"] for entry in near)
     own = " ".join(folder.resolve().parts[-2:])
     return Place(*home, tuple(groups) or (own,))
-
-
-def document(report: Report, place: Place, images: Sequence[Path]) -> Any:
-    """Return the W&B Report, not saved: question, Table 1, claims, curves and figures.
-
-    Args:
-        report: The runs.
-        place: Where they are in Weights & Biases.
-        images: The figures that were logged.
-    """
-    wr = _blocks_of_wandb()
-    return wr.Report(
-        entity=place.entity or "",
-        project=place.project,
-        title=QUESTION.rstrip("?"),  # a part of its address, in which that mark would end the path
-        description=f"{len(report.runs)} runs: {', '.join(place.groups)}",
-        width="fluid",
-        blocks=list(_blocks(report, place, images)),
-    )
 
 
 def _blocks(report: Report, place: Place, images: Sequence[Path]) -> Iterator[Any]:
@@ -126,15 +110,12 @@ def _blocks(report: Report, place: Place, images: Sequence[Path]) -> Iterator[An
         )  # fmt: skip
 
     yield wr.UnorderedList(items=list(answer(report)))
-    main, *others = _tables(report)
-    yield wr.H2(text=main.title)
-    yield wr.MarkdownBlock(text=markdown_table(main))
+    for shown in leading(report):
+        yield wr.H2(text=shown.title)
+        yield wr.MarkdownBlock(text=markdown_table(shown))
     for head, sentences in spoken(report).items():
         yield wr.H2(text=head)
         yield wr.UnorderedList(items=list(sentences))
-    for shown in others:
-        yield wr.H2(text=shown.title)
-        yield wr.MarkdownBlock(text=markdown_table(shown))
     losses = dict.fromkeys(f"{name}/loss" for run in report.runs for name in run.result.adapters)
     if losses:
         yield wr.H2(text="Training")

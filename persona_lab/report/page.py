@@ -16,7 +16,7 @@ from persona_lab.report.details import details, failure_table
 from persona_lab.report.figures import Drawing, inline_svg
 from persona_lab.report.notes import QUESTION, answer
 from persona_lab.report.runs import Report, Run
-from persona_lab.report.tables import comparisons, main_table, short_table
+from persona_lab.report.tables import leading, short_table
 from persona_lab.report.text import spoken
 
 
@@ -39,7 +39,6 @@ def html(report: Report, drawings: Sequence[Drawing]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    tables = [main_table(report), *comparisons(report)] if report.runs else []
     return environment.get_template("page.html").render(
         question=QUESTION,
         answer=answer(report),
@@ -50,7 +49,7 @@ def html(report: Report, drawings: Sequence[Drawing]) -> str:
         figures=[(Markup(inline_svg(drawing)), drawing.caption) for drawing in drawings],
         wordless=any(run.personas for run in report.runs)
         and not any(drawing.name.startswith("words") for drawing in drawings),
-        sections={"Tables": tables, "Details": details(report)},
+        sections={"Tables": leading(report), "Details": details(report)},
         examples=[(visible(run.label), list(_answers(run))) for run in report.runs if run.examples],
     )
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from persona_lab.data.scale import Scale
@@ -87,16 +88,10 @@ def short_table(report: Report) -> Table:
             }
             for line in group.lines
         ]
-        if errors := group.baselines.get(PROMPTS_MEAN):
+        if scores := group.baselines.get(PROMPTS_MEAN):
             strong.append(len(rows))
-            rows.append(
-                {
-                    "row": "item mean in the prompt, alone",
-                    "test rows": group.name,
-                    "RMSE [95%]": number(errors["rmse"]),
-                    "MAE": number(errors["mae"]),
-                }
-            )
+            name = {"row": "item mean in the prompt, alone", "test rows": group.name}
+            rows.append(name | {"RMSE [95%]": number(scores["rmse"]), "MAE": number(scores["mae"])})
     return _but_alike(table("Table 1", rows, strong=strong), ("test rows", "model"))
 
 
@@ -156,7 +151,7 @@ def _but_alike(shown: Table, optional: Iterable[str]) -> Table:
     """Leave out optional columns in which no two rows differ."""
     known = shown.frame.drop(index=[*shown.strong])
     alike = [name for name in optional if name in known and known[name].nunique() <= 1]
-    return Table(shown.title, shown.frame.drop(columns=alike), shown.note, shown.strong)
+    return replace(shown, frame=shown.frame.drop(columns=alike))
 
 
 def _answered(line: Line) -> str:
@@ -192,9 +187,7 @@ def changed_alike(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def differences_table(
-    title: str, pairs: Mapping[Pair, Difference | None], group: Group, note: str = ""
-) -> Table:
+def differences_table(title: str, pairs: Mapping[Pair, Difference | None], group: Group) -> Table:
     """Return the first line of each pair minus its other one."""
     checked = "RMSE on all rows, unrelated as the user's mean"
 
@@ -219,7 +212,7 @@ def differences_table(
     rows = [cells(pair, both) for pair, both in pairs.items()]
     shown = table(f"{title}{where(group)}", rows, note)
     if rows and not any(contrast and contrast.check for contrast in decoded):
-        return Table(shown.title, shown.frame.drop(columns=checked), shown.note)
+        return replace(shown, frame=shown.frame.drop(columns=checked))
     return shown
 
 
@@ -382,16 +375,15 @@ def matrix_table(run: Run) -> Table:
     return table(title, rows.values(), note)
 
 
-def comparisons(report: Report) -> list[Table]:
-    """Return the tables of differences, claims and simple predictors, without the empty ones."""
-    tables = []
+def leading(report: Report) -> list[Table]:
+    """Return Table 1, claims, differences and simple predictors, without the empty tables."""
+    tables = [main_table(report)] if report.runs else []
     for group in groups(report):
-        personas, best = "Persona adapters against others", "Rows against the best one"
         tables += [
             claims_table(group),
-            differences_table(personas, compared(group), group),
+            differences_table("Persona adapters against others", compared(group), group),
             against_predictors_table(group),
             predictors_table(group),
-            differences_table(best, against_best(group), group),
+            differences_table("Rows against the best one", against_best(group), group),
         ]
     return filled([*tables, *map(matrix_table, report.runs)])

@@ -20,7 +20,7 @@ from persona_lab.report.notes import QUESTION, answer, findings, limits, reading
 from persona_lab.report.runs import Report
 from persona_lab.report.tables import (
     CHOICES,
-    comparisons,
+    leading,
     main_table,
     predictors_table,
     short_table,
@@ -33,15 +33,17 @@ WIDE = 170  # columns of a terminal that has room for Table 1 in full; the files
 
 def markdown(report: Report) -> str:
     """Return the report as Markdown."""
-    parts = [f"# {QUESTION}", *(_escaped(sentence) for sentence in answer(report))]
+    main, others = leading(report)[:1], leading(report)[1:]
     failures = [failure_table(report)] if report.failures else []
-    main = [main_table(report)] if report.runs else []
-    for shown in (*failures, *main):
-        parts += [f"## {_escaped(shown.title)}", markdown_table(shown)]
-    for head, sentences in spoken(report).items():
-        parts += [f"## {head}", "\n".join(f"- {_escaped(sentence)}" for sentence in sentences)]
-    for shown in (*comparisons(report), *details(report)):
-        parts += [f"## {_escaped(shown.title)}", markdown_table(shown)]
+    said = [
+        f"## {head}\n\n" + "\n".join(f"- {_escaped(sentence)}" for sentence in sentences)
+        for head, sentences in spoken(report).items()
+    ]
+    above, below = (
+        [f"## {_escaped(shown.title)}\n\n{markdown_table(shown)}" for shown in tables]
+        for tables in ((*failures, *main), (*others, *details(report)))
+    )
+    parts = [f"# {QUESTION}", *map(_escaped, answer(report)), *above, *said, *below]
     return "\n\n".join(parts) + "\n"
 
 

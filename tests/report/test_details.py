@@ -12,7 +12,7 @@ from persona_lab.report.details import (
     unrelated_table,
 )
 from persona_lab.report.notes import answer, findings, limits, reading
-from persona_lab.report.tables import comparisons
+from persona_lab.report.tables import leading
 
 from .conftest import BEYOND, cells
 
@@ -129,7 +129,7 @@ def test_failures_alone_make_a_report(sweep):
     sweep.fail("a", error="ValueError: two\nlines\x1b[31m")
     report = build(sweep.folder)
     assert answer(report) == findings(report) == limits(report) == reading(report) == ()
-    assert comparisons(report) == details(report) == []
+    assert leading(report) == details(report) == []
     assert failure_table(report).records() == [
         ("a", "failed", "ValueError: two lines [31m", "adapter=persona")
     ]

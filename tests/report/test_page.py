@@ -125,16 +125,17 @@ def test_the_page_sets_a_verdict_off_from_its_interval(sweep):
 @pytest.fixture
 def hostile(sweep):
     """A report in which every text is hostile: titles, responses, names, settings and errors."""
-    for i, text in enumerate(HOSTILE):
-        response = {"response": text, "n": 2, "user_id": 0, "item_id": 24}
-        found = {"place": text, "what": text, "checked": 1, "found": 1, "examples": [text]}
+    text = " ".join(HOSTILE)
+    response = {"response": text, "n": 2, "user_id": 0, "item_id": 24}
+    finding = {"place": text, "what": text, "checked": 1, "found": 1, "examples": [text]}
+    for name in ("a", "b"):
         sweep.add(
-            f"{i}", adapter=text, model=text, title=text, response=text, unrelated=2,
-            changed={text: text}, n_users=2,
-            facts={"beyond": BEYOND | {"responses": [response]}, "audit": [found],
+            name, adapter=text, model=text, title=text, response=text, unrelated=2,
+            changed={text: name + text}, n_users=2,
+            facts={"beyond": BEYOND | {"responses": [response]}, "audit": [finding],
                    "matrix": [crossed(text, text, 1.0)]},
         )  # fmt: skip
-        sweep.fail(f"broken{i}", error=text)
+    sweep.fail("broken", error=text)
     return build(sweep.folder)
 
 

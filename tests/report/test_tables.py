@@ -16,8 +16,8 @@ from persona_lab.report.notes import findings
 from persona_lab.report.tables import (
     against_predictors_table,
     claims_table,
-    comparisons,
     differences_table,
+    leading,
     main_table,
     matrix_table,
     predictors_table,
@@ -159,7 +159,7 @@ def test_every_row_is_compared_with_the_main_simple_predictors(table_1):
     report = build(table_1.folder)
     (group,) = groups(report)
     table, best_row = against_predictors_table(group), predictors_table(group)
-    assert [shown.title for shown in comparisons(report)].count(table.title) == 1
+    assert [shown.title for shown in leading(report)].count(table.title) == 1
     assert [*table.frame] == [
         "row",
         "rating",
@@ -200,7 +200,7 @@ def test_a_report_without_baselines_has_no_table_of_them(sweep):
     result = sweep.add("a")
     replace(result, baselines={}, comparisons=[]).save(sweep.folder / "a")
     report = build(sweep.folder)
-    assert not [each for each in comparisons(report) if "simple" in each.title.lower()]
+    assert not [each for each in leading(report) if "simple" in each.title.lower()]
 
 
 def test_differences_are_of_mae_too_and_of_all_rows_only_where_some_were_not_answered(sweep):
@@ -308,7 +308,7 @@ def test_a_matrix_shows_each_adapter_on_the_users_of_each(sweep):
     ]
     assert "on the diagonal their own adapter" in table.note
     assert "1 of 2 cells off the diagonal are higher than the diagonal's, 0 lower" in table.note
-    shown = [each.title for each in comparisons(report) if "every adapter" in each.title]
+    shown = [each.title for each in leading(report) if "every adapter" in each.title]
     assert shown == ["RMSE expected of every adapter on the users of each: r9 · no adapter · M_s"]
 
 

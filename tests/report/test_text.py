@@ -55,16 +55,17 @@ def test_csv_has_full_precision_and_no_formula(sweep):
 
 
 def test_no_cell_of_the_csv_that_holds_text_is_a_formula(sweep):
-    for i, text in enumerate(HOSTILE):
+    formulas = [text for text in HOSTILE if text[0] in "=+-@\t"]
+    for i, text in enumerate(formulas):
         sweep.add(f"{i}", adapter=text, model=text, changed={text: text}, n_users=2)
+    for i, text in enumerate(HOSTILE):
         sweep.fail(f"broken{i}", error=text)
     lines = list(csv.DictReader(io.StringIO(csv_text(build(sweep.folder)))))
     for line in lines:
         for name in ("model", "adapter", "changed", "error", "folder"):
             assert (line[name] or "x")[0] not in "=+-@\t\r\n"
-    assert {line["adapter"].removeprefix("'") for line in lines if line["kind"] == "run"} == {
-        *HOSTILE
-    }
+    adapters = {line["adapter"] for line in lines if line["kind"] == "run"}
+    assert adapters == {f"'{text}" for text in formulas}
 
 
 def test_every_form_of_table_1_has_the_seeds_of_a_row_together(sweep):
