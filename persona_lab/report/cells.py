@@ -29,6 +29,11 @@ class Table:
     strong: frozenset[int] = frozenset()
 
     @property
+    def heads(self) -> list[str]:
+        """The columns' heads."""
+        return [str(head) for head in self.frame]
+
+    @property
     def numeric(self) -> list[bool]:
         """Whether each column holds numbers, which stand on its right."""
         columns = [column for _, column in self.frame.items()]
@@ -40,7 +45,7 @@ class Table:
 
 
 def table(
-    title: str, rows: Iterable[Mapping[str, str]], note: str = "", strong: Iterable[int] = ()
+    title: str, rows: Iterable[Mapping[Any, str]], note: str = "", strong: Iterable[int] = ()
 ) -> Table:
     """Return a table of rows that map heads to cells; a cell that a row lacks is a dash."""
     frame = pd.DataFrame(list(rows), dtype=object).fillna(NONE).map(plain)

@@ -320,8 +320,8 @@ def _personas(personas: dict[str, Any]) -> Figure:
     drawn = Figure(figsize=(10 if personas["curve"] else 5, 3.4), layout="constrained")
     metrics = ("inertia", "silhouette") if personas["curve"] else ()
     axes, *elbow = drawn.subplots(1, 1 + len(metrics), squeeze=False)[0]
-    for persona, members in users.groupby("persona"):
-        i = int(persona)
+    for i in sorted({user["persona"] for user in personas["users"]}):
+        members = users[users["persona"] == i]
         axes.plot(
             members["x"], members["y"], MARKERS[i % len(MARKERS)],
             color=COLOURS[i % len(COLOURS)], markersize=5, alpha=0.8, linestyle="none",

@@ -4,7 +4,6 @@ Every text is escaped by Jinja; the content security policy would stop what slip
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -18,16 +17,6 @@ from persona_lab.report.notes import QUESTION, answer
 from persona_lab.report.runs import Report, Run
 from persona_lab.report.tables import leading, short_table
 from persona_lab.report.text import spoken
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A test row as the page shows it: what was asked, what came, what was true."""
-
-    asked: str
-    prompt: str
-    response: str
-    read: str
 
 
 def html(report: Report, drawings: Sequence[Drawing]) -> str:
@@ -54,19 +43,18 @@ def html(report: Report, drawings: Sequence[Drawing]) -> str:
     )
 
 
-def _answers(run: Run) -> Iterator[Answer]:
+def _answers(run: Run) -> Iterator[dict[str, str]]:
+    """What was asked of a few test rows, what came, what was true."""
     if run.predictions is None:
         return
     rows = run.predictions.set_index(["user_id", "item_id"])
     for example in run.examples:
         row = rows.loc[(example["user_id"], example["item_id"])]
         read = NONE if pd.isna(row["prediction"]) else f"{row['prediction']:g}"
-        yield Answer(
-            asked=visible(f"user {example['user_id']}: {example['title']}"),
-            prompt=visible(example["prompt"]),
-            response=visible(row["response"]),
-            read=(
-                f"read as {read}; expected {number(row['expected_rating'])}; "
-                f"rated {row['rating']:g} by the user"
-            ),
-        )
+        yield {
+            "asked": visible(f"user {example['user_id']}: {example['title']}"),
+            "prompt": visible(example["prompt"]),
+            "response": visible(row["response"]),
+            "read": f"read as {read}; expected {number(row['expected_rating'])}; "
+            f"rated {row['rating']:g} by the user",
+        }

@@ -67,7 +67,7 @@ def scale(run: Run) -> Scale:
     if (recorded := getattr(run.result, "scale", None)) is not None:
         return recorded
     columns = [] if run.predictions is None else [*run.predictions.filter(regex=r"^p[\d.]+$")]
-    labels = [column[1:] for column in columns] or list("12345")
+    labels = [str(column)[1:] for column in columns] or list("12345")
     return Scale([float(label) for label in labels], words=labels, labels=labels)
 
 
