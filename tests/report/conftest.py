@@ -108,6 +108,26 @@ def split_of(seed: int, n_users: int):
     return split, baselines(split, ratings)
 
 
+@cache
+def scored(seed, split_seed, n_users, noise, unrelated, decode, response, digit_mass):
+    """A run's made-up predictions and all that evaluation says of them: shared by tests."""
+    split, found = split_of(split_seed, n_users)
+    rng = np.random.default_rng(seed)
+    expected = np.clip(split.test["rating"] + rng.normal(0, noise, len(split.test)), 1, 5)
+    predictions = split.test.assign(
+        response=response,
+        prediction=pd.array(np.rint(expected), dtype="Float64"),
+        expected_rating=expected,
+        **{f"p{n}": 0.2 for n in range(1, 6)},
+        digit_mass=digit_mass,
+        user_mean=split.test["user_id"].map(found.user_means),
+        persona=split.test["user_id"] % 4,
+    ).reset_index(drop=True)
+    predictions.loc[predictions.index[:unrelated], "prediction"] = pd.NA
+    more = beyond(predictions, split.train, dict.fromkeys(range(40), 1), found.frame)
+    return predictions, assess(predictions, found, decode), more, found.frame
+
+
 class Sweep:
     """Writes run folders; every run of one `seed` has the same test rows."""
 
@@ -119,21 +139,11 @@ class Sweep:
         digit_mass=0.9, facts=None, response="4", title="Fargo", kept=True, **fields,
     ) -> Result:  # fmt: skip
         """Write a run; `kept` is whether it keeps what simple predictors said, as runs now do."""
-        split, found = split_of(split_seed, n_users)
         row = replace(ROW, **fields)
-        rng = np.random.default_rng(sum(map(ord, name)))
-        expected = np.clip(split.test["rating"] + rng.normal(0, noise, len(split.test)), 1, 5)
-        predictions = split.test.assign(
-            response=response,
-            prediction=pd.array(np.rint(expected), dtype="Float64"),
-            expected_rating=expected,
-            **{f"p{n}": 0.2 for n in range(1, 6)},
-            digit_mass=digit_mass,
-            user_mean=split.test["user_id"].map(found.user_means),
-            persona=split.test["user_id"] % 4,
-        ).reset_index(drop=True)
-        predictions.loc[predictions.index[:unrelated], "prediction"] = pd.NA
-        assessment = assess(predictions, found, row.decode)
+        seed = sum(map(ord, name))
+        predictions, assessment, more, said = scored(
+            seed, split_seed, n_users, noise, unrelated, row.decode, response, digit_mass
+        )
         result = Result(
             row=row, cohort=cohort, truncated=0, reused=False,
             timing={"split": {"seconds": 0.4, "rows_per_second": None},
@@ -142,13 +152,13 @@ class Sweep:
             keys={"split": f"split{split_seed}", "personas": "p", "predictions": name},
             **vars(assessment),
             **{"adapters": TRAINED.get(row.adapter, {"single": {"n_rows": 120}}),
-               "beyond": beyond(predictions, split.train, dict.fromkeys(range(40), 1), found.frame),
+               "beyond": more,
                "development": cohort == "dev"}
             | (facts or {}),
         )  # fmt: skip
         if kept:
             keys = ["user_id", "item_id"]
-            predictions = predictions.merge(found.frame.drop(columns="rating"), on=keys)
+            predictions = predictions.merge(said.drop(columns="rating"), on=keys)
         self.write(name, {"state": "completed", "error": None}, result, predictions)
         row = {name: int(predictions[name].iloc[0]) for name in ("user_id", "item_id")}
         prompt = f"MOVIE: {title}"
