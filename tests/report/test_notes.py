@@ -41,7 +41,7 @@ def test_the_best_row_is_counted_against_the_simple_predictors(table_1):
 def test_the_seeds_of_a_row_have_one_headline(sweep):
     for name, row, seed in (("a", "r9", 0), ("b", "r9", 1), ("c", "r5", 0), ("d", "r5", 1)):
         sweep.add(name, id=row, adapter="persona" if row == "r9" else "single_max", seed=seed)
-    said = [each for each in findings(build(sweep.folder)) if "minus that of" in each]
+    said = [each for each in findings(build(sweep.folder)) if each.startswith("RMSE of ")]
     assert len(said) == 1
     named = "RMSE of r9 · persona · M_s · 2 seeds minus that of r5 · single_max · M_s · 2 seeds: "
     assert said[0].startswith(named)
