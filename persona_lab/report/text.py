@@ -28,7 +28,6 @@ from persona_lab.report.tables import (
 
 ERRORS = ("rmse", "mae", "rmse_expected", "mae_expected")
 PIPED_WIDTH = 240  # a log has no width: rather long lines than cells broken up
-WIDE = 170  # columns of a terminal that has room for Table 1 in full; the files have it, too
 
 
 def markdown(report: Report) -> str:
@@ -159,8 +158,9 @@ def print_table(report: Report, console: Console | None = None) -> None:
     for sentence in answer(report):
         console.print(Text(sentence))
     if report.runs:
-        wide = console.width >= WIDE
-        console.print("", _drawn(main_table(report) if wide else short_table(report)), "")
+        full = _drawn(main_table(report))
+        fits = console.measure(full).maximum <= console.width
+        console.print("", full if fits else _drawn(short_table(report)), "")
     for sentence in findings(report):
         console.print(Text(f"• {sentence}"))
     for sentence in limits(report):

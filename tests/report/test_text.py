@@ -89,7 +89,7 @@ def test_every_form_of_table_1_has_the_seeds_of_a_row_together(sweep):
     for text, escaped in (
         (markdown(report), shown.replace("[", "\\[").replace("]", "\\]")),
         (latex(report), shown),
-        (printed(report, 220), shown),
+        (printed(report, 260), shown),
     ):
         assert escaped in text
     assert spread in latex(report)
@@ -119,7 +119,7 @@ def printed(report, width, terminal=True) -> str:
 
 def test_a_wide_terminal_shows_intervals_baselines_and_failures(table_1):
     report = build(table_1.folder)
-    text = printed(report, 180)
+    text = printed(report, 240)
     rmse = report.runs[10].result.intervals["rmse"]
     assert f"{rmse['value']:.3f} [{rmse['low']:.3f}, {rmse['high']:.3f}]" in text
     for said in (
