@@ -159,7 +159,8 @@ def print_table(report: Report, console: Console | None = None) -> None:
         console.print(Text(sentence))
     if report.runs:
         full = _drawn(main_table(report))
-        fits = console.measure(full).maximum <= console.width
+        unbounded = console.options.update(max_width=10_000)
+        fits = console.measure(full, options=unbounded).maximum <= console.width
         console.print("", full if fits else _drawn(short_table(report)), "")
     for sentence in findings(report):
         console.print(Text(f"• {sentence}"))
