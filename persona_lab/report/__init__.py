@@ -1,4 +1,4 @@
-"""Run folders -> Table 1 with our numbers beside the paper's, for terminal, web and paper.
+"""Run folders -> Table 1 with our numbers beside the paper's, for terminal, web and print.
 
 Needs nothing but run folders. `write` touches disk, nothing the network.
 """

@@ -19,16 +19,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="sweeps' or runs' folders")
     parser.add_argument("--into", type=Path, help="where to write (default: the folder itself)")
     parser.add_argument("--wandb", action="store_true", help="make a W&B Report of it, too")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        if given.into is None and len(given.folders) > 1:
+        if options.into is None and len(options.folders) > 1:
             raise UserError("several folders were given", "add --into <folder for the report>")
-        report = build(*given.folders)
+        report = build(*options.folders)
         print_table(report)
-        into = given.into or given.folders[0]
+        into = options.into or options.folders[0]
         for path in write(report, into, _words(report)):
             print(path)
-        if given.wandb:
+        if options.wandb:
             from persona_lab.report.online import publish  # what only this asks for
 
             print(publish(report, into))

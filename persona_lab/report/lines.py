@@ -15,6 +15,8 @@ from persona_lab.evaluation.contrast import Prediction
 from persona_lab.evaluation.metrics import decoded
 from persona_lab.report.runs import Run, label, told_apart
 
+KINDS: tuple[Prediction, ...] = ("decoded", "expected")
+
 
 @dataclass(frozen=True, eq=False)
 class Line:
@@ -55,14 +57,19 @@ class Line:
     @property
     def rmse_by_seed(self) -> tuple[float, float] | None:
         """Mean and standard deviation of the seeds' RMSE; None unless two seeds have one."""
-        given = [run.result.metrics["rmse"] for run in self.runs]
-        found = [rmse for rmse in given if rmse is not None]
-        return (float(np.mean(found)), float(np.std(found, ddof=1))) if len(found) > 1 else None
+        errors = [run.result.metrics["rmse"] for run in self.runs]
+        known = [rmse for rmse in errors if rmse is not None]
+        return (float(np.mean(known)), float(np.std(known, ddof=1))) if len(known) > 1 else None
 
 
 def alone(run: Run) -> Line:
     """Return a run as a line of its own, with the numbers of its result."""
     return Line(run.label, (run,), run.result.metrics, run.result.intervals)
+
+
+def trained(run: Run) -> bool:
+    """Whether adapters were trained for a run."""
+    return bool(run.result.adapters)
 
 
 def lines(runs: Sequence[Run]) -> tuple[Line, ...]:
@@ -72,28 +79,27 @@ def lines(runs: Sequence[Run]) -> tuple[Line, ...]:
     its predictions. How much training varies with the seed is pooled over the lines of a model that
     were decoded alike.
     """
-    found: dict[tuple[str, int], list[Run]] = {}
+    alike: dict[tuple[str, int], list[Run]] = {}
     repeats = Counter[tuple[str, int]]()
     for run in runs:
-        row, cohort = run.result.row, run.result.cohort
-        same = run.name if run.predictions is None else ""
-        choices = json.dumps([asdict(row) | {"seed": None}, cohort, same], sort_keys=True)
-        repeat = repeats[choices, row.seed]
-        repeats[choices, row.seed] += 1
-        found.setdefault((choices, repeat), []).append(run)
-    labels = told_apart([_named(each) for each in found.values()])
-    between = _between(found.values())
+        row = run.result.row
+        apart = run.name if run.predictions is None else ""
+        choices = [asdict(row) | {"seed": None}, run.result.cohort, apart]
+        key = json.dumps(choices, sort_keys=True)
+        alike.setdefault((key, repeats[key, row.seed]), []).append(run)
+        repeats[key, row.seed] += 1
+    labels = told_apart([_label(seeds) for seeds in alike.values()])
+    between = _between(alike.values())
     return tuple(
-        _line(each, shown, between.get(_trained(each[0]), {}))
-        for each, shown in zip(found.values(), labels, strict=True)
+        _line(name, seeds, between.get(_varying_with(seeds[0]), {}))
+        for name, seeds in zip(labels, alike.values(), strict=True)
     )
 
 
-def _trained(run: Run) -> tuple[str, str] | None:
+def _varying_with(run: Run) -> tuple[str, str] | None:
     """What lines share a variance between seeds; None for what was not trained."""
     row = run.result.row
-    untrained = not run.result.adapters or run.predictions is None
-    return None if untrained else (row.model, row.decode)
+    return (row.model, row.decode) if trained(run) and run.predictions is not None else None
 
 
 def _between(
@@ -101,23 +107,22 @@ def _between(
 ) -> dict[tuple[str, str] | None, dict[Prediction, SeedVariance]]:
     alike: dict[tuple[str, str], list[list[pd.DataFrame]]] = {}
     for runs in rows:
-        if key := _trained(runs[0]):
+        if key := _varying_with(runs[0]):
             alike.setdefault(key, []).append(frames(runs))
-    kinds: tuple[Prediction, ...] = ("decoded", "expected")
     return {
-        key: {kind: found for kind in kinds if (found := varies(given, kind))}
-        for key, given in alike.items()
+        key: {kind: variance for kind in KINDS if (variance := varies(predictions, kind))}
+        for key, predictions in alike.items()
     }
 
 
 def frames(runs: Sequence[Run]) -> list[pd.DataFrame]:
     """Predictions of a line's runs, `prediction` as its decoding has it."""
     decode = runs[0].result.row.decode
-    given = (run.predictions for run in runs if run.predictions is not None)
-    return [frame.assign(prediction=decoded(frame, decode)) for frame in given]
+    kept = (run.predictions for run in runs if run.predictions is not None)
+    return [frame.assign(prediction=decoded(frame, decode)) for frame in kept]
 
 
-def _named(runs: Sequence[Run]) -> tuple[str, str]:
+def _label(runs: Sequence[Run]) -> tuple[str, str]:
     """A line's label, and what tells it from another one of that label."""
     first = runs[0]
     if len(runs) == 1:
@@ -126,13 +131,13 @@ def _named(runs: Sequence[Run]) -> tuple[str, str]:
     return f"{label(first.result.row)} · {len(runs)} seeds", name
 
 
-def _line(runs: Sequence[Run], shown: str, between: Mapping[Prediction, SeedVariance]) -> Line:
-    first = runs[0]
+def _line(name: str, runs: Sequence[Run], between: Mapping[Prediction, SeedVariance]) -> Line:
     if len(runs) == 1 and not between:
-        return alone(first)
-    ends = intervals(frames(runs), first.result.row.decode, between)
-    masses = [mass for run in runs if (mass := run.result.metrics.get("digit_mass")) is not None]
+        return alone(runs[0])
+    ends = intervals(frames(runs), runs[0].result.row.decode, between)
     names = ("rmse", "mae", "urr", "rmse_expected", "mae_expected")
-    metrics = {name: ends[name]["value"] if name in ends else None for name in names}
-    metrics["digit_mass"] = float(np.mean(masses)) if masses else None
-    return Line(shown, tuple(runs), metrics, ends, between)
+    metrics = {metric: ends[metric]["value"] if metric in ends else None for metric in names}
+    masses = [run.result.metrics.get("digit_mass") for run in runs]
+    known = [mass for mass in masses if mass is not None]
+    metrics["digit_mass"] = float(np.mean(known)) if known else None
+    return Line(name, tuple(runs), metrics, ends, between)

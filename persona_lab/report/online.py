@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from persona_lab.errors import UserError
 from persona_lab.model.loggers import Labels, Wandb, table
-from persona_lab.report.notes import QUESTION, READING, headlines, notes
+from persona_lab.report.notes import QUESTION, answer
 from persona_lab.report.runs import Report
 from persona_lab.report.tables import leading
-from persona_lab.report.text import markdown_table
+from persona_lab.report.text import markdown_table, spoken
 
 FIGURES = "figures"
 ERRORS = ("rmse", "rmse_expected", "mae", "mae_expected", "urr")
@@ -52,61 +50,26 @@ def publish(report: Report, folder: Path) -> str:
     """
     import wandb
 
-    _blocks_of_wandb()  # rather no run than one without its report
+    wr = _blocks_of_wandb()  # rather no run than one without its report
     place = place_of(report, folder)
     logger = Wandb(place.project, place.entity, place.groups[0], "auto")
     labels = Labels("report", ("report",), {"folder": folder.name}, {})
     images = sorted((folder / FIGURES).glob("*.png"))
     with logger.start(folder, labels, "report") as run:
-        run.log(
-            {each.title: table(pd.DataFrame(each.rows, columns=[c.head for c in each.columns]))
-             for each in leading(report)}
-            | {_key(image): wandb.Image(str(image)) for image in images}
-        )  # fmt: skip
-        kept = wandb.Artifact("report", "report")
+        run.log({shown.title: table(shown.frame) for shown in leading(report)})
+        run.log({_key(image): wandb.Image(str(image)) for image in images})
+        artifact = wandb.Artifact("report", "report")
         for file in (folder / "report.html", *sorted(folder.glob("table1.*"))):
-            kept.add_file(str(file), file.name)
-        run.log_artifact(kept)
+            artifact.add_file(str(file), file.name)
+        run.log_artifact(artifact)
         reached, entity, project = not run.offline, run.entity, run.project
     if not reached:
         return (
             f"Weights & Biases was not reached: the report's run waits in {folder / 'wandb'} for "
             "`wandb sync`, and the W&B Report for this command to be given again, online"
         )
-    made = document(report, Place(entity, project, place.groups), images)
-    try:
-        made.save()
-    except Exception as error:
-        # Whatever the service, its client or the way to it have to say.
-        raise UserError(
-            f"the W&B Report was not saved: {error}", "give the command again: all else was logged"
-        ) from error
-    return made.url
-
-
-def place_of(report: Report, folder: Path) -> Place:
-    """Return where a report's runs were logged; as a sweep in that folder would be, if nowhere."""
-    logged = [run.logged for run in report.runs if run.logged]
-    first = logged[0] if logged else {"entity": None, "project": Wandb.project}
-    groups = dict.fromkeys(each["group"] for each in logged if _home(each) == _home(first))
-    own = " ".join(folder.resolve().parts[-2:])
-    return Place(first["entity"], first["project"], tuple(groups) or (own,))
-
-
-def _home(logged: dict[str, Any]) -> tuple[str | None, str]:
-    return logged["entity"], logged["project"]
-
-
-def document(report: Report, place: Place, images: Sequence[Path]) -> Any:
-    """Return the W&B Report, not saved: question, Table 1, claims, curves and figures.
-
-    Args:
-        report: The runs.
-        place: Where they are in Weights & Biases.
-        images: The figures that were logged.
-    """
-    wr = _blocks_of_wandb()
-    return wr.Report(
+    place = Place(entity, project, place.groups)
+    online = wr.Report(
         entity=place.entity or "",
         project=place.project,
         title=QUESTION.rstrip("?"),  # a part of its address, in which that mark would end the path
@@ -114,6 +77,25 @@ def document(report: Report, place: Place, images: Sequence[Path]) -> Any:
         width="fluid",
         blocks=list(_blocks(report, place, images)),
     )
+    try:
+        online.save()
+    except Exception as error:
+        # Whatever the service, its client or the way to it have to say.
+        raise UserError(
+            f"the W&B Report was not saved: {error}", "give the command again: all else was logged"
+        ) from error
+    return online.url
+
+
+def place_of(report: Report, folder: Path) -> Place:
+    """Return where a report's runs were logged; as a sweep in that folder would be, if nowhere."""
+    logged = [run.logged for run in report.runs if run.logged]
+    first = logged[0] if logged else {"entity": None, "project": Wandb.project}
+    home = (first["entity"], first["project"])
+    near = [entry for entry in logged if (entry["entity"], entry["project"]) == home]
+    groups = dict.fromkeys(entry["group"] for entry in near)
+    own = " ".join(folder.resolve().parts[-2:])
+    return Place(*home, tuple(groups) or (own,))
 
 
 def _blocks(report: Report, place: Place, images: Sequence[Path]) -> Iterator[Any]:
@@ -127,12 +109,13 @@ def _blocks(report: Report, place: Place, images: Sequence[Path]) -> Iterator[An
             filters=expr.And(expr.Metric("JobType") == stage, ours),
         )  # fmt: skip
 
-    yield wr.UnorderedList(items=list(headlines(report)))
-    for number, each in enumerate(leading(report)):
-        yield wr.H2(text=each.title)
-        yield wr.MarkdownBlock(text=markdown_table(each))
-        if number == 0:
-            yield wr.UnorderedList(items=[*notes(report), *READING])
+    yield wr.UnorderedList(items=list(answer(report)))
+    for shown in leading(report):
+        yield wr.H2(text=shown.title)
+        yield wr.MarkdownBlock(text=markdown_table(shown))
+    for head, sentences in spoken(report).items():
+        yield wr.H2(text=head)
+        yield wr.UnorderedList(items=list(sentences))
     losses = dict.fromkeys(f"{name}/loss" for run in report.runs for name in run.result.adapters)
     if losses:
         yield wr.H2(text="Training")

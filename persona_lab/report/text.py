@@ -1,117 +1,91 @@
-"""Report -> Markdown, CSV and a terminal's table. Pure, but for `print_table`."""
+"""Report -> Markdown, LaTeX, CSV and a terminal's table. Pure, but for `print_table`."""
 
-import csv
 import html
-import io
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
+import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from persona_lab.report.cells import Table, plain
 from persona_lab.report.compare import groups
+from persona_lab.report.details import details, failure_table
 from persona_lab.report.lines import Line, alone
-from persona_lab.report.notes import QUESTION, READING, headlines, notes
+from persona_lab.report.notes import QUESTION, answer, findings, limits, reading
 from persona_lab.report.runs import Report
 from persona_lab.report.tables import (
     CHOICES,
-    Table,
-    baseline_table,
-    details,
-    failure_table,
     leading,
     main_table,
-    plain,
+    predictors_table,
+    short_table,
 )
 
 ERRORS = ("rmse", "mae", "rmse_expected", "mae_expected")
 PIPED_WIDTH = 240  # a log has no width: rather long lines than cells broken up
-NARROW = 170  # columns of a terminal that has no room for intervals; the files have them
-LONGEST_WORD = 15  # longer ones may be broken where a terminal is narrow
 
 
 def markdown(report: Report) -> str:
     """Return the report as Markdown."""
-    parts = [f"# {QUESTION}"]
-    failures = failure_table(report)
-    tables = (*leading(report), *([failures] if failures.rows else ()), *details(report))
-    for i, table in enumerate(tables):
-        parts += [f"## {_escaped(table.title)}", markdown_table(table)]
-        if i == 0 and report.runs:
-            said = (headlines(report), (*notes(report), *READING))
-            parts += ["\n".join(f"- {_escaped(each)}" for each in part) for part in said]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def markdown_table(table: Table) -> str:
-    """Return a table as Markdown, its note below."""
-    lines = [[column.head for column in table.columns]]
-    lines += [
-        [f"**{cell}**" if i in table.strong and j == 0 else cell for j, cell in enumerate(row)]
-        for i, row in enumerate(table.rows)
+    main, others = leading(report)[:1], leading(report)[1:]
+    failures = [failure_table(report)] if report.failures else []
+    said = [
+        f"## {head}\n\n" + "\n".join(f"- {_escaped(sentence)}" for sentence in sentences)
+        for head, sentences in spoken(report).items()
     ]
-    rule = ["---:" if column.numeric else "---" for column in table.columns]
-    drawn = ["| " + " | ".join(map(_escaped, line)) + " |" for line in lines]
-    note = ("", _escaped(table.note)) if table.note else ()
-    return "\n".join([drawn[0], "| " + " | ".join(rule) + " |", *drawn[1:], *note])
+    above, below = (
+        [f"## {_escaped(shown.title)}\n\n{markdown_table(shown)}" for shown in tables]
+        for tables in ((*failures, *main), (*others, *details(report)))
+    )
+    parts = [f"# {QUESTION}", *map(_escaped, answer(report)), *above, *said, *below]
+    return "\n\n".join(parts) + "\n"
+
+
+def spoken(report: Report) -> dict[str, tuple[str, ...]]:
+    """Return heading -> the sentences below it: findings, limits and how to read the numbers."""
+    sentences = {
+        "What the rows show": findings(report),
+        "What these numbers cannot show": limits(report),
+        "How to read the numbers": reading(report),
+    }
+    return {head: tuple(said) for head, said in sentences.items() if said}
+
+
+def markdown_table(shown: Table) -> str:
+    """Return a table as Markdown, its note below."""
+    rule = ["---:" if numeric else "---" for numeric in shown.numeric]
+    rows = [list(map(_escaped, row)) for row in (shown.heads, *shown.records())]
+    for i in shown.strong:
+        rows[i + 1][0] = f"**{rows[i + 1][0]}**"
+    lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
+    return "\n".join([*lines, *(["", _escaped(shown.note)] if shown.note else [])])
 
 
 def _escaped(text: str) -> str:
     """Keep text from becoming a table's border, a tag or a link."""
-    safe = html.escape(text, quote=False)
-    for mark in ("\\", "|", "[", "]", "`"):
-        safe = safe.replace(mark, f"\\{mark}")
-    return safe
+    return re.sub(r"([\\|\[\]`])", r"\\\1", html.escape(text, quote=False))
 
 
 def latex(report: Report) -> str:
-    """Return Table 1 as a LaTeX table for booktabs."""
-    table = main_table(report)
-    lines = [[column.head for column in table.columns], *table.rows]
-    rows = [" & ".join(map(_tex, line)) + r" \\" for line in lines]
-    sides = "".join("r" if column.numeric else "l" for column in table.columns)
-    caption = (*headlines(report), *filter(None, [table.note]), *notes(report), *READING)
-    said = " ".join(map(_tex, caption))
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            r"\begin{table}",
-            rf"\begin{{tabular}}{{{sides}}}",
-            r"\toprule",
-            rows[0],
-            r"\midrule",
-            *rows[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            rf"\caption{{{said}}}",
-            r"\end{table}",
-            "",
-        ]
+    """Return Table 1 as a LaTeX table for booktabs; what it shows stands in comments above it."""
+    shown = main_table(report)
+    sides = "".join("r" if numeric else "l" for numeric in shown.numeric)
+    style = shown.frame.style.format(escape="latex").format_index(escape="latex", axis=1)
+    written = style.hide(axis="index").to_latex(
+        hrules=True, column_format=sides, caption="Table 1, with 95\\% intervals in brackets."
     )
-
-
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "–": "--",
-    "−": "$-$",
-    "·": r"$\cdot$",
-    "×": r"$\times$",
-    "±": r"$\pm$",
-    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-}
-
-
-def _tex(text: str) -> str:
-    """Keep text from becoming a command, and M_s a formula."""
-    spoken = re.sub(r"M_([sl])", r"M-\1", text)
-    found = "".join(_TEX.get(mark, mark) for mark in spoken)
-    return re.sub(r"M-([sl])\b", r"$M_\1$", found)
+    # pdfLaTeX knows no true minus; M_s is a symbol.
+    written = re.sub(r"\bM\\_([sl])\b", r"$M_\1$", written.replace("−", "$-$"))
+    said = (*answer(report), *findings(report), shown.note, *limits(report), *reading(report))
+    comments = [
+        f"% {sentence}" for sentence in ("needs \\usepackage{booktabs}", *filter(None, said))
+    ]
+    return "\n".join([*comments, written])
 
 
 def csv_text(report: Report) -> str:
@@ -120,61 +94,53 @@ def csv_text(report: Report) -> str:
     Before the runs of several seeds stands a `row` of all of them, behind a run that crossed its
     adapters a `matrix` line per adapter and group of users.
     """
-    lines = [
-        line
-        for group in groups(report)
-        for line in (
-            *(each for line in group.lines for each in _table_lines(line, group.name)),
-            *(
-                {"kind": "baseline", "test_rows": group.name, "model": name, "fitted_on": version}
-                | {key: errors.get(key) for key in ("rmse", "mae")}
-                for (version, name), errors in group.baselines.items()
-            ),
-        )
-    ]
-    lines += [
+    records: list[dict[str, Any]] = []
+    for group in groups(report):
+        for line in group.lines:
+            records += _records(line, group.name)
+        records += [
+            {"kind": "baseline", "test_rows": group.name, "model": name, "fitted_on": version}
+            | {metric: scores.get(metric) for metric in ("rmse", "mae")}
+            for (version, name), scores in group.baselines.items()
+        ]
+    records += [
         {"kind": failure.state, "folder": failure.name, "error": plain(failure.error)}
         for failure in report.failures
     ]
-    heads = list(dict.fromkeys(key for line in lines for key in line))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, heads, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _inert(value) for key, value in line.items()} for line in lines)
-    return out.getvalue()
+    inert = [{head: _inert(value) for head, value in record.items()} for record in records]
+    return pd.DataFrame(inert, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
-def _table_lines(line: Line, group: str) -> Iterator[dict[str, Any]]:
+def _records(line: Line, group: str) -> Iterator[dict[str, Any]]:
     if len(line.runs) > 1:
         mean, deviation = line.rmse_by_seed or (None, None)
         spread = {"seeds": len(line.runs), "rmse_seed_mean": mean, "rmse_seed_sd": deviation}
-        yield _table_line(line, group) | {"kind": "row", "seed": None, "folder": None} | spread
+        yield _record(line, group) | {"kind": "row", "seed": None, "folder": None} | spread
     for run in line.runs:
-        yield _table_line(alone(run), group)
+        yield _record(alone(run), group)
         for cell in run.result.matrix:
             taken = ("adapter", "users", *ERRORS, "digit_mass", "urr", "n_test", "n_unrelated")
-            given = {"kind": "matrix", "test_rows": group, "id": run.result.row.id}
-            yield given | {name: cell[name] for name in taken} | {"folder": run.name}
+            record = {"kind": "matrix", "test_rows": group, "id": run.result.row.id}
+            yield record | {name: cell[name] for name in taken} | {"folder": run.name}
 
 
-def _table_line(line: Line, group: str) -> dict[str, Any]:
-    run, row, n_test = line.first, line.first.result.row, line.first.result.n_test
-    found: dict[str, Any] = {"kind": "run", "test_rows": group}
-    found |= {"id": row.id, "role": row.role, "model": row.model}
-    found |= {name: getattr(row, name) for name in ("adapter", "memory", *CHOICES, "seed")}
-    found |= {"changed": json.dumps(row.changed, sort_keys=True) if row.changed else None}
-    found |= {"stand_in": run.stands_in, "cohort": run.result.cohort, "fitted_on": None}
-    for metric in ERRORS:
-        interval = line.intervals.get(metric, {})
-        found |= {metric: line.metrics[metric]}
-        found |= {f"{metric}_{end}": interval.get(end) for end in ("low", "high")}
-    found |= {"digit_mass": line.metrics.get("digit_mass")}
-    found |= {"urr": line.metrics["urr"]}
-    found |= {f"urr_{end}": line.intervals.get("urr", {}).get(end) for end in ("low", "high")}
-    found |= {"n_test": len(line.runs) * n_test, "n_unrelated": line.n_unrelated}
+def _record(line: Line, group: str) -> dict[str, Any]:
+    run, row = line.first, line.first.result.row
+    record: dict[str, Any] = {"kind": "run", "test_rows": group}
+    names = ("id", "role", "model", "adapter", "memory", *CHOICES, "seed")
+    record |= {name: getattr(row, name) for name in names}
+    record |= {"changed": json.dumps(row.changed, sort_keys=True) if row.changed else None}
+    record |= {"stand_in": run.stands_in, "cohort": run.result.cohort, "fitted_on": None}
+    for metric in (*ERRORS, "digit_mass", "urr"):
+        record[metric] = line.metrics.get(metric)
+        if metric != "digit_mass":
+            ends = line.intervals.get(metric, {})
+            record |= {f"{metric}_{end}": ends.get(end) for end in ("low", "high")}
+    n_test = len(line.runs) * run.result.n_test
+    record |= {"n_test": n_test, "n_unrelated": line.n_unrelated}
     if run.papers:
-        found |= {f"paper_{key}": value for key, value in run.papers._asdict().items()}
-    return found | {"folder": run.name}
+        record |= {f"paper_{metric}": value for metric, value in run.papers._asdict().items()}
+    return record | {"folder": run.name}
 
 
 def _inert(value: object) -> object:
@@ -185,58 +151,35 @@ def _inert(value: object) -> object:
 
 
 def print_table(report: Report, console: Console | None = None) -> None:
-    """Print the table, what it shows the simple predictors and the failures."""
+    """Print the answer, Table 1, what limits it, the simple predictors and the failures."""
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, PIPED_WIDTH)
+    for sentence in answer(report):
+        console.print(Text(sentence))
     if report.runs:
-        console.print(_drawn(main_table(report), console.width), "")
-    for sentence in headlines(report):
+        full = _drawn(main_table(report))
+        unbounded = console.options.update(max_width=10_000)
+        fits = console.measure(full, options=unbounded).maximum <= console.width
+        console.print("", full if fits else _drawn(short_table(report)), "")
+    for sentence in findings(report):
         console.print(Text(f"• {sentence}"))
-    for note in (*notes(report), *(READING if report.runs else ())):
-        console.print(Text(f"• {note}", style="dim"))
+    for sentence in limits(report):
+        console.print(Text(f"• {sentence}", style="dim"))
     for group in groups(report):
-        console.print("", _drawn(baseline_table(group), console.width))
+        console.print("", _drawn(predictors_table(group)))
     if report.failures:
-        console.print("", _drawn(failure_table(report), console.width))
+        console.print("", _drawn(failure_table(report)))
 
 
-def _drawn(table: Table, width: int) -> RichTable:
-    def text(cell: str) -> Text:
-        return Text(re.sub(r" \[[^]]*\]", "", cell) if width < NARROW else cell)
-
-    heads = tuple(column.head for column in table.columns)
-    lines = [[text(cell) for cell in line] for line in (heads, *table.rows)]
-    padding = 1 if width >= NARROW else 0
-    widths = _widths(lines, width - len(heads) * (1 + padding))
+def _drawn(shown: Table) -> RichTable:
     drawn = RichTable(
-        title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,
-        padding=(0, padding, 0, 0), caption=Text(table.note) if table.note else None,
+        title=Text(shown.title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,
+        padding=(0, 1, 0, 0), caption=Text(shown.note) if shown.note else None,
         caption_justify="left",
     )  # fmt: skip
-    for column, head, wide in zip(table.columns, lines[0], widths, strict=True):
-        side = "right" if column.numeric else "left"
-        drawn.add_column(head, justify=side, overflow="fold", width=wide)
-    for i, line in enumerate(lines[1:]):
-        drawn.add_row(*line, style="bold" if i in table.strong else "")
+    for head, numeric in zip(shown.heads, shown.numeric, strict=True):
+        drawn.add_column(Text(head), justify="right" if numeric else "left", overflow="fold")
+    for i, row in enumerate(shown.records()):
+        drawn.add_row(*map(Text, row), style="bold" if i in shown.strong else "")
     return drawn
-
-
-def _widths(lines: list[list[Text]], room: int) -> list[int | None]:
-    """Give each column its longest word, then the spare room from left to right, heads last.
-
-    Left to itself, rich breaks words in narrow columns while wide ones have room; where words do
-    not fit anyway, it decides (None).
-    """
-    columns = list(zip(*lines, strict=True))
-    words = [max(len(word) for cell in column for word in cell.plain.split()) for column in columns]
-    widths = [min(longest, LONGEST_WORD) for longest in words]
-    spare = room - sum(widths)
-    if spare < 0:
-        return [None] * len(columns)
-    for first in (1, 0):
-        for i, column in enumerate(columns):
-            longest = max((len(cell.plain) for cell in column[first:]), default=0)
-            more = min(max(longest - widths[i], 0), spare)
-            widths[i], spare = widths[i] + more, spare - more
-    return [*widths]

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
 from persona_lab.errors import UserError
 from persona_lab.sources import Sources, Wheel
@@ -74,19 +75,18 @@ def distinct_words(
         persona: Counter(word for profile in profiles for word in profile)
         for persona, profiles in words_of.items()
     }
-    total = Counter[str]()
-    for each in counts.values():
-        total.update(each)
-    vocabulary = sorted(total)
-    everywhere = np.array([total[word] for word in vocabulary], dtype=float)
+    table = pd.DataFrame(counts, dtype=float).fillna(0).sort_index()
+    if len(counts) < 2:
+        return {persona: [] for persona in counts}
+    everywhere = table.sum(axis=1).to_numpy()
     prior = PRIOR * everywhere / max(everywhere.sum(), 1)
-    found = {}
-    for persona, each in counts.items():
-        ours = np.array([each[word] for word in vocabulary], dtype=float)
-        z = _z(ours, everywhere - ours, prior) if len(counts) > 1 else np.zeros(len(ours))
-        best = [i for i in np.argsort(-z, kind="stable")[:TOP] if z[i] > 0]
-        found[persona] = [(vocabulary[i], float(z[i])) for i in best]
-    return found
+    strongest = {}
+    for persona in counts:
+        own = table[persona].to_numpy()
+        z = pd.Series(_z(own, everywhere - own, prior), index=table.index)
+        best = z[z > 0].sort_values(ascending=False, kind="stable").head(TOP)
+        strongest[persona] = [(str(word), float(score)) for word, score in best.items()]
+    return strongest
 
 
 def _z(ours: np.ndarray, others: np.ndarray, prior: np.ndarray) -> np.ndarray:

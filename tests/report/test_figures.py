@@ -48,7 +48,7 @@ def test_the_same_report_draws_the_same_plots(table_1):
     report = build(table_1.folder)
     first, second = draw(report, tag), draw(report, tag)
     assert [each.name for each in first] == [
-        "intervals", "reliability", "training_size", "elbow", "personas", "words",
+        "intervals", "training_size", "reliability", "personas", "words",
     ]  # fmt: skip
     assert [*map(inline_svg, first)] == [*map(inline_svg, second)]
 
@@ -69,8 +69,7 @@ def test_words_are_drawn_only_with_a_tagger_and_set_personas_apart(table_1):
 
 def test_training_sizes_are_those_of_the_adapters(table_1):
     report = build(table_1.folder)
-    (drawing,) = [each for each in draw(report, None) if each.name == "training_size"]
-    rmse = drawing.figure.axes[0]
+    rmse = training_size(report).figure.axes[0]
     sizes = {tuple(line.get_xdata()) for line in rmse.lines}
     assert sizes == {(100, 110, 120, 130), (120,)}
     r9 = next(run for run in report.runs if run.result.row.id == "r9")
@@ -104,25 +103,28 @@ def curve_runs(sweep, *sizes, prefix="", **fields):
                   facts={"adapters": adapters}, **fields)  # fmt: skip
 
 
-def curves_of(report):
-    return {each.name: each for each in draw(report, None) if each.name.startswith("learning")}
+def training_size(report):
+    (drawing,) = [each for each in draw(report, None) if each.name == "training_size"]
+    return drawing
+
+
+def lines_of(report, panel=0):
+    return {line.get_label(): line for line in training_size(report).figure.axes[panel].lines}
 
 
 def test_the_points_of_a_persona_are_connected_over_runs_that_differ_in_rows_alone(sweep):
     curve_runs(sweep, 20, 5, 10)
     report = build(sweep.folder)
-    found = curves_of(report)["learning_curve"]
-    lines = found.figure.axes[0].lines
-    assert [line.get_label() for line in lines] == [f"persona {n}" for n in range(4)]
-    assert [list(line.get_xdata()) for line in lines[:2]] == [[50, 100, 200], [55, 110, 220]]
-    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 4
-    assert {line.get_linestyle() for line in lines} == {"-"}
+    lines = lines_of(report)
+    assert [*lines] == [f"persona {n}, r9 · persona · M_s · seed 0" for n in range(4)]
+    first, second, *_ = lines.values()
+    assert [list(line.get_xdata()) for line in (first, second)] == [[50, 100, 200], [55, 110, 220]]
+    assert len({(line.get_color(), line.get_marker()) for line in lines.values()}) == 4
+    assert {line.get_linestyle() for line in lines.values()} == {"-"}
     by_size = {run.result.row.changed["adapter.rows_per_user"]: run for run in report.runs}
     expected = [by_size[n].result.per_persona[0]["mae"] for n in (5, 10, 20)]
-    assert list(found.figure.axes[1].lines[0].get_ydata()) == expected
-    assert "r9 · persona · M_s · seed 0" in found.caption
-    assert "not the heights of two personas" in found.caption
-    assert "training_size" not in {each.name for each in draw(report, None)}
+    assert list(next(iter(lines_of(report, panel=1).values())).get_ydata()) == expected
+    assert "not the heights of two personas" in training_size(report).caption
 
 
 def test_runs_that_differ_in_more_than_rows_are_on_no_common_curve(sweep):
@@ -131,15 +133,10 @@ def test_runs_that_differ_in_more_than_rows_are_on_no_common_curve(sweep):
     curve_runs(sweep, 5, None, prefix="b", seed=1)
     curve_runs(sweep, 5, prefix="c", memory="ms_ml")
     curve_runs(sweep, 10, prefix="d", split_seed=1, memory="ms_ml")
-    drawings = {each.name: each for each in draw(build(sweep.folder), None)}
-    assert [name for name in drawings if name.startswith("learning")] == [
-        "learning_curve", "learning_curve_2",
-    ]  # fmt: skip
-    assert "seed 1" in drawings["learning_curve_2"].caption
-    points = drawings["training_size"].figure.axes[0].lines
-    assert len(points) == 2
-    assert {line.get_linestyle() for line in points} == {"None"}
-    assert "not the heights of two personas" in drawings["training_size"].caption
+    lines = lines_of(build(sweep.folder))
+    curves = [label for label, line in lines.items() if line.get_linestyle() == "-"]
+    assert [label[-6:] for label in curves] == ["seed 0"] * 4 + ["seed 1"] * 4
+    assert len(lines) == 8 + 2
 
 
 def test_a_single_adapter_has_a_curve_of_everybodys_error(sweep):
@@ -148,7 +145,7 @@ def test_a_single_adapter_has_a_curve_of_everybodys_error(sweep):
                      facts={"adapters": trained("single_full", [n])})
         for n in (100, 50)
     }  # fmt: skip
-    (line,) = curves_of(build(sweep.folder))["learning_curve"].figure.axes[0].lines
+    (line,) = lines_of(build(sweep.folder)).values()
     assert list(line.get_xdata()) == [50, 100]
     assert list(line.get_ydata()) == [results[n].metrics["rmse"] for n in (50, 100)]
 
@@ -156,8 +153,8 @@ def test_a_single_adapter_has_a_curve_of_everybodys_error(sweep):
 def test_a_persona_without_an_error_has_no_point(sweep):
     curve_runs(sweep, 5, 10)
     for run in build(sweep.folder).runs:
-        scores = [each | {"rmse": None} if each["persona"] == 0 else each
-                  for each in run.result.per_persona]  # fmt: skip
+        first, *others = run.result.per_persona
+        scores = [first | {"rmse": None, "mae": None}, *others]
         replace(run.result, per_persona=scores).save(sweep.folder / run.name)
-    lines = curves_of(build(sweep.folder))["learning_curve"].figure.axes[0].lines
-    assert [line.get_label() for line in lines] == ["persona 1", "persona 2", "persona 3"]
+    labels = [*lines_of(build(sweep.folder))]
+    assert [label.split(",")[0] for label in labels] == ["persona 1", "persona 2", "persona 3"]

@@ -43,4 +43,7 @@ def test_without_the_tagger_the_rest_is_written_and_the_reason_said(sweep, capsy
     assert main([str(sweep.folder)]) == 0
     assert "no figure of the personas' words: spaCy is not installed" in capsys.readouterr().err
     assert not (sweep.folder / "figures" / "words.png").exists()
-    assert "distinct words are left out" in (sweep.folder / "report.html").read_text()
+    assert (
+        "distinct words (Figure 2) are left out: pip install"
+        in (sweep.folder / "report.html").read_text()
+    )

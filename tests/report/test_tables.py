@@ -1,37 +1,60 @@
 from dataclasses import replace
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
+import pandas as pd
 
 from persona_lab.report import build
-from persona_lab.report.compare import against_predictors, compared, groups, verdict
-from persona_lab.report.notes import headlines, notes
+from persona_lab.report.cells import NONE, number, with_interval
+from persona_lab.report.compare import (
+    MAIN,
+    against_best,
+    against_predictors,
+    compared,
+    groups,
+)
+from persona_lab.report.notes import findings
 from persona_lab.report.tables import (
-    NONE,
-    audit_table,
-    baseline_table,
-    between_rows,
-    beyond_table,
-    by_seed_table,
+    against_predictors_table,
     claims_table,
-    contrast_table,
-    details,
-    failure_table,
+    differences_table,
     leading,
     main_table,
     matrix_table,
-    number,
-    plain,
     predictors_table,
-    responses_table,
-    slices_table,
-    unrelated_table,
-    with_interval,
-    written_table,
+    scale,
+    seeds_table,
+    short_table,
+    verdict,
 )
 
-from .conftest import BEYOND, MATRIX, cells, crossed
+from .conftest import MATRIX, cells, crossed
+
+
+def contrast_table(group):
+    return differences_table("Personas", compared(group), group)
+
+
+def test_the_first_screen_has_a_line_per_row_and_the_prompts_mean(table_1):
+    report = build(table_1.folder)
+    table = short_table(report)
+    (group,) = groups(report)
+    labels = [line.label for line in group.lines]
+    assert cells(table, "row") == [*labels, "item mean in the prompt, alone"]
+    assert cells(table, "model") == ["gemma3"] * 3 + ["smollm2"] * 8 + [NONE]
+    assert cells(table, "RMSE [95%]")[3] == cells(main_table(report), "RMSE [95%]")[3]
+    mean = group.baselines["prompt", "prompt_mean"]
+    assert cells(table, "RMSE [95%]")[-1] == number(mean["rmse"])
+    assert cells(table, "paper")[10] == "1.171"
+    assert table.strong == {11}
+    assert "test rows" not in table.frame
+
+
+def test_the_scale_is_that_of_the_probabilities(sweep):
+    sweep.add("a")
+    (run,) = build(sweep.folder).runs
+    assert (scale(run).listed, scale(run).labels) == ("1, 2, 3, 4, 5", tuple("12345"))
+    half = replace(run, predictions=run.predictions.assign(**{"p3.5": 0.0})[["p1", "p3.5", "p5"]])
+    assert (scale(half).labels, scale(half).middle) == (("1", "3.5", "5"), 3)
 
 
 def test_table_1_has_eleven_rows_with_ours_beside_the_papers(table_1):
@@ -52,7 +75,7 @@ def test_table_1_has_eleven_rows_with_ours_beside_the_papers(table_1):
     ends = f"{100 * urr['low']:.2f}%, {100 * urr['high']:.2f}%"
     assert cells(table, "URR [95%]")[3] == f"1.88% [{ends}]"
     assert cells(table, "URR [95%]")[4] == "0.00%"
-    assert not {"seed", "decode", "test rows", "changed"} & {c.head for c in table.columns}
+    assert not {"seed", "decode", "test rows", "changed"} & {*table.frame}
 
 
 def test_only_what_differs_between_rows_gets_a_column(sweep):
@@ -61,8 +84,8 @@ def test_only_what_differs_between_rows_gets_a_column(sweep):
     report = build(sweep.folder)
     table = main_table(report)
     assert cells(table, "seed") == ["0", "1"]
-    assert not any(column.head.startswith(("seeds", "RMSE by")) for column in table.columns)
-    assert (table.note, by_seed_table(report).rows) == ("", ())
+    assert not any(head.startswith(("seeds", "RMSE by")) for head in table.frame)
+    assert (table.note, seeds_table(report).records()) == ("", [])
 
 
 def test_a_row_holds_all_seeds_of_its_configuration_and_each_is_shown_below(sweep):
@@ -72,7 +95,7 @@ def test_a_row_holds_all_seeds_of_its_configuration_and_each_is_shown_below(swee
     table = main_table(report)
     assert cells(table, "row") == ["r9", "r10"]
     assert cells(table, "seeds") == ["3", "1"]
-    assert "seed" not in {column.head for column in table.columns}
+    assert "seed" not in {*table.frame}
     assert cells(table, "n") == ["1,905 of 3 × 640", "640"]
     pooled, none = cells(table, "URR [95%]")
     assert (pooled.split(" [")[0], none) == (f"{100 * 15 / 1920:.2f}%", "0.00%")
@@ -81,21 +104,20 @@ def test_a_row_holds_all_seeds_of_its_configuration_and_each_is_shown_below(swee
     assert cells(table, "RMSE by seed: mean ± SD") == [f"{mean:.3f} ± {deviation:.3f}", NONE]
     assert cells(table, "RMSE [95%]")[1] == with_interval(alone.intervals["rmse"])
     assert "over users and seeds" in table.note
-    seeds = by_seed_table(report)
+    seeds = seeds_table(report)
     assert cells(seeds, "seed") == ["0", "1", "2", "0"]
     shown = [with_interval(each.intervals["rmse"]) for each in (*results, alone)]
     assert cells(seeds, "RMSE [95%]") == shown
     (group,) = groups(report)
     named = group.best.first.result.row.id
-    assert baseline_table(group).columns[3].head == f"{named} minus this [95%]"
-    assert details(report)[0] == seeds
+    assert [*predictors_table(group).frame][3] == f"{named} minus this [95%]"
 
 
 def test_the_best_row_is_named_by_more_than_its_number_where_that_does_not_tell(sweep):
     for k in (2, 4):
         sweep.add(f"k{k}", id="r9", changed={"personas.n_personas": k})
     (group,) = groups(build(sweep.folder))
-    assert baseline_table(group).columns[3].head == f"{group.best.label} minus this [95%]"
+    assert [*predictors_table(group).frame][3] == f"{group.best.label} minus this [95%]"
 
 
 def test_seeds_on_other_test_rows_are_not_put_together(sweep):
@@ -119,71 +141,64 @@ def test_expected_decode_shows_no_urr(sweep):
 
 def test_a_row_outside_table_1_has_no_numbers_of_the_paper(sweep):
     sweep.add("mine", adapter="per_user")
-    assert main_table(build(sweep.folder)).rows[0][-1] == NONE
+    assert main_table(build(sweep.folder)).records()[0][-1] == NONE
 
 
 def test_the_prompts_mean_stands_first_and_set_off(table_1):
     (group,) = groups(build(table_1.folder))
-    table = baseline_table(group)
-    assert table.rows[0][:2] == ("item mean that the prompt shows", NONE)
-    assert table.rows[1][:2] == ("item mean that the prompt shows + user's offset", NONE)
+    table = predictors_table(group)
+    assert table.records()[0][:2] == ("item mean that the prompt shows", NONE)
+    assert table.records()[1][:2] == ("item mean that the prompt shows + user's offset", NONE)
     assert table.strong == {0, 1}
     once, fitted = cells(table, "fitted on"), ["all but the test rows", "the users' training rows"]
     assert once == [NONE, NONE, fitted[0], NONE, NONE, *[fitted[0]] * 4, *[fitted[1]] * 5]
-    assert all(cell.split()[-1] == "lower" for cell in cells(table, table.columns[3].head))
+    assert all(cell.split()[-1] == "lower" for cell in cells(table, [*table.frame][3]))
 
 
 def test_every_row_is_compared_with_the_main_simple_predictors(table_1):
     report = build(table_1.folder)
     (group,) = groups(report)
-    shown = [each.title for each in leading(report)]
-    for kind, suffix in (("decoded", ""), ("expected", ", expected ratings")):
-        table = predictors_table(group, kind)
-        assert table.title == f"Every row against simple predictors{suffix}"
-        assert table.title in shown
-        assert [column.head for column in table.columns] == [
-            "row",
-            *(
-                f"minus {name} [95%]"
-                for name in (
-                    "item mean that the prompt shows",
-                    "item mean that the prompt shows + user's offset",
-                    "always 4",
-                    "user mean",
-                    "user + item bias (all but the test rows)",
-                    "user + item bias (the users' training rows)",
-                )
-            ),
-        ]
-        assert cells(table, "row") == [line.label for line in group.lines]
-        found = against_predictors(group)[group.lines[3], ("all", "always_4")]
-        contrast = getattr(found, kind)
+    table, best_row = against_predictors_table(group), predictors_table(group)
+    assert [shown.title for shown in leading(report)].count(table.title) == 1
+    assert [*table.frame] == [
+        "row",
+        "rating",
+        "minus item mean that the prompt shows [95%]",
+        "minus item mean that the prompt shows + user's offset [95%]",
+        "minus always 4 [95%]",
+        "minus user mean [95%]",
+        "minus user + item bias (all but the test rows) [95%]",
+        "minus user + item bias (the users' training rows) [95%]",
+    ]
+    pairs = against_predictors(group)
+    n = 11 * 6 + len(group.predictors) - 6
+    assert f"after Holm's correction for {n} differences from simple" in table.note
+    for kind, suffix in (("decoded", ""), ("expected", " expected")):
+        rows = [row for row in table.records() if row[1] == kind]
+        assert [row[0] for row in rows] == [line.label for line in group.lines]
+        contrast = getattr(pairs[group.lines[3], ("all", "always_4")], kind)
         ends = with_interval(vars(contrast.differences["rmse"]), "+")
-        assert cells(table, "minus always 4 [95%]")[3] == f"{ends} {verdict(contrast)}"
-        n = 11 * 6 + len(group.predictors) - 6
-        assert f"after Holm's correction for {n} differences from simple" in table.note
+        assert rows[3][4] == f"{ends} {verdict(contrast)}"
         # A pair says the same in the table of the best row.
-        best = group.lines.index(group.best)
-        column = next(c.head for c in baseline_table(group).columns if "minus this" in c.head
-                      and ("expected" in c.head) == (kind == "expected"))  # fmt: skip
-        again = dict(zip(group.predictors, cells(baseline_table(group), column), strict=True))
-        assert [again[key] for key in group.main] == [*table.rows[best][1:]]
+        again = dict(
+            zip(group.predictors, cells(best_row, f"r10{suffix} minus this [95%]"), strict=True)
+        )
+        main = [key for key in group.predictors if key in MAIN]
+        assert [again[key] for key in main] == [*rows[group.lines.index(group.best)][2:]]
 
 
 def test_where_ratings_are_expected_rows_are_compared_once(sweep):
     sweep.add("a", decode="expected")
     (group,) = groups(build(sweep.folder))
-    assert predictors_table(group, "decoded").rows == ()
-    assert len(predictors_table(group, "expected").rows) == 1
+    assert cells(against_predictors_table(group), "rating") == ["expected"]
     sweep.add("b")
     (group,) = groups(build(sweep.folder))
-    one, other = predictors_table(group, "decoded"), predictors_table(group, "expected")
-    assert [len(each.rows) for each in (one, other)] == [2, 2]
+    assert cells(against_predictors_table(group), "rating") == ["decoded", *["expected"] * 2]
 
 
 def test_a_report_without_baselines_has_no_table_of_them(sweep):
     result = sweep.add("a")
-    replace(result, baselines={}).save(sweep.folder / "a")
+    replace(result, baselines={}, comparisons=[]).save(sweep.folder / "a")
     report = build(sweep.folder)
     assert not [each for each in leading(report) if "simple" in each.title.lower()]
 
@@ -196,7 +211,7 @@ def test_differences_are_of_mae_too_and_of_all_rows_only_where_some_were_not_ans
     (found,) = compared(group).values()
     mae = with_interval(vars(found.decoded.differences["mae"]), "+")
     assert cells(table, "MAE [95%]") == [mae]
-    assert not any("user's mean" in column.head for column in table.columns)
+    assert not any("user's mean" in head for head in table.frame)
     assert "Holm" not in table.note
     sweep.add("c", id="r6", adapter="single_min", unrelated=5)
     (group,) = groups(build(sweep.folder))
@@ -209,23 +224,47 @@ def test_differences_are_of_mae_too_and_of_all_rows_only_where_some_were_not_ans
 
 def test_other_rows_are_compared_with_the_best(table_1):
     (group,) = groups(build(table_1.folder))
-    table = between_rows(group)
-    assert len(table.rows) == 10
+    table = differences_table("Best", against_best(group), group)
+    assert len(table.records()) == 10
     assert cells(table, "difference")[0] == "higher"
+
+
+def judged(group):
+    """Rows of the claim -> its judgement, RMSE, p, MAE, seeds, detectable, source."""
+    return {row[1]: row[2:] for row in claims_table(group).records()}
 
 
 def test_claims_are_judged_by_the_rows_and_stand_ins_test_none_about_llama(table_1):
     report = build(table_1.folder)
     (group,) = groups(report)
-    found = {row[2]: row[3:] for row in claims_table(group).rows}
-    missing = {row[1]: row[2] for row in claims_table(group, testable=False).rows}
+    claims = judged(group)
     # Its interval excludes 0; among so many claims that is not enough.
-    assert found["r10 < r9"][:2] == ("undecided", "−0.067 [−0.124, −0.010]")
-    assert [row[1] for row in claims_table(group).rows][:2] == ["the paper", "its table alone"]
+    assert claims["r10 < r9"][:2] == ("undecided", "−0.067 [−0.124, −0.010]")
+    sources = cells(claims_table(group), "stands in")
+    assert sources[:2] == ["the paper", "its table alone"]
     assert claims_table(group).note.startswith("Asked of ")
-    assert found.keys().isdisjoint(missing)
-    assert "stand-in plays LLaMA-3" in missing["r7 < r1"]
-    assert any("claims about Table 1" in sentence for sentence in headlines(report))
+    assert claims["r7 < r1"][0].startswith("not testable: a stand-in plays LLaMA-3")
+    testable = [not row[0].startswith("not testable") for row in claims.values()]
+    assert testable == sorted(testable, reverse=True)
+    assert any("claims about Table 1" in sentence for sentence in findings(report))
+
+
+def test_the_claim_about_size_shows_its_slope_and_interval(sweep):
+    adapters = {"persona_0": {"n_rows": 80}, "persona_1": {"n_rows": 40}}
+    sweep.add("a", id="r10", adapter="persona", memory="ms_ml", facts={"adapters": adapters})
+    file = sweep.folder / "a" / "predictions.parquet"
+    frame = pd.read_parquet(file)
+    frame["persona"] = (frame["user_id"] % 3 == 0).astype(int)
+    frame.to_parquet(file)
+    (group,) = groups(build(sweep.folder))
+    squares = ((frame["prediction"] - frame["rating"]).astype(float) ** 2).groupby(frame["persona"])
+    large, small = squares.mean() ** 0.5
+    judgement, said, p, mae, seeds, smallest, _ = judged(group)["r10 falls with size"]
+    assert said.startswith(f"{number(large - small, '+')} [")
+    assert said.endswith("] per doubling of training rows")
+    assert p.endswith(", not corrected")
+    assert judgement == "undecided: no order of 4 sizes or fewer is rare enough"
+    assert (mae, seeds, smallest) == (NONE, "1", NONE)
 
 
 def test_claims_on_one_seed_are_undecided_and_of_several_settings_name_theirs(sweep):
@@ -234,26 +273,23 @@ def test_claims_on_one_seed_are_undecided_and_of_several_settings_name_theirs(sw
     sweep.add("c", id="r9", adapter="persona", memory="ms", changed={"personas.n_personas": 8})
     (group,) = groups(build(sweep.folder))
     table = claims_table(group)
-    (row,) = table.rows
-    assert row[2] == "r9 < r5"
-    assert row[3].startswith("undecided: r9, r5 with one seed")
+    assert judged(group)["r9 < r5"][0].startswith("undecided: r9, r5 with one seed")
     assert table.title.endswith("judged by personas.n_personas=as in the setup")
 
 
 def test_tables_of_differences_say_what_is_too_small_to_show(table_1):
     report = build(table_1.folder)
     (group,) = groups(report)
-    for table in (contrast_table(group), between_rows(group)):
+    for table in (contrast_table(group), differences_table("Best", against_best(group), group)):
         sizes = sorted(cell for cell in cells(table, "detectable from") if cell != NONE)
         said = f"below {sizes[0]} ({sizes[-1]} for some pairs) cannot reliably be told apart on"
         assert said in table.note
+    table = against_predictors_table(group)
     for kind in ("decoded", "expected"):
-        stored = [
-            getattr(each, kind).differences["rmse"].detectable
-            for each in against_predictors(group).values()
-        ]
-        assert f"below {min(stored):.3f} (" in predictors_table(group, kind).note
-    assert baseline_table(group).note == predictors_table(group, "decoded").note
+        pairs = against_predictors(group).values()
+        sizes = [getattr(both, kind).differences["rmse"].detectable for both in pairs]
+        assert f"below {min(sizes):.3f} (" in table.note
+    assert predictors_table(group).note == table.note
 
 
 def test_a_matrix_shows_each_adapter_on_the_users_of_each(sweep):
@@ -262,14 +298,14 @@ def test_a_matrix_shows_each_adapter_on_the_users_of_each(sweep):
     sweep.add("b", id="r10")
     report = build(sweep.folder)
     table = matrix_table(report.runs[0])
-    assert [column.head for column in table.columns] == [
+    assert [*table.frame] == [
         "adapter", "users of persona_0 (20)", "users of persona_1 (20)",
         "users without an adapter (20)",
     ]  # fmt: skip
-    assert table.rows == (
+    assert table.records() == [
         ("persona_0", "1.000", "1.500, +0.250 [+0.125, +0.375]", "2.000"),
         ("persona_1", "1.125, +0.125 [−0.500, +0.750]", "1.250", "2.000"),
-    )
+    ]
     assert "on the diagonal their own adapter" in table.note
     assert "1 of 2 cells off the diagonal are higher than the diagonal's, 0 lower" in table.note
     shown = [each.title for each in leading(report) if "every adapter" in each.title]
@@ -279,13 +315,7 @@ def test_a_matrix_shows_each_adapter_on_the_users_of_each(sweep):
 def test_a_table_without_the_papers_rows_has_no_claims(sweep):
     sweep.add("mine", adapter="per_user")
     (group,) = groups(build(sweep.folder))
-    assert claims_table(group).rows == ()
-
-
-def test_unrelated_responses_are_shown_in_every_reading(table_1):
-    table = unrelated_table(build(table_1.folder))
-    assert len(table.rows) == 1
-    assert table.rows[0][1] == "12"
+    assert claims_table(group).records() == []
 
 
 def test_a_row_with_another_prompt_is_none_of_the_papers(sweep):
@@ -293,123 +323,5 @@ def test_a_row_with_another_prompt_is_none_of_the_papers(sweep):
     sweep.add("b", id="r9", changed={"data.n_users": 9})
     found = main_table(build(sweep.folder))
     assert cells(found, "paper (ML-1M, LLaMA-3/Phi-3): RMSE / MAE / URR")[0] == NONE
-    assert found.rows[1][-1].startswith("1.292")
+    assert found.records()[1][-1].startswith("1.292")
     assert cells(found, "changed") == ["prompt=movie_only", "data.n_users=9"]
-
-
-def test_what_was_left_out_and_trained_on_is_counted(sweep):
-    facts = {
-        "skipped": {"rating out of range": 3},
-        "distillation": {"profile_sentences_dropped": 2},
-        "adapters": {"persona_0": {"n_rows": 1200}},
-    }
-    sweep.add("a", facts=facts)
-    sweep.add("b", facts=facts | {"adapters": {}})
-    found = {row[1]: row[2:] for row in written_table(build(sweep.folder)).rows}
-    assert found["rating out of range"] == ("3", "every run")
-    assert found["profile sentences dropped"] == ("2", "every run")
-    assert found["persona 0"] == ("1,200", "no adapter · M_s · a")
-
-
-def test_what_one_error_hides_is_shown(sweep):
-    sweep.add("a", id="r9", facts={"beyond": BEYOND})
-    sweep.add("b", id="r10", facts={"beyond": BEYOND})
-    sweep.add("old", facts={"beyond": {}})
-    report = build(sweep.folder)
-    numbers = ("0.250", "0.125", NONE, "0", "1.500", "0.500", "1.250", "0.750")
-    assert [row[1:] for row in beyond_table(report).rows] == [numbers] * 2
-    parts = slices_table(report)
-    assert cells(parts, "test rows of") == [*["history low"] * 2, *["history high"] * 2]
-    assert parts.rows[0][2:] == ("20", "320", "3", "1.500 / 1.000", f"1.250 / {NONE}")
-    said = responses_table(report)
-    assert len(said.rows) == 2 * 5
-    assert said.rows[0][1:] == (r'"\"\n"', "1,200", "user 7, movie 9")
-
-
-def test_what_has_no_scale_stands_beside_what_simple_predictors_reach(sweep):
-    results = [sweep.add("a", id="r9"), sweep.add("b", id="r10"), sweep.add("c", split_seed=1)]
-    table = beyond_table(build(sweep.folder))
-    score, ranks = (
-        f"{name} [95%]" for name in ("ranked probability score", "rank correlation within users")
-    )
-    found = [each.beyond for each in results]
-    assert cells(table, score)[:3] == [with_interval(each["rps_interval"]) for each in found]
-    assert cells(table, ranks)[:3] == [with_interval(each["spearman"]) for each in found]
-    names = ("histogram of the training ratings, for every row", "item mean that the prompt shows",
-             "user + item bias (all but the test rows)",
-             "user + item bias (the users' training rows)")  # fmt: skip
-    assert cells(table, "run")[3:] == [
-        f"reference: {name}, test rows {letter}" for letter in "AB" for name in names
-    ]
-    assert table.strong == {*range(3, 11)}
-    first, second, *_ = table.rows[3:]
-    reached = found[0]["references"]
-    assert first[2:4] == (with_interval(reached["rps"]), NONE)
-    ranked = reached["spearman"]["prompt/prompt_mean"]
-    assert second[1:5] == (NONE, NONE, with_interval(ranked), str(ranked["n_users"]))
-    assert "histogram" in table.note
-
-
-def test_another_average_in_a_later_runs_prompt_is_another_reference(sweep):
-    sweep.add("a", id="r9")
-    other = sweep.add("b", id="r10")
-    reached = other.beyond["references"]
-    ranks = reached["spearman"] | {"prompt/prompt_mean": reached["spearman"]["all/user_item_bias"]
-                                   | {"value": 0.125}}  # fmt: skip
-    changed = other.beyond | {"references": reached | {"spearman": ranks}}
-    replace(other, beyond=changed).save(sweep.folder / "b")
-    labels = cells(beyond_table(build(sweep.folder)), "run")
-    named = "reference: item mean that the prompt shows"
-    assert [each for each in labels if each.startswith(named)] == [
-        named, f"{named}, in r10 · no adapter · M_s",
-    ]  # fmt: skip
-
-
-def test_the_audit_shows_what_was_looked_for_and_sets_off_what_was_found(sweep):
-    def finding(place, found):
-        what = "changes with the test ratings"
-        named = [f"user {n}" for n in range(found)]
-        return {"place": place, "what": what, "checked": 1200, "found": found, "examples": named}
-
-    sweep.add("a", id="r9", facts={"audit": [finding("trait", 0), finding("profile", 0)]})
-    sweep.add("b", id="r10", facts={"audit": [finding("trait", 2), finding("profile", 0)]})
-    table = audit_table(build(sweep.folder))
-    what = "changes with the test ratings"
-    assert table.rows == (
-        ("trait", what, "1,200", "0", NONE, "r9 · no adapter · M_s"),
-        ("trait", what, "1,200", "2", "user 0; user 1", "r10 · no adapter · M_s"),
-        ("profile", what, "1,200", "0", NONE, "every run"),
-    )
-    assert table.strong == {1}
-
-
-def test_the_audit_does_not_call_clean_what_was_not_checked(sweep):
-    finding = {"place": "profile", "what": "changes", "checked": 0, "found": 0, "examples": []}
-    sweep.add("a", facts={"audit": [finding | {"note": "not made again"}]})
-    table = audit_table(build(sweep.folder))
-    assert table.rows == (("profile", "changes", "0", NONE, "not made again", "every run"),)
-    assert not table.strong
-
-
-def test_failures_alone_make_a_report(sweep):
-    sweep.fail("a", error="ValueError: two\nlines\x1b[31m")
-    report = build(sweep.folder)
-    assert headlines(report) == notes(report) == ()
-    assert leading(report) == details(report) == ()
-    assert failure_table(report).rows == (
-        ("a", "failed", "ValueError: two lines [31m", "adapter=persona"),
-    )
-
-
-def test_numbers():
-    assert number(-0.0123, "+") == "−0.012"
-    assert number(None) == NONE
-    assert with_interval({"value": 1.0, "low": -0.5, "high": 2.0}) == "1.000 [−0.500, 2.000]"
-    assert with_interval({"value": 1.0, "low": None, "high": None}) == "1.000"
-    assert with_interval({"value": 3.0, "low": 3.0, "high": 3.0}) == "3.000"
-
-
-@given(st.text())
-def test_plain_text_is_one_printable_line(text):
-    assert plain(text).isprintable()
-    assert plain(plain(text)) == plain(text)

@@ -1,0 +1,230 @@
+"""Report -> the tables behind Table 1: what an error hides, and how the runs were made. Pure."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from persona_lab.report.cells import NONE, Table, filled, number, table, with_interval
+from persona_lab.report.compare import baseline_label, groups
+from persona_lab.report.runs import Report, Run
+from persona_lab.report.tables import CHOICES, errors, scale, seeds_table, where
+
+SHOWN_RESPONSES = 5
+
+
+def details(report: Report) -> list[Table]:
+    """Return the tables of what an error hides and how the runs were made, but empty ones."""
+    tables = [
+        seeds_table(report),
+        slices_table(report),
+        beyond_table(report),
+        unrelated_table(report),
+        responses_table(report),
+        *facts_tables(report),
+    ]
+    return filled(tables)
+
+
+def slices_table(report: Report) -> Table:
+    """Return every run's errors on parts of the test rows: one part's runs below each other."""
+    rows = [
+        {
+            "test rows of": f"{part['slice']} {part['value']}",
+            "run": run.label,
+            "users": f"{part['n_users']:,}",
+            "rows": f"{part['n']:,}",
+            "without a rating": f"{part['n_unrelated']:,}",
+            "RMSE / MAE": errors(part),
+            "RMSE / MAE expected": errors(part, "_expected"),
+        }
+        for run in report.runs
+        for part in run.result.beyond.get("slices", ())
+    ]
+    order = {name: i for i, name in enumerate(dict.fromkeys(row["test rows of"] for row in rows))}
+    rows.sort(key=lambda row: order[row["test rows of"]])
+    return table("By persona, activity, history and popularity", rows)
+
+
+def beyond_table(report: Report) -> Table:
+    """Return what an error does not show: of the probabilities, the ranks and the histograms.
+
+    Below the runs stands what simple predictors reach on the same rows.
+    """
+
+    def cells(label: str, beyond: Mapping[str, Any]) -> dict[str, str]:
+        distances, macro = beyond.get("wasserstein") or {}, beyond.get("macro") or {}
+        ranks = beyond.get("spearman")
+        return {
+            "run": label,
+            "calibration error (ECE)": number(beyond.get("ece")),
+            "ranked probability score [95%]": with_interval(beyond.get("rps_interval")),
+            "rank correlation within users [95%]": with_interval(ranks),
+            "of users": f"{ranks['n_users']:,}" if ranks else NONE,
+            "histograms' distance in stars": number(distances.get("decoded")),
+            "histograms' distance expected": number(distances.get("expected")),
+            "users' mean RMSE expected": number(macro.get("rmse")),
+            "users' mean MAE expected": number(macro.get("mae")),
+        }
+
+    rows = [(run.label, run.result.beyond) for run in report.runs if run.result.beyond]
+    references = _references(report)
+    note = (
+        "Errors, scores and distances are better where lower, rank correlations where higher. "
+        "Probabilities say more than how often each rating is given only where their score is "
+        "below that of the training ratings' histogram; a rank correlation that does not exceed "
+        "the average in the prompt may be read off it. Intervals are over users."
+    )
+    return table(
+        "Calibration, ranks and histograms",
+        [cells(*item) for item in (*rows, *references.items())],
+        note if references else "",
+        range(len(rows), len(rows) + len(references)),
+    )
+
+
+def _references(report: Report) -> dict[str, Mapping[str, Any]]:
+    """What simple predictors reach, each once; one that is another in a later run with that run."""
+    references: dict[str, Mapping[str, Any]] = {}
+    for group in groups(report):
+        for run in group.runs:
+            for name, reached in _reached(run):
+                label = f"reference: {name}{where(group)}"
+                known = references.setdefault(label, reached) == reached
+                if not known and reached not in references.values():
+                    references[f"{label}, in {run.label}"] = reached
+    return references
+
+
+def _reached(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if recorded := run.result.beyond.get("references"):
+        yield "histogram of the training ratings, for every row", {"rps_interval": recorded["rps"]}
+        for name, ranks in recorded["spearman"].items():
+            version, _, predictor = name.partition("/")
+            yield baseline_label(version, predictor), {"spearman": ranks}
+
+
+def unrelated_table(report: Report) -> Table:
+    """Return what RMSE and MAE would be if unrelated responses counted (decision 13)."""
+    runs = [run for run in report.runs if run.result.n_unrelated]
+    middle = " or ".join(dict.fromkeys(f"{scale(run).middle:g}" for run in runs))
+    readings = {
+        "left out": "",
+        "as the user's mean": "_user_mean",
+        f"as {middle}": "_midpoint",
+        "as the farthest rating": "_worst",
+    }
+    rows = [
+        {
+            "run": run.label,
+            "without a rating": f"{run.result.n_unrelated:,}",
+            **{
+                f"{reading}: RMSE / MAE": errors(run.result.metrics, variant)
+                for reading, variant in readings.items()
+            },
+        }
+        for run in runs
+    ]
+    return table("If responses without a rating counted", rows)
+
+
+def responses_table(report: Report) -> Table:
+    """Return the most frequent responses without a rating, each with a row that got it."""
+    rows = [
+        {
+            "run": run.label,
+            "response": json.dumps(response["response"], ensure_ascii=False),
+            "rows": f"{response['n']:,}",
+            "for instance": f"user {response['user_id']}, movie {response['item_id']}",
+        }
+        for run in report.runs
+        for response in run.result.beyond.get("responses", ())[:SHOWN_RESPONSES]
+    ]
+    return table("The most frequent responses without a rating", rows)
+
+
+def facts_tables(report: Report) -> list[Table]:
+    """Return every fact of the runs: those that all share, then those in which they differ."""
+    if not report.runs:
+        return []
+    by_run = _facts_by_run(report.runs)
+    shared = by_run.eq(by_run.iloc[:, 0], axis=0).all(axis=1)
+    differing = by_run[~shared].set_axis([run.label for run in report.runs], axis=1)
+    parts = {
+        "Facts of every run": by_run[shared].iloc[:, :1].set_axis(["value"], axis=1),
+        "Facts by run": differing,
+    }
+    return [
+        table(title, part.rename_axis(["of", "fact"]).reset_index().to_dict("records"))
+        for title, part in parts.items()
+    ]
+
+
+def _facts_by_run(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return settings, audit, training, memories, time, cost, versions and keys of runs.
+
+    Returns:
+        Text by (kind, name) and the run's place, None where a run has no such fact; the facts of
+        a kind stand together.
+    """
+    columns = [pd.Series({(kind, name): text for kind, name, text in _facts(run)}) for run in runs]
+    frame = pd.concat(columns, axis=1, sort=False).astype(object)
+    kinds = list(dict.fromkeys(kind for kind, _ in frame.index))
+    order = sorted(range(len(frame)), key=lambda i: kinds.index(frame.index[i][0]))
+    return frame.iloc[order]
+
+
+def _facts(run: Run) -> Iterator[tuple[str, str, str]]:
+    result, row = run.result, run.result.row
+    yield "setting", "folder", run.name
+    for choice in ("role", "model", "adapter", "memory", *CHOICES, "seed"):
+        yield "setting", choice, str(getattr(row, choice))
+    yield "setting", "users", result.cohort
+    for name, value in sorted(row.changed.items()):
+        yield "changed setting", name, value if isinstance(value, str) else json.dumps(value)
+    for finding in result.audit:
+        yield "audit", f"{finding['place']} {finding['what']}", _audited(finding)
+    for kind, counts in (
+        ("lines of the ratings left out", result.skipped),
+        ("memories", result.distillation),
+        ("training rows", {name: summary["n_rows"] for name, summary in result.adapters.items()}),
+        ("cut from test prompts", result.cuts),
+    ):
+        for name, n in counts.items():
+            yield kind, name.replace("_", " "), f"{n:,}"
+    for stage, timing in result.timing.items():
+        rate = timing.get("rows_per_second")
+        behind = "" if rate is None else f" ({rate:,.1f} rows/s)"
+        yield "time", stage, f"{timing['seconds']:,.1f} s{behind}"
+    total = sum(timing["seconds"] or 0 for timing in result.timing.values())
+    yield "time", "total", f"{total:,.1f} s"
+    yield "time", "row reused", "yes" if result.reused else "no"
+    for name, amount in result.cost.items():
+        yield "cost", name, f"{round(amount, 4):,}"
+    for kind, texts in (("version", result.versions), ("key in the cache", result.keys)):
+        for name, text in texts.items():
+            yield kind, name, str(text)
+
+
+def _audited(finding: dict[str, Any]) -> str:
+    checked = f"{finding['checked']:,}"
+    if note := finding.get("note"):
+        return f"not checked ({checked}): {note}"
+    examples = "; ".join(finding["examples"])
+    return f"{finding['found']:,} found of {checked}{f': {examples}' if examples else ''}"
+
+
+def failure_table(report: Report) -> Table:
+    """Return the runs without a result."""
+    rows = [
+        {
+            "run": failure.name,
+            "state": failure.state,
+            "error": failure.error or NONE,
+            "overrides": " ".join(failure.overrides) or NONE,
+        }
+        for failure in report.failures
+    ]
+    total = len(report.runs) + len(report.failures)
+    return table(f"{len(report.failures)} of {total} runs failed or did not finish", rows)
