@@ -6,7 +6,7 @@ it; what a component may see is what the flow hands it. Reads and writes only th
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from functools import cache, partial
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ import pandas as pd
 from pydantic import Field
 
 from persona_lab.cache import Stage
-from persona_lab.component import describe
+from persona_lab.component import component, describe
 from persona_lab.data import Cost, Data, MovieInfo, Protocol, Ratings, Split
 from persona_lab.distill import Distiller, Memories, distillation
 from persona_lab.evaluation import (
@@ -49,7 +49,7 @@ from persona_lab.tuning import Prepared, Tuning
 _SHOWN = 3  # prompts of a run that a report shows
 
 
-@dataclass(frozen=True)
+@component
 class Experiment:
     """A row of the table: one choice of every config group.
 
@@ -177,7 +177,7 @@ class Experiment:
             lab=lab,
             prepared=prepared,
             plan=plan or self.plan(prepared.split.value, prepared.personas.value),
-            curves=partial(lab.logger.curves, lab.folder, self.labels(lab, prepared)),
+            curves=lambda new: lab.logger.curves(lab.folder, self.labels(lab, prepared), new),
             seed=self.seed,
             prompt=self.prompt,
             memory=self.memory,

@@ -296,16 +296,14 @@ def test_two_processes_compute_once(cache: Cache, tmp_path: Path):
     tell = (
         "import logging; logging.basicConfig(level='INFO', stream=sys.stdout, format='%(message)s')"
     )
-    with (
-        job(cache.root, compute=compute) as one,
-        job(cache.root, compute=compute, before=tell) as two,
-    ):
+    with job(cache.root, compute=compute) as one:
         assert one.stdout
         assert one.stdout.readline() == "here\n"
-        assert two.stdout
-        assert two.stdout.readline().endswith("another job makes it; waiting\n")
-        assert one.communicate("go\n", timeout=60)[0] == "False\n"
-        assert two.communicate(timeout=60)[0].endswith("True\n")
+        with job(cache.root, compute=compute, before=tell) as two:
+            assert two.stdout
+            assert two.stdout.readline().endswith("another job makes it; waiting\n")
+            assert one.communicate("go\n", timeout=60)[0] == "False\n"
+            assert two.communicate(timeout=60)[0].endswith("True\n")
     assert count.read_text() == "x"
 
 

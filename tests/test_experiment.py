@@ -226,7 +226,7 @@ def test_random_memories_are_shown_to_the_same_adapters(lab: Lab) -> None:
         prompts(control, split.test, False), prompts(nearest, split.test, False), strict=True
     )
     assert sum(one != other for one, other in shown) > len(split.test) / 2
-    assert (control.row_id, control.control) == (None, True)
+    assert (control.row_id, control.departures) == (None, ["random memories in test prompts"])
 
 
 def test_memories_at_evaluation_only_are_shown_to_the_adapters_of_ms(
@@ -264,8 +264,8 @@ def test_only_what_groups_by_something_else_than_profiles_is_a_control() -> None
     assert experiment("personas=minibatch").row_id == "r10"
     assert experiment("personas=kmeans", "personas.name=mine").row_id == "r10"
     for other in ("genres", "gender", "age"):
-        assert experiment(f"personas={other}").control
-        assert not experiment(f"personas={other}", "adapter=single_max").control
+        assert experiment(f"personas={other}").departures
+        assert not experiment(f"personas={other}", "adapter=single_max").departures
 
 
 def test_a_base_in_four_bits_has_keys_of_its_own(lab: Lab) -> None:
