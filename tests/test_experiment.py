@@ -226,7 +226,7 @@ def test_random_memories_are_shown_to_the_same_adapters(lab: Lab) -> None:
         prompts(control, split.test, False), prompts(nearest, split.test, False), strict=True
     )
     assert sum(one != other for one, other in shown) > len(split.test) / 2
-    assert (control.row_id, control.departures) == (None, ["random memories in test prompts"])
+    assert (control.row_id, control.departures) == (None, ["memory.test_memories=random"])
 
 
 def test_memories_at_evaluation_only_are_shown_to_the_adapters_of_ms(
