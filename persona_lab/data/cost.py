@@ -1,6 +1,6 @@
 """What LLMs and embedding models behind a server cost. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,4 @@ class Cost:
         return {"tokens": self.tokens, "money": self.money}
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.calls + other.calls,
-            self.tokens_in + other.tokens_in,
-            self.tokens_out + other.tokens_out,
-            self.money + other.money,
-        )
+        return Cost(*map(sum, zip(astuple(self), astuple(other), strict=True)))

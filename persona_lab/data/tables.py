@@ -19,59 +19,10 @@ from persona_lab.data.ratings import Invalid
 from persona_lab.errors import UserError
 
 _DROP = "use data.invalid=drop to skip such lines"
+_MEND = "set data.path to a folder or zip with the files of one MovieLens data set"
 # Arrow's reader takes one byte as separator, and MovieLens-1M's has two; no text has this one.
 _UNIT_SEPARATOR = "\x1f"
-
-
-@dataclass(frozen=True)
-class Files:
-    """The files of a data set, by base name, in a folder or in a zip archive.
-
-    Attributes:
-        path: The folder or the archive.
-    """
-
-    path: Path
-
-    def names(self) -> list[str]:
-        """Base names of all files.
-
-        Raises:
-            UserError: The path is neither a folder nor a zip archive that can be read.
-        """
-        return [PurePosixPath(member).name for member in self._members()]
-
-    def read(self, name: str) -> bytes:
-        """Content of the file of that base name.
-
-        Raises:
-            UserError: It is missing, there are several, or it cannot be read.
-        """
-        members = [member for member in self._members() if PurePosixPath(member).name == name]
-        if len(members) != 1:
-            raise UserError(
-                f"{self.path} has {len(members)} files named {name}, not 1",
-                "set data.path to a folder or zip with the files of one MovieLens data set",
-            )
-        try:
-            if self.path.is_dir():
-                return (self.path / members[0]).read_bytes()
-            with zipfile.ZipFile(self.path) as archive:
-                return archive.read(members[0])
-        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"{name} in {self.path}: {error}", "get a whole copy of it") from error
-
-    def _members(self) -> list[str]:
-        try:
-            if self.path.is_dir():
-                return [file.name for file in self.path.iterdir() if file.is_file()]
-            with zipfile.ZipFile(self.path) as archive:
-                return [info.filename for info in archive.infolist() if not info.is_dir()]
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"{self.path} is neither a folder nor a zip archive that can be read: {error}",
-                "set data.path to a folder or zip with the files of one MovieLens data set",
-            ) from error
+_NO_LETTER = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass
@@ -93,16 +44,13 @@ class Table:
     skipped: Counter[str]
 
     def reject(self, bad: pd.Series, column: str, problem: str, mend: str = _DROP) -> None:
-        """Refuse lines or leave them out.
+        """Leave bad lines out and count them; UserError where they may not be, or none is left.
 
         Args:
             bad: Truth per row.
             column: The cell to show.
             problem: What is wrong with it, to be read after its name and value.
             mend: The way out.
-
-        Raises:
-            UserError: A line is bad and may not be left out, or no line is left.
         """
         if not bad.any():
             return
@@ -126,13 +74,18 @@ class Table:
 
     def check_encoding(self, column: str) -> None:
         """Refuse text that was written in another encoding than it was read in."""
-        bad = [_misread(text, self.encoding) for text in self.rows[column].tolist()]
+        texts = self.rows[column]
+        bad = texts.str.contains(_NO_LETTER)
+        if self.encoding != "UTF-8":
+            # Every byte is a letter of ISO-8859-1, but hardly any text in it is also valid UTF-8.
+            utf_8 = texts.map(lambda text: text.encode(self.encoding).decode(errors="replace"))
+            bad = (utf_8 != texts) & ~utf_8.str.contains(_NO_LETTER)
         mend = f"convert {self.name} to {self.encoding}, or {_DROP}"
-        self.reject(pd.Series(bad, self.rows.index), column, f"is not {self.encoding}", mend)
+        self.reject(bad, column, f"is not {self.encoding}", mend)
 
 
 def read_table(
-    files: Files,
+    path: Path,
     name: str,
     columns: Sequence[str],
     *,
@@ -144,31 +97,32 @@ def read_table(
     """Read a delimited file without quoting, with any line ends.
 
     Args:
-        files: Where the file is.
+        path: Folder or zip that the file is in.
         name: Its base name.
         columns: Names of its fields or, with a header, the names that the header must have.
         separator: Text between fields.
         encoding: What its text is written in; anything but ASCII is checked by `check_encoding`.
-        invalid: Whether a bad line is an error or is left out and counted.
+        invalid: As in `Table`.
         header: Whether the first line names the fields, each as "name:type".
 
     Raises:
         UserError: The file is missing or empty, its header lacks a column, or a line has too few
             or too many fields.
     """
-    content = files.read(name).rstrip(b"\r\n")
+    content = _content(path, name).rstrip(b"\r\n")
     if not content.isascii():
         content = content.decode(encoding, errors="replace").encode()
     if content and header:
-        columns = _header(name, content, columns, separator)
+        needed, first = columns, content.partition(b"\n")[0].decode().rstrip("\r")
+        columns = [cell.partition(":")[0] for cell in first.split(separator)]
+        if missing := [column for column in needed if column not in columns]:
+            raise UserError(
+                f"{name} line 1: the header {_shown(first)} has no {', '.join(missing)}",
+                f"begin the file with a line of {separator.join(needed)}",
+            )
     if not content or (header and b"\n" not in content):
         raise UserError(f"{name} is empty", f"expected lines of {separator.join(columns)}")
     ragged: list[csv.InvalidRow] = []
-
-    def skip(row: csv.InvalidRow) -> str:
-        ragged.append(row)
-        return "skip"
-
     arrow = csv.read_csv(
         pa.BufferReader(content.replace(separator.encode(), _UNIT_SEPARATOR.encode())),
         # One thread, or the numbers of bad lines are not known.
@@ -177,7 +131,7 @@ def read_table(
             delimiter=_UNIT_SEPARATOR,
             quote_char=False,
             ignore_empty_lines=False,
-            invalid_row_handler=skip,
+            invalid_row_handler=lambda row: ragged.append(row) or "skip",
         ),
         csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string())),
     )
@@ -192,15 +146,29 @@ def read_table(
     return Table(name, encoding, arrow.to_pandas().set_index(lines), invalid, Counter(counts))
 
 
-def _header(name: str, content: bytes, needed: Sequence[str], separator: str) -> list[str]:
-    first = content.partition(b"\n")[0].decode().rstrip("\r")
-    columns = [cell.partition(":")[0] for cell in first.split(separator)]
-    if missing := [column for column in needed if column not in columns]:
-        raise UserError(
-            f"{name} line 1: the header {_shown(first)} has no {', '.join(missing)}",
-            f"begin the file with a line of {separator.join(needed)}",
-        )
-    return columns
+def members(path: Path) -> list[str]:
+    """Names of all files in a folder or zip archive; UserError where it is neither."""
+    try:
+        if path.is_dir():
+            return [file.name for file in path.iterdir() if file.is_file()]
+        with zipfile.ZipFile(path) as archive:
+            return [info.filename for info in archive.infolist() if not info.is_dir()]
+    except (OSError, zipfile.BadZipFile) as error:
+        what = f"{path} is neither a folder nor a zip archive that can be read: {error}"
+        raise UserError(what, _MEND) from error
+
+
+def _content(path: Path, name: str) -> bytes:
+    chosen = [member for member in members(path) if PurePosixPath(member).name == name]
+    if len(chosen) != 1:
+        raise UserError(f"{path} has {len(chosen)} files named {name}, not 1", _MEND)
+    try:
+        if path.is_dir():
+            return (path / name).read_bytes()
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(chosen[0])
+    except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{name} in {path}: {error}", "get a whole copy of it") from error
 
 
 def _bad_lines(name: str, lines: Sequence[int], what: str, mend: str) -> UserError:
@@ -213,16 +181,3 @@ def _shown(value: object) -> str:
     if text.isalnum():
         return text
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
-
-
-def _misread(text: str, encoding: str) -> bool:
-    if text.isascii():
-        return False
-    if encoding == "UTF-8":
-        return "\N{REPLACEMENT CHARACTER}" in text
-    try:
-        # Every byte is a letter of ISO-8859-1, but hardly any text in it is also valid UTF-8.
-        text.encode(encoding).decode()
-    except UnicodeDecodeError:
-        return False
-    return True
