@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from persona_lab.distill import Memories
-from persona_lab.memory.embedder import Encode
+from persona_lab.memory.embedder import Encode, unit
 from persona_lab.memory.memory import Memory
 from persona_lab.memory.table import Table
 from persona_lab.memory.vectors import Vectors
@@ -58,12 +58,10 @@ class Bank:
             recall_time: "earlier", or "any" for memories of any time (decision 6).
             later: Keeps what agents remember beyond these memories; made for the same `memory`.
         """
-        self._memory = memory
-        self._vectors = vectors
+        self._memory, self._vectors, self._later = memory, vectors, later
         self._earlier = recall_time == "earlier"
         self._interactions = memories.interactions.reset_index(drop=True)
         self._rows = self._interactions.groupby("user_id").indices
-        self._later = later
 
     def add(self, rows: pd.DataFrame, encode: Encode | None = None) -> None:
         """Let users remember more, from now on and in every bank with the same table.
@@ -74,11 +72,11 @@ class Bank:
             encode: Embeds the texts; needed by every `Memory.key` but "item".
         """
         assert self._later is not None, "a table is needed for later memories"
-        item_ids = rows["item_id"].to_numpy()
-        self._vectors.items_of(item_ids)
         for user_id in rows["user_id"]:
             self._rows[user_id]
         enriched = None
+        item_ids = rows["item_id"].to_numpy()
+        self._vectors.items_of(item_ids)
         if self._memory.key != "item":
             assert encode is not None, "embed the texts for this key"
             enriched, _ = encode(rows["text"].tolist())
@@ -97,29 +95,22 @@ class Bank:
             of equals the later first.
         """
         later = {} if self._later is None else self._later.read(rows["user_id"].unique())
-        recalled: list[list[Recalled]] = [[] for _ in range(len(rows))]
+        enriched = self._vectors.interactions
+        recalled: dict[int, list[Recalled]] = {}
         indices: Any = rows.groupby("user_id").indices
         for user_id, places in indices.items():
-            memories, keys = self._block(user_id)
+            own = self._rows[user_id]
+            memories = self._interactions.iloc[own]
+            keys = self._keys(memories["item_id"], None if enriched is None else enriched[own])
             if user_id in later:
                 more, more_keys = later[user_id]
                 memories = pd.concat([memories, more], ignore_index=True)
                 keys = np.concatenate([keys, more_keys])
-            recalled_here = self._recall(user_id, memories, keys, rows.iloc[places])
-            for place, row_recalled in zip(places, recalled_here, strict=True):
-                recalled[place] = row_recalled
-        return recalled
+            of_user = self._recall(user_id, memories, keys, rows.iloc[places])
+            recalled |= zip(places, of_user, strict=True)
+        return [recalled[place] for place in range(len(rows))]
 
-    def _block(self, user_id: int) -> tuple[pd.DataFrame, np.ndarray]:
-        """A user's own training memories and what they are compared by, of shape (n, dim)."""
-        rows = self._rows[user_id]
-        block = self._interactions.iloc[rows]
-        enriched = self._vectors.interactions
-        return block, self._keys(
-            block["item_id"].to_numpy(), None if enriched is None else enriched[rows]
-        )
-
-    def _keys(self, item_ids: np.ndarray, enriched: np.ndarray | None) -> np.ndarray:
+    def _keys(self, item_ids: Any, enriched: np.ndarray | None) -> np.ndarray:
         if self._memory.key == "item":
             return self._vectors.items_of(item_ids)
         assert enriched is not None, "embed the enriched interactions for this key"
@@ -146,9 +137,7 @@ class Bank:
         if memory.min_similarity is not None:
             similar = allowed & (cosines >= memory.min_similarity)
         order = np.argsort(np.where(similar, -cosines, np.inf), axis=1, kind="stable")
-        items, texts, ratings, positions = (
-            memories[name].tolist() for name in ("item_id", "text", "rating", "position")
-        )
+        fields = [memories[name].tolist() for name in ("item_id", "text", "rating", "position")]
         recalled = []
         for row, target in enumerate(targets.tolist()):
             best = [place for place in order[row, : memory.top_k].tolist() if similar[row, place]]
@@ -156,17 +145,12 @@ class Bank:
                 # Depends on the user and the movie alone.
                 rng = np.random.default_rng([user_id, target])
                 best = rng.choice(np.flatnonzero(allowed[row]), len(best), replace=False).tolist()
-            assert target not in [items[place] for place in best], "a memory is the target itself"
+            assert target not in [fields[0][p] for p in best], "a memory is the target itself"
             recalled.append(
-                [
-                    Recalled(items[p], texts[p], ratings[p], positions[p], float(cosines[row, p]))
-                    for p in best
-                ]
+                [Recalled(*(f[p] for f in fields), float(cosines[row, p])) for p in best]
             )
         return recalled
 
 
 def _sum(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    total = one.astype(np.float64) + other
-    length = np.linalg.norm(total, axis=1, keepdims=True)
-    return (total / np.where(length > 0, length, 1)).astype(np.float32)
+    return unit(one.astype(np.float64) + other)

@@ -24,8 +24,9 @@ from persona_lab.sources import Source, Sources
 # what asking for them came to.
 Encode = Callable[[Sequence[str]], tuple[np.ndarray, Cost]]
 
-_SENTENCE_END = re.compile(r"[.!?]['\")\]]*\s+|\n\s*")
-_SPACE = re.compile(r"\s+")
+# Where a text is halved: at the end of a sentence or, where there is none, between words.
+_BOUNDARIES = (re.compile(r"[.!?]['\")\]]*\s+|\n\s*"), re.compile(r"\s+"))
+_MEND = "set embedder.path to a folder that SentenceTransformer.save wrote"
 
 
 @runtime_checkable
@@ -67,32 +68,25 @@ class SentenceEmbedder:
     batch_size: PositiveInt = neutral()
 
     def load(self, sources: Sources) -> Encode:
-        """Load the model (see `Embedder`); on a GPU where there is one.
-
-        Raises:
-            UserError: There is no such folder, or no model in it.
-        """
-        folder = self._folder(sources)
+        """Load the model (see `Embedder`), on a GPU where there is one; UserError if it is none."""
+        pinned = self.source if self.path is None else None
+        folder = self._own_folder() if pinned is None else sources.fetch(pinned)
         # Imported here: it takes seconds, and runs that find their vectors stored never need it.
         from sentence_transformers import SentenceTransformer
 
         try:
             model = SentenceTransformer(str(folder), local_files_only=True)
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"embedder {self.name}: no sentence-transformers model in {folder}: "
-                f"{' '.join(str(error).split())}",
-                "set embedder.path to a folder that SentenceTransformer.save wrote",
-            ) from error
+            reason = " ".join(str(error).split())
+            what = f"embedder {self.name}: no sentence-transformers model in {folder}: {reason}"
+            raise UserError(what, _MEND) from error
         tokenizer = model.tokenizer
         window = model.max_seq_length
         room = sys.maxsize if window is None else window - tokenizer.num_special_tokens_to_add()
 
         def count(texts: Sequence[str]) -> list[int]:
-            tokens = tokenizer(
-                list(texts), add_special_tokens=False, truncation=False, verbose=False
-            )
-            return [len(ids) for ids in tokens["input_ids"]]
+            options = {"add_special_tokens": False, "truncation": False, "verbose": False}
+            return [len(ids) for ids in tokenizer(list(texts), **options)["input_ids"]]
 
         def encode(texts: Sequence[str]) -> tuple[np.ndarray, Cost]:
             parts = split_texts(texts, count, room)
@@ -105,30 +99,21 @@ class SentenceEmbedder:
             vectors = np.zeros((len(texts), model.get_embedding_dimension() or 0))
             for (_, owner, tokens), vector in zip(parts, np.asarray(encoded), strict=True):
                 vectors[owner] += max(tokens, 1) * vector
-            length = np.linalg.norm(vectors, axis=1, keepdims=True)
-            return (vectors / np.maximum(length, 1e-12)).astype(np.float32), Cost()
+            return unit(vectors), Cost()
 
         return encode
 
     def fingerprint(self, sources: Sources) -> Any:
-        """What identifies the model: the source's pins, or the hash of a local folder.
-
-        Raises:
-            UserError: There is neither a source nor such a folder.
-        """
+        """The source's pins, or the hash of a local folder; UserError where there is neither."""
         if self.path is None and self.source is not None:
             return {"source": vars(self.source)}
-        return content_hash(self._folder(sources))
+        return content_hash(self._own_folder())
 
-    def _folder(self, sources: Sources) -> Path:
-        if self.path is None and self.source is not None:
-            return sources.fetch(self.source)
+    def _own_folder(self) -> Path:
         folder = Path(self.path or "").expanduser()
         if self.path is None or not (folder / "modules.json").is_file():
-            raise UserError(
-                f"embedder.path {self.path} is not a folder with a sentence-transformers model",
-                "set embedder.path to a folder that SentenceTransformer.save wrote",
-            )
+            what = f"embedder.path {self.path} is not a folder with a sentence-transformers model"
+            raise UserError(what, _MEND)
         return folder
 
 
@@ -178,14 +163,19 @@ class ServerEmbedder:
 
         def encode(texts: Sequence[str]) -> tuple[np.ndarray, Cost]:
             vectors, cost = self.server.embed(texts, sources)
-            length = np.linalg.norm(vectors, axis=1, keepdims=True)
-            return vectors / np.maximum(length, 1e-12), cost
+            return unit(vectors), cost
 
         return encode
 
     def fingerprint(self, sources: Sources) -> str:
         """That of the server."""
         return self.server.fingerprint(sources)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1, or 0, as float32."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(length, 1e-12)).astype(np.float32)
 
 
 def split_texts(
@@ -215,15 +205,8 @@ def split_texts(
             continue
         text = text.strip()
         assert len(text) > 1, f"one character takes {size} tokens, more than {room}"
-        cut = _cut(text)
+        cuts = next(filter(None, ([m.end() for m in b.finditer(text)] for b in _BOUNDARIES)), [])
+        cut = min(cuts, key=lambda cut: abs(2 * cut - len(text)), default=len(text) // 2)
         halves = [text[cut:].strip(), text[:cut].strip()]
         pending += zip(halves, (owner, owner), count(halves), strict=True)
     return parts
-
-
-def _cut(text: str) -> int:
-    """Index at which a text of two or more characters without outer space is halved."""
-    for boundary in (_SENTENCE_END, _SPACE):
-        if cuts := [found.end() for found in boundary.finditer(text)]:
-            return min(cuts, key=lambda cut: abs(2 * cut - len(text)))
-    return len(text) // 2

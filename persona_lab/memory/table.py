@@ -4,7 +4,8 @@ What was distilled is a stage's output and never changes; this is where agents' 
 Reads and writes its folder; any number of processes may add to it and read it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,20 +32,18 @@ class Table:
     folder: Path
 
     def add(self, rows: pd.DataFrame, keys: np.ndarray) -> None:
-        """Append memories.
+        """Append memories: user_id, item_id, rating, position, text; UserError if it is damaged.
 
-        Args:
-            rows: user_id, item_id, rating, position and text.
-            keys: What recall compares them by, float32 of shape (n_rows, dim).
+        Recall compares them by the keys, float32 of shape (n_rows, dim).
         """
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(keys.ravel()), keys.shape[1])
         frame = rows[_COLUMNS].astype({"rating": "float64"})
         content = pa.Table.from_pandas(frame, preserve_index=False).append_column("vector", vectors)
         with locked(self.folder):
-            if (table := self._open()) is not None:
-                table.add(content)
-            else:
+            if (table := self._open()) is None:
                 _connect(self.folder).create_table(_NAME, content)
+            else:
+                table.add(content)
 
     def read(self, user_ids: Iterable[int]) -> dict[int, tuple[pd.DataFrame, np.ndarray]]:
         """The later memories of those users who have any, and their keys, of shape (n, dim).
@@ -55,10 +54,8 @@ class Table:
         if (table := self._open()) is None:
             return {}
         chosen = f"user_id IN ({', '.join(str(int(user_id)) for user_id in user_ids)})"
-        try:
+        with self._readable():
             content = table.search().where(chosen).limit(table.count_rows()).to_arrow()
-        except (OSError, RuntimeError, ValueError) as error:
-            raise self._damaged(error) from error
         frame = content.select(_COLUMNS).to_pandas()
         keys = np.array(content["vector"].to_pylist(), dtype=np.float32)
         places: dict[Any, np.ndarray] = frame.groupby("user_id").indices
@@ -67,16 +64,19 @@ class Table:
     def _open(self) -> Any:
         if not (self.folder / f"{_NAME}.lance").exists():
             return None
-        try:
+        with self._readable():
             return _connect(self.folder).open_table(_NAME)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise self._damaged(error) from error
 
-    def _damaged(self, error: Exception) -> UserError:
-        return UserError(
-            f"the memories in {self.folder} cannot be read: {' '.join(str(error).split())[:200]}",
-            "move that folder away: users then remember their training rows alone",
-        )
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"the memories in {self.folder} cannot be read: {reason}",
+                "move that folder away: users then remember their training rows alone",
+            ) from error
 
 
 def _connect(folder: Path) -> Any:

@@ -1,27 +1,19 @@
-"""Memories and movies in, their vectors out, as a stage's output.
+"""Memories and movies in, their vectors out, as a stage's output. Pure."""
 
-Pure, but for `Vectors.save` and `Vectors.load`.
-"""
-
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file, save_file
 
 from persona_lab.cache import Entry, Stage
 from persona_lab.data import Cost, Split
 from persona_lab.distill import Memories
 from persona_lab.memory.embedder import Embedder, Encode
 from persona_lab.sources import Sources
-
-_FILE, _FACTS = "vectors.safetensors", "vectors.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +31,7 @@ class Vectors:
     """
 
     STAGE: ClassVar[str] = "vectors"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     user_ids: np.ndarray
     profiles: np.ndarray
@@ -50,43 +42,18 @@ class Vectors:
 
     def profile_of(self, user_id: int) -> np.ndarray:
         """Vector of a user's profile, of shape (dim,); KeyError where there is no such user."""
-        return self.profiles[self._user_rows.get_loc(user_id)]
+        return self.profiles[self._indices[0].get_loc(user_id)]
 
     def items_of(self, item_ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Vectors of movies, of shape (n, dim); KeyError where there is no such movie."""
-        rows = self._item_rows.get_indexer(pd.Index(item_ids))
+        rows = self._indices[1].get_indexer(pd.Index(item_ids))
         if (rows < 0).any():
             raise KeyError(f"no vector of movie {np.asarray(item_ids)[rows < 0][0]}")
         return self.items[rows]
 
     @cached_property
-    def _user_rows(self) -> pd.Index:
-        return pd.Index(self.user_ids)
-
-    @cached_property
-    def _item_rows(self) -> pd.Index:
-        return pd.Index(self.item_ids)
-
-    def save(self, folder: Path) -> None:
-        """Write a safetensors file and `vectors.json`."""
-        tensors = {
-            "user_ids": self.user_ids,
-            "profiles": self.profiles,
-            "item_ids": self.item_ids,
-            "items": self.items,
-        }
-        if self.interactions is not None:
-            tensors["interactions"] = self.interactions
-        save_file(
-            {name: np.ascontiguousarray(array) for name, array in tensors.items()}, folder / _FILE
-        )
-        (folder / _FACTS).write_text(json.dumps({"cost": asdict(self.cost)}, indent=2))
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        cost = Cost(**json.loads((folder / _FACTS).read_text())["cost"])
-        return cls(**{"interactions": None, **load_file(folder / _FILE)}, cost=cost)
+    def _indices(self) -> tuple[pd.Index, pd.Index]:
+        return pd.Index(self.user_ids), pd.Index(self.item_ids)
 
 
 def embedding(
@@ -98,14 +65,10 @@ def embedding(
     enriched: bool,
 ) -> Stage[Vectors]:
     """The vectors as a stage of the flow; the arguments are those of `embed`."""
-    inputs = {
-        "memories": memories.key,
-        "embedder": [embedder, embedder.fingerprint(sources)],
-        "enriched": enriched,
-    }
+    model = [embedder, embedder.fingerprint(sources)]
     return Stage(
         Vectors,
-        inputs,
+        {"memories": memories.key, "embedder": model, "enriched": enriched},
         lambda: embed(embedder.load(sources), memories.value, split.value, enriched=enriched),
     )
 
@@ -122,26 +85,19 @@ def embed(encode: Encode, memories: Memories, split: Split, *, enriched: bool) -
         split: The selected users and all movies.
         enriched: Whether `Vectors.interactions` is needed: by every `Memory.key` but "item".
     """
-    profiles = memories.profiles.set_index("user_id")["profile"]
+    user_ids, movies = split.users["user_id"], split.movies
     texts = {
-        "profiles": profiles.loc[split.users["user_id"]].tolist(),
-        "items": [item_text(movie) for movie in split.movies.to_dict("records")],
+        "profiles": memories.profiles.set_index("user_id")["profile"].loc[user_ids].tolist(),
+        "items": [item_text(movie) for movie in movies.to_dict("records")],
         "interactions": memories.interactions["text"].tolist() if enriched else [],
     }
-    distinct = dict.fromkeys(chain.from_iterable(texts.values()))
-    rows = {text: row for row, text in enumerate(distinct)}
+    rows = {text: row for row, text in enumerate(dict.fromkeys(chain(*texts.values())))}
     encoded, cost = encode(list(rows))
-    vectors = {
-        name: encoded[[rows[text] for text in group]] for name, group in texts.items() if group
+    vectors: dict[str, Any] = {
+        name: encoded[[rows[text] for text in group]] if group else None
+        for name, group in texts.items()
     }
-    return Vectors(
-        user_ids=split.users["user_id"].to_numpy(),
-        profiles=vectors["profiles"],
-        item_ids=split.movies["item_id"].to_numpy(),
-        items=vectors["items"],
-        interactions=vectors.get("interactions"),
-        cost=cost,
-    )
+    return Vectors(user_ids.to_numpy(), item_ids=movies["item_id"].to_numpy(), cost=cost, **vectors)
 
 
 def item_text(movie: Mapping[Any, Any]) -> str:
