@@ -1,20 +1,27 @@
 """Memories and their vectors in, what agents recall for movies out: all rows, one way of recalling.
 
-Pure, but for the table of later memories where there is one.
+Pure, but for the table of later memories, which any number of processes may add to and read.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from persona_lab.cache import locked
 from persona_lab.distill import Memories
+from persona_lab.errors import UserError
 from persona_lab.memory.embedder import Encode, unit
 from persona_lab.memory.memory import Memory
-from persona_lab.memory.table import Table
 from persona_lab.memory.vectors import Vectors
 
+_NAME = "memories"
+_COLUMNS = ["user_id", "item_id", "rating", "position", "text"]
 # Float32 vectors carry no more; what is equal up to here is a tie.
 _DECIMALS = 6
 
@@ -38,6 +45,73 @@ class Recalled:
     similarity: float
 
 
+@dataclass(frozen=True)
+class Table:
+    """Memories that users gain after their training rows: the paper's database, in LanceDB.
+
+    What was distilled is a stage's output and never changes; agents' new memories go here.
+
+    Attributes:
+        folder: Where the table is, or will be once something is added.
+    """
+
+    folder: Path
+
+    def add(self, rows: pd.DataFrame, keys: np.ndarray) -> None:
+        """Append memories: user_id, item_id, rating, position, text; UserError if it is damaged.
+
+        Recall compares them by the keys, float32 of shape (n_rows, dim).
+        """
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(keys.ravel()), keys.shape[1])
+        frame = rows[_COLUMNS].astype({"rating": "float64"})
+        content = pa.Table.from_pandas(frame, preserve_index=False).append_column("vector", vectors)
+        with locked(self.folder):
+            if (table := self._open()) is None:
+                _connect(self.folder).create_table(_NAME, content)
+            else:
+                table.add(content)
+
+    def read(self, user_ids: Iterable[int]) -> dict[int, tuple[pd.DataFrame, np.ndarray]]:
+        """The later memories of those users who have any, and their keys, of shape (n, dim).
+
+        Raises:
+            UserError: The table is damaged.
+        """
+        if (table := self._open()) is None:
+            return {}
+        chosen = f"user_id IN ({', '.join(str(int(user_id)) for user_id in user_ids)})"
+        with self._readable():
+            content = table.search().where(chosen).limit(table.count_rows()).to_arrow()
+        frame = content.select(_COLUMNS).to_pandas()
+        keys = np.array(content["vector"].to_pylist(), dtype=np.float32)
+        places: dict[Any, np.ndarray] = frame.groupby("user_id").indices
+        return {user_id: (frame.iloc[own], keys[own]) for user_id, own in places.items()}
+
+    def _open(self) -> Any:
+        if not (self.folder / f"{_NAME}.lance").exists():
+            return None
+        with self._readable():
+            return _connect(self.folder).open_table(_NAME)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"the memories in {self.folder} cannot be read: {reason}",
+                "move that folder away: users then remember their training rows alone",
+            ) from error
+
+
+def _connect(folder: Path) -> Any:
+    # Imported here: it takes two seconds, and only agents who remember more need it.
+    import lancedb
+
+    return lancedb.connect(folder)
+
+
 class Bank:
     """Long-term memories of all users: those of their training rows, and later ones."""
 
@@ -56,7 +130,7 @@ class Bank:
             vectors: Of these memories.
             memory: How memories are found.
             recall_time: "earlier", or "any" for memories of any time (decision 6).
-            later: Keeps what agents remember beyond these memories; made for the same `memory`.
+            later: Keeps what agents remember beyond these; made for the same `memory`.
         """
         self._memory, self._vectors, self._later = memory, vectors, later
         self._earlier = recall_time == "earlier"

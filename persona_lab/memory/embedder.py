@@ -5,7 +5,7 @@ Reads disk in `load` and `fingerprint` only; a `ServerEmbedder` asks its server 
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -97,7 +97,7 @@ class SentenceEmbedder:
                 show_progress_bar=len(parts) > self.batch_size and sys.stderr.isatty(),
             )
             vectors = np.zeros((len(texts), model.get_embedding_dimension() or 0))
-            for (_, owner, tokens), vector in zip(parts, np.asarray(encoded), strict=True):
+            for (_, tokens, owner), vector in zip(parts, np.asarray(encoded), strict=True):
                 vectors[owner] += max(tokens, 1) * vector
             return unit(vectors), Cost()
 
@@ -186,27 +186,21 @@ def split_texts(
     A text is halved at the end of a sentence, else between words, else inside a word, always at
     the place nearest to its middle; so no part is a short remainder without context.
 
-    Args:
-        texts: Any texts.
-        count: Numbers of tokens of texts.
-        room: Most tokens of a part, at least what a single character takes.
-
     Returns:
-        Parts in order, each with the index of its text and its number of tokens.
+        Parts in order, each with its number of tokens and the index of its text.
     """
-    parts: list[tuple[str, int, int]] = []
-    sizes = count(texts) if texts else []
-    # The part that comes next is at the end.
-    pending = list(zip(texts, range(len(texts)), sizes, strict=True))[::-1]
-    while pending:
-        text, owner, size = pending.pop()
+
+    def parts(text: str, size: int) -> Iterator[tuple[str, int]]:
         if size <= room:
-            parts.append((text, owner, size))
-            continue
+            yield text, size
+            return
         text = text.strip()
         assert len(text) > 1, f"one character takes {size} tokens, more than {room}"
         cuts = next(filter(None, ([m.end() for m in b.finditer(text)] for b in _BOUNDARIES)), [])
         cut = min(cuts, key=lambda cut: abs(2 * cut - len(text)), default=len(text) // 2)
-        halves = [text[cut:].strip(), text[:cut].strip()]
-        pending += zip(halves, (owner, owner), count(halves), strict=True)
-    return parts
+        halves = [text[:cut].strip(), text[cut:].strip()]
+        for half in zip(halves, count(halves), strict=True):
+            yield from parts(*half)
+
+    sized = zip(texts, count(texts) if texts else [], strict=True)
+    return [(*part, owner) for owner, whole in enumerate(sized) for part in parts(*whole)]

@@ -183,31 +183,31 @@ class Template:
             The prompt. Without profile and traits its system message is the task alone
             (decision 25).
         """
-        parts = {"profile": profile, "traits": traits, "memories": memories}
-        shown = {part for part in self.show if parts[part] is not None}
-        sections = []
+        parts: dict[str, Any] = {"profile": profile, "traits": traits, "memories": memories}
+        shown = {part: parts[part] for part in self.show if parts[part] is not None}
+        sections: list[Section] = []
 
         def add(name: str, role: Role, text: str, **more: Any) -> None:
             sections.append(Section(name, role, _tidy(text), **more))
 
-        about_user = not shown.isdisjoint(("profile", "traits"))
+        about_user = "profile" in shown or "traits" in shown
         if about_user:
             add("persona", "system", self.persona)
         if "profile" in shown:
-            add("profile", "system", self.profile, units=_sentences(profile))
+            add("profile", "system", self.profile, units=_sentences(shown["profile"]))
         if "traits" in shown:
-            tiers = zip(TRAITS, traits, strict=True)
+            tiers = zip(TRAITS, shown["traits"], strict=True)
             add("traits", "system", " ".join(self.traits[name][tier] for name, tier in tiers))
             add("traits_explained", "system", self.traits_explained)
         if "memories" in shown:
             explained = self.mean_explained if _field(movie, "mean") else ""
-            texts = tuple(
-                _tidy(self.memory.format(movie=head, summary=plot, text=_line(text)))
-                for (head, plot), text in ((self._movie(about), text) for about, text in memories)
-            )
-            head = self.memories.format(mean_explained=explained)
-            none = _tidy(self.no_memories)
-            add("memories", "user", head, units=texts, joint="\n", none=none)
+            texts = []
+            for about, text in shown["memories"]:
+                head, plot = self._movie(about)
+                text = self.memory.format(movie=head, summary=plot, text=_line(text))
+                texts.append(_tidy(text))
+            head, none = self.memories.format(mean_explained=explained), _tidy(self.no_memories)
+            add("memories", "user", head, units=tuple(texts), joint="\n", none=none)
         values = {"low": scale.labels[0], "high": scale.labels[-1], "scale": scale.explained}
         task_role = "user" if about_user and self.order == "paper" else "system"
         add("task", task_role, self.task.format(**values))
