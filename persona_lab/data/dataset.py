@@ -177,16 +177,13 @@ class Data:
         return {"reported": drawn[:n], "dev": drawn[here - n :] if 2 * n <= here else drawn[:0]}
 
     def _train_and_test(self, history: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-        train = training_rows(history, self.train_fraction)
-        test = history.drop(train.index)
+        train = training_rows(history, self.train_fraction, self.validation_fraction)
         if self.validation_fraction > 0:
-            kept = training_rows(history, self.train_fraction, self.validation_fraction)
-            train, test = kept, train.drop(kept.index)
+            history = training_rows(history, self.train_fraction)
+        test = history.drop(train.index)
         if test.empty:
-            raise UserError(
-                "no rows are left to test on",
-                "lower data.train_fraction or raise data.validation_fraction",
-            )
+            mend = "lower data.train_fraction or raise data.validation_fraction"
+            raise UserError("no rows are left to test on", mend)
         if self.test_rows_per_user is not None:
             test = draw_rows(test, self.test_rows_per_user, self.seed)
         return train, test

@@ -46,4 +46,3 @@ class Reader(Protocol):
         Raises:
             UserError: A file or a line is not as expected; names file, line, value and the mend.
         """
-        ...

@@ -54,10 +54,9 @@ class Split:
 
 
 def in_time_order(ratings: pd.DataFrame) -> pd.DataFrame:
-    """Histories one after another, each by time, ties by item_id (decision 7).
+    """Histories by user_id, each by time, ties by item_id (decision 7).
 
-    Returns:
-        The rows sorted by user_id, with a column position: 0, 1, ... within each user.
+    A column position is added: 0, 1, ... within each user.
     """
     ordered = ratings.sort_values(["user_id", "timestamp", "item_id"], ignore_index=True)
     return ordered.assign(position=ordered.groupby("user_id").cumcount())
@@ -69,11 +68,7 @@ def training_rows(
     """First rows of each user's history: ceil(train_fraction n) of n rows (decision 10).
 
     Of these ceil((1 - validation_fraction) ...) are left when the last ones are for validation.
-
-    Args:
-        history: As from `in_time_order`, whole histories.
-        train_fraction: Share for training.
-        validation_fraction: Share of the training rows that is kept back.
+    The history is as from `in_time_order`, whole.
     """
     kept = history.groupby("user_id")["position"].transform("size")
     for share in (train_fraction, 1 - validation_fraction):
@@ -87,9 +82,6 @@ def draw_rows(rows: pd.DataFrame, per_user: int, seed: int) -> pd.DataFrame:
 
     Each user's draw depends on the seed and the user alone, and a larger draw contains a smaller.
     """
-    users, sizes = np.unique(rows["user_id"], return_counts=True)
-    chosen = [
-        np.random.default_rng([seed, user]).permutation(size) < per_user
-        for user, size in zip(users, sizes, strict=True)
-    ]
-    return rows[np.concatenate(chosen)]
+    sizes = rows.groupby("user_id").size()
+    draws = (np.random.default_rng([seed, user]).permutation(n) for user, n in sizes.items())
+    return rows[np.concatenate([*draws]) < per_user]

@@ -128,7 +128,7 @@ class Bank:
         Args:
             memories: Holds the enriched interactions: all of each user's training rows.
             vectors: Of these memories.
-            memory: How memories are found.
+            memory: How they are found.
             recall_time: "earlier", or "any" for memories of any time (decision 6).
             later: Keeps what agents remember beyond these; made for the same `memory`.
         """
@@ -148,13 +148,10 @@ class Bank:
         assert self._later is not None, "a table is needed for later memories"
         for user_id in rows["user_id"]:
             self._rows[user_id]
-        enriched = None
-        item_ids = rows["item_id"].to_numpy()
-        self._vectors.items_of(item_ids)
-        if self._memory.key != "item":
-            assert encode is not None, "embed the texts for this key"
-            enriched, _ = encode(rows["text"].tolist())
-        self._later.add(rows, self._keys(item_ids, enriched))
+        self._vectors.items_of(rows["item_id"])
+        by_text = self._memory.key != "item" and encode is not None
+        enriched = encode(rows["text"].tolist())[0] if by_text else None
+        self._later.add(rows, self._keys(rows["item_id"], enriched))
 
     def recall_rows(self, rows: pd.DataFrame) -> list[list[Recalled]]:
         """What the users recall for the movies of many rows; reads each user's memories once.
@@ -168,7 +165,7 @@ class Bank:
             One list per row, in the order of the rows: at most top_k memories, most similar first,
             of equals the later first.
         """
-        later = {} if self._later is None else self._later.read(rows["user_id"].unique())
+        later = self._later.read(rows["user_id"].unique()) if self._later else {}
         enriched = self._vectors.interactions
         recalled: dict[int, list[Recalled]] = {}
         indices: Any = rows.groupby("user_id").indices
@@ -190,7 +187,7 @@ class Bank:
         assert enriched is not None, "embed the enriched interactions for this key"
         if self._memory.key == "enriched":
             return enriched
-        return _sum(self._vectors.items_of(item_ids), enriched)
+        return unit(self._vectors.items_of(item_ids).astype(np.float64) + enriched)
 
     def _recall(
         self, user_id: int, memories: pd.DataFrame, keys: np.ndarray, rows: pd.DataFrame
@@ -205,7 +202,7 @@ class Bank:
             allowed &= memories["position"].to_numpy() < rows["position"].to_numpy()[:, None]
         queries = self._vectors.items_of(targets)
         if memory.query == "user_item":
-            queries = _sum(queries, self._vectors.profile_of(user_id))
+            queries = unit(queries.astype(np.float64) + self._vectors.profile_of(user_id))
         cosines = np.round(queries.astype(np.float64) @ keys.astype(np.float64).T, _DECIMALS)
         similar = allowed
         if memory.min_similarity is not None:
@@ -224,7 +221,3 @@ class Bank:
                 [Recalled(*(f[p] for f in fields), float(cosines[row, p])) for p in best]
             )
         return recalled
-
-
-def _sum(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return unit(one.astype(np.float64) + other)

@@ -36,15 +36,12 @@ class Embedder(Protocol):
     @property
     def name(self) -> str:
         """What reports call it."""
-        ...
 
     def load(self, sources: Sources) -> Encode:
         """Make the function from texts to vectors, fetching its model where that is needed."""
-        ...
 
     def fingerprint(self, sources: Sources) -> Any:
         """All that the vectors depend on beside the fields."""
-        ...
 
 
 @component

@@ -78,12 +78,7 @@ def embed(encode: Encode, memories: Memories, split: Split, *, enriched: bool) -
 
     Profiles are embedded without the traits: these are few fixed texts, the same for a third of
     the users, and would outweigh what a profile says. A text that occurs twice is embedded once.
-
-    Args:
-        encode: From an `Embedder`.
-        memories: Profiles and enriched interactions.
-        split: The selected users and all movies.
-        enriched: Whether `Vectors.interactions` is needed: by every `Memory.key` but "item".
+    The interactions are needed by every `Memory.key` but "item".
     """
     user_ids, movies = split.users["user_id"], split.movies
     texts = {
@@ -103,8 +98,7 @@ def embed(encode: Encode, memories: Memories, split: Split, *, enriched: bool) -
 def item_text(movie: Mapping[Any, Any]) -> str:
     """What a movie is about, for comparison with others: all but its average rating (decision 9).
 
-    Args:
-        movie: title, year (may be missing), genres ("Comedy|Crime"), summary and cast.
+    It is made of title, year (may be missing), genres ("Comedy|Crime"), summary and cast.
     """
     year = "" if pd.isna(movie["year"]) else f" ({movie['year']})"
     cast = movie["cast"] and f"Cast: {movie['cast']}"

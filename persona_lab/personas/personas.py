@@ -113,12 +113,10 @@ class Clustering(Protocol):
     @property
     def name(self) -> str:
         """What reports call it."""
-        ...
 
     @property
     def departures(self) -> Sequence[str]:
         """In what it departs from the paper, which groups by profiles: then no row of Table 1."""
-        ...
 
     def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
         """Group the users; UserError where they cannot be grouped as the fields ask.
@@ -128,7 +126,6 @@ class Clustering(Protocol):
             users: user_id and what is known of each user, in the same order (see `known_users`).
             seed: Of all that is random.
         """
-        ...
 
 
 def grouping(

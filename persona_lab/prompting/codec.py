@@ -90,11 +90,7 @@ class Codec:
 
     @property
     def value_ids(self) -> _Ids:
-        """Ids of the scale's values, in their order, as they stand after a prompt.
-
-        Raises:
-            UserError: The tokenizer writes one of them as several tokens.
-        """
+        """Ids of the scale's values as they stand after a prompt; UserError unless one each."""
         return self._ending[1]
 
     @property
@@ -103,20 +99,14 @@ class Codec:
         return tuple(sorted({self._ending[2], *self._ids_of("eos_token_id")}))
 
     def answer(self, rating: float) -> list[int]:
-        """The ids that a training row teaches: the rating and the end of the turn.
-
-        Raises:
-            UserError: The rating is not on the scale.
-        """
+        """What a training row teaches: ids of the rating (UserError off the scale) and the end."""
         return [self.value_ids[int(self.scale.index(rating))], self._ending[2]]
 
     def encode(self, prompt: Prompt) -> Encoded:
         """Tokenise a prompt, dropping of it what exceeds the context (decision 23).
 
-        Memories go first, the least similar one first of all, then the profile's oldest sentences.
-
-        Raises:
-            UserError: The prompt is too long without memories and profile.
+        Memories go first, the least similar one first of all, then the profile's oldest sentences;
+        a prompt that is too long without them is a UserError.
         """
         limit, length = self.context - max(self.new_tokens, _ANSWER_LENGTH), 0
         units = {section.name: len(section.units or ()) for section in prompt.sections}
@@ -251,11 +241,8 @@ class Codec:
         if self.tokenizer.chat_template is None:
             raise UserError("the tokenizer has no chat template", "use model.chat=plain")
         turns = [{"role": role, "content": content} for role, content in messages]
-        return str(
-            self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=prompting
-            )
-        )
+        options = {"tokenize": False, "add_generation_prompt": prompting}
+        return str(self.tokenizer.apply_chat_template(turns, **options))
 
 
 def _ids_after(tokenise: Callable[[str], _Ids], lead: str, text: str) -> _Ids:

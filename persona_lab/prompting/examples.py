@@ -55,17 +55,14 @@ def make_examples(
 ) -> list[Example]:
     """Turn rows into examples, in the order of the rows.
 
+    Under `profile_snapshot=causal` a training row sees the profile as it was before the row's own
+    batch (none in the first), a test row the final one.
+
     Args:
         rows: user_id, item_id, rating, position of rows of `split.train` or `split.test`.
         bank: Recalls memories; None where `memory.interactions` is off.
         memories: Profiles and traits; under `causal` also the snapshots and each row's batch.
-        split: Knows the movies and the scale.
-        template: The words.
-        codec: The model's way of reading them.
         memory: What of a user these rows' prompts show.
-        protocol: Under `profile_snapshot=causal` a training row sees the profile as it was before
-            the row's own batch (none in the first), a test row the final one.
-        training: Whether these are training rows.
 
     Raises:
         UserError: A prompt does not fit the context even without memories and profile.
