@@ -14,12 +14,36 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from persona_lab.cache import Stage, content_hash
 from persona_lab.component import component, neutral
 from persona_lab.data.movie_info import MovieInfo
-from persona_lab.data.protocol import Protocol
 from persona_lab.data.ratings import Invalid, Ratings, Reader
 from persona_lab.data.scale import Scale
 from persona_lab.data.split import Split, draw_rows, in_time_order, training_rows
 from persona_lab.errors import UserError
 from persona_lab.sources import Source, Sources
+
+
+@component
+class Protocol:
+    """The choices that differ between the paper's likely setting and one free of leaks.
+
+    Attributes:
+        name: What reports call it.
+        item_mean: Whose ratings make a movie's average: users outside both cohorts, everyone
+            (test rows too), the cohort's training rows (the labels of training prompts are then
+            part of what these show, of test prompts not), or no average at all (decision 1).
+        traits: Whether a user's traits are measured on the training rows or on all (decision 2).
+        profile_snapshot: Whether a training row sees the final profile or the one before its own
+            batch (decision 4).
+        title_check: Whether the texts are kept free of titles of the user's history that would
+            tell a rating (decisions 4 and 4b).
+        recall_time: Whether a training row recalls earlier memories only or any (decision 6).
+    """
+
+    name: str
+    item_mean: Literal["outside_cohort", "all", "training", "none"]
+    traits: Literal["training", "all"]
+    profile_snapshot: Literal["final", "causal"]
+    title_check: bool
+    recall_time: Literal["earlier", "any"]
 
 
 @component

@@ -32,9 +32,11 @@ class MovieInfo(Protocol):
             unknown; several people are separated by ", ". The cost is that of the replies that
             the texts were made from, whenever they were paid for.
         """
+        ...
 
     def fingerprint(self, sources: Sources) -> str:
         """Hash of all that the texts depend on."""
+        ...
 
 
 @component

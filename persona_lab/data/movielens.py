@@ -88,7 +88,7 @@ class _Table:
         bad = texts.str.contains(_NO_LETTER)
         if self.encoding != "UTF-8":
             # Every byte is a letter of ISO-8859-1, but hardly any text in it is also valid UTF-8.
-            utf_8 = texts.map(lambda text: text.encode(self.encoding).decode(errors="replace"))
+            utf_8 = texts.str.encode(self.encoding).str.decode("UTF-8", errors="replace")
             bad = (utf_8 != texts) & ~utf_8.str.contains(_NO_LETTER)
         mend = f"convert {self.name} to {self.encoding}, or {_DROP}"
         self.reject(bad, column, f"is not {self.encoding}", mend)

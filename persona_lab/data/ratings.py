@@ -46,3 +46,4 @@ class Reader(Protocol):
         Raises:
             UserError: A file or a line is not as expected; names file, line, value and the mend.
         """
+        ...

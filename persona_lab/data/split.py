@@ -82,6 +82,6 @@ def draw_rows(rows: pd.DataFrame, per_user: int, seed: int) -> pd.DataFrame:
 
     Each user's draw depends on the seed and the user alone, and a larger draw contains a smaller.
     """
-    sizes = rows.groupby("user_id").size()
-    draws = (np.random.default_rng([seed, user]).permutation(n) for user, n in sizes.items())
-    return rows[np.concatenate([*draws]) < per_user]
+    users = zip(*np.unique(rows["user_id"], return_counts=True), strict=True)
+    draws = [np.random.default_rng([seed, user]).permutation(size) for user, size in users]
+    return rows[np.concatenate(draws) < per_user]

@@ -16,9 +16,8 @@ import pyarrow as pa
 from persona_lab.cache import locked
 from persona_lab.distill import Memories
 from persona_lab.errors import UserError
-from persona_lab.memory.embedder import Encode, unit
 from persona_lab.memory.memory import Memory
-from persona_lab.memory.vectors import Vectors
+from persona_lab.memory.vectors import Encode, Vectors, unit
 
 _NAME = "memories"
 _COLUMNS = ["user_id", "item_id", "rating", "position", "text"]
@@ -148,10 +147,12 @@ class Bank:
         assert self._later is not None, "a table is needed for later memories"
         for user_id in rows["user_id"]:
             self._rows[user_id]
-        self._vectors.items_of(rows["item_id"])
-        by_text = self._memory.key != "item" and encode is not None
-        enriched = encode(rows["text"].tolist())[0] if by_text else None
-        self._later.add(rows, self._keys(rows["item_id"], enriched))
+        item_ids, enriched = rows["item_id"].to_numpy(), None
+        self._vectors.items_of(item_ids)
+        if self._memory.key != "item":
+            assert encode is not None, "embed the texts for this key"
+            enriched, _ = encode(rows["text"].tolist())
+        self._later.add(rows, self._keys(item_ids, enriched))
 
     def recall_rows(self, rows: pd.DataFrame) -> list[list[Recalled]]:
         """What the users recall for the movies of many rows; reads each user's memories once.
@@ -218,6 +219,6 @@ class Bank:
                 best = rng.choice(np.flatnonzero(allowed[row]), len(best), replace=False).tolist()
             assert target not in [fields[0][p] for p in best], "a memory is the target itself"
             recalled.append(
-                [Recalled(*(f[p] for f in fields), float(cosines[row, p])) for p in best]
+                [Recalled(*(f[p] for f in fields), similarity=float(cosines[row, p])) for p in best]
             )
         return recalled

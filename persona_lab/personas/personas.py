@@ -4,8 +4,7 @@ With the same vectors and seed the personas are the same, whatever the number of
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
@@ -113,10 +112,12 @@ class Clustering(Protocol):
     @property
     def name(self) -> str:
         """What reports call it."""
+        ...
 
     @property
     def departures(self) -> Sequence[str]:
         """In what it departs from the paper, which groups by profiles: then no row of Table 1."""
+        ...
 
     def fit(self, features: np.ndarray, users: pd.DataFrame, seed: int) -> Personas:
         """Group the users; UserError where they cannot be grouped as the fields ask.
@@ -126,6 +127,7 @@ class Clustering(Protocol):
             users: user_id and what is known of each user, in the same order (see `known_users`).
             seed: Of all that is random.
         """
+        ...
 
 
 def grouping(
@@ -179,8 +181,9 @@ class KMeansPersonas:
                 f"set personas.n_personas to 1 to {distinct}, or raise data.n_users",
             )
         last = min(max(self.curve_max, self.n_personas), distinct)
-        groups, curve = _groups_and_curve(vectors, last, self.n_init, seed)
-        return _personas(groups[self.n_personas - 1], self.n_personas, vectors, users, curve)
+        starts: Any = self.n_init
+        models = (KMeans(k, n_init=starts, random_state=seed) for k in range(1, last + 1))
+        return _by_k_means(models, lambda _: self.n_personas, vectors, users)
 
 
 @component
@@ -218,10 +221,7 @@ class MiniBatchPersonas:
         kmeans = MiniBatchKMeans(
             self.n_personas, batch_size=self.batch_size, n_init=starts, random_state=seed
         )
-        with _one_thread():
-            groups = kmeans.fit_predict(vectors)
-        curve = [(self.n_personas, kmeans.inertia_, np.nan)]
-        return _personas(groups, self.n_personas, vectors, users, curve)
+        return _by_k_means([kmeans], lambda _: self.n_personas, vectors, users)
 
 
 @component
@@ -255,9 +255,9 @@ class ElbowPersonas:
                 f"and the {len(users)} users have {distinct} distinct profiles",
                 "choose personas=kmeans with personas.n_personas, or raise data.n_users",
             )
-        groups, curve = _groups_and_curve(vectors, last, self.n_init, seed)
-        k = elbow([inertia for _, inertia, _ in curve])
-        return _personas(groups[k - 1], k, vectors, users, curve)
+        starts: Any = self.n_init
+        models = (KMeans(k, n_init=starts, random_state=seed) for k in range(1, last + 1))
+        return _by_k_means(models, elbow, vectors, users)
 
 
 @component
@@ -322,35 +322,29 @@ def _unit(features: np.ndarray, users: pd.DataFrame) -> np.ndarray:
     return np.asarray(normalize(features.astype(np.float64)))
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
+def _by_k_means(
+    models: Iterable[Any],
+    choose: Callable[[list[float]], int],
+    vectors: np.ndarray,
+    users: pd.DataFrame,
+) -> Personas:
+    """The personas of the model whose K is chosen by the curve of all models' inertias."""
+    groups, curve = {}, []
     # Threads add up in any order, so that sums differ in their last digits.
     with threadpool_limits(1), warnings.catch_warnings():
-        # An empty cluster is only a warning to scikit-learn; _personas looks for it.
+        # An empty cluster is only a warning to scikit-learn.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        yield
-
-
-def _groups_and_curve(
-    vectors: np.ndarray, last: int, n_init: Any, seed: int
-) -> tuple[list[np.ndarray], list[tuple[int, float, float]]]:
-    """Each user's group for K of 1 to the last, and the curve over K."""
-    groups, points = [], []
-    with _one_thread():
-        for k in range(1, last + 1):
-            kmeans = KMeans(k, n_init=n_init, random_state=seed)
-            groups.append(kmeans.fit_predict(vectors))
+        for model in models:
+            k = model.n_clusters
+            groups[k] = model.fit_predict(vectors)
             # Not defined for one group, nor where every user is one of its own.
-            defined = 1 < len(np.unique(groups[-1])) < len(vectors)
-            silhouette = silhouette_score(vectors, groups[-1]) if defined else np.nan
-            points.append((k, kmeans.inertia_, silhouette))
-    return groups, points
-
-
-def _personas(groups: np.ndarray, k: int, *rest: Any) -> Personas:
-    if (n_groups := len(np.unique(groups))) < k:
+            defined = 1 < len(np.unique(groups[k])) < len(vectors) and isinstance(model, KMeans)
+            silhouette = silhouette_score(vectors, groups[k]) if defined else np.nan
+            curve.append((k, model.inertia_, silhouette))
+    k = choose([inertia for _, inertia, _ in curve])
+    if (n_groups := len(np.unique(groups[k]))) < k:
         raise UserError(
             f"k-means found {n_groups} personas, not {k}: {k - n_groups} have no user",
             f"set personas.n_personas to at most {n_groups}, or take another seed",
         )
-    return Personas.of_groups(groups, *rest)
+    return Personas.of_groups(groups[k], vectors, users, curve)

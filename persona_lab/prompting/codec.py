@@ -24,7 +24,8 @@ from persona_lab.prompting.template import Prompt, Role, Section
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_SYSTEM, _USER = ("system", "systemtextstandshere"), ("user", "usertextstandshere")
+_SYSTEM: tuple[Role, str] = ("system", "systemtextstandshere")
+_USER: tuple[Role, str] = ("user", "usertextstandshere")
 _ANSWER = ("assistant", "answerstandshere")
 _ANSWER_LENGTH = 2
 _CACHED_PIECES = 50_000
@@ -241,8 +242,10 @@ class Codec:
         if self.tokenizer.chat_template is None:
             raise UserError("the tokenizer has no chat template", "use model.chat=plain")
         turns = [{"role": role, "content": content} for role, content in messages]
-        options = {"tokenize": False, "add_generation_prompt": prompting}
-        return str(self.tokenizer.apply_chat_template(turns, **options))
+        rendered = self.tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=prompting
+        )
+        return str(rendered)
 
 
 def _ids_after(tokenise: Callable[[str], _Ids], lead: str, text: str) -> _Ids:

@@ -108,7 +108,8 @@ def make_examples(
 
 def catalogue(movies: pd.DataFrame) -> dict[int, dict[str, Any]]:
     """The movies of a split by item_id, as `Template.render` takes them."""
-    return {movie["item_id"]: movie for movie in movies.to_dict("records")}
+    rows: Any = movies.to_dict("records")
+    return {row["item_id"]: row for row in rows}
 
 
 def _before_batch(rows: pd.DataFrame, memories: Memories) -> list[str]:

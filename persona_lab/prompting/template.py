@@ -137,7 +137,8 @@ class Template:
             )
         for name, allowed in _PLACEHOLDERS.items():
             try:
-                named = {part for _, part, _, _ in Formatter().parse(getattr(self, name))} - {None}
+                parts = Formatter().parse(getattr(self, name))
+                named = {part for _, part, _, _ in parts if part is not None}
             except ValueError as error:
                 raise UserError(f"prompt.{name}: {error}", "write {{ or }} for a brace") from error
             if unknown := sorted(named - allowed):
@@ -197,7 +198,7 @@ class Template:
             add("profile", "system", self.profile, units=_sentences(shown["profile"]))
         if "traits" in shown:
             tiers = zip(TRAITS, shown["traits"], strict=True)
-            add("traits", "system", " ".join(self.traits[name][tier] for name, tier in tiers))
+            add("traits", "system", " ".join(self.traits[name][int(tier)] for name, tier in tiers))
             add("traits_explained", "system", self.traits_explained)
         if "memories" in shown:
             explained = self.mean_explained if _field(movie, "mean") else ""

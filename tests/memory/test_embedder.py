@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from persona_lab.data import Cost
 from persona_lab.errors import UserError
-from persona_lab.memory.embedder import split_texts
+from persona_lab.memory.vectors import split_texts
 from persona_lab.sources import Sources
 
 
