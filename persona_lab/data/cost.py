@@ -5,13 +5,9 @@ from dataclasses import astuple, dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """What calls of a server come to, estimated or paid.
+    """What answered calls of a server come to, estimated or paid, in the currency of the prices.
 
-    Attributes:
-        calls: Answered calls.
-        tokens_in: Tokens of prompts.
-        tokens_out: Tokens of replies.
-        money: In the currency of the prices.
+    Tokens in are those of prompts, out those of replies.
     """
 
     calls: int = 0

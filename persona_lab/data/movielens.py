@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -101,7 +101,7 @@ class MovieLens100K:
     def read(self, path: Path | None, invalid: Invalid, scale: Scale) -> Ratings:
         """Read the data set from a folder or zip (see `Reader`)."""
         path = _given(path, "u.data, u.item and u.user")
-        recbole = any(PurePosixPath(name).name == "ml-100k.inter" for name in _members(path))
+        recbole = any(file.name == "ml-100k.inter" for file in _files(path))
         return (_recbole if recbole else _grouplens)(path, invalid, scale)
 
 
@@ -238,26 +238,23 @@ def _read(
     return _Table(name, encoding, arrow.to_pandas().set_index(lines), invalid, Counter(counts))
 
 
-def _members(path: Path) -> list[str]:
+def _files(path: Path) -> list[Path | zipfile.Path]:
     try:
         if path.is_dir():
-            return [file.name for file in path.iterdir() if file.is_file()]
-        with zipfile.ZipFile(path) as archive:
-            return [info.filename for info in archive.infolist() if not info.is_dir()]
+            return [file for file in path.iterdir() if file.is_file()]
+        archive = zipfile.ZipFile(path)
+        return [zipfile.Path(archive, info.filename) for info in archive.infolist()]
     except (OSError, zipfile.BadZipFile) as error:
         what = f"{path} is neither a folder nor a zip archive that can be read: {error}"
         raise UserError(what, _MEND) from error
 
 
 def _content(path: Path, name: str) -> bytes:
-    chosen = [member for member in _members(path) if PurePosixPath(member).name == name]
-    if len(chosen) != 1:
-        raise UserError(f"{path} has {len(chosen)} files named {name}, not 1", _MEND)
+    files = [file for file in _files(path) if file.name == name and file.is_file()]
+    if len(files) != 1:
+        raise UserError(f"{path} has {len(files)} files named {name}, not 1", _MEND)
     try:
-        if path.is_dir():
-            return (path / name).read_bytes()
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(chosen[0])
+        return files[0].read_bytes()
     except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{name} in {path}: {error}", "get a whole copy of it") from error
 

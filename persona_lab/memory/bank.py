@@ -27,14 +27,10 @@ _DECIMALS = 6
 
 @dataclass(frozen=True)
 class Recalled:
-    """A recalled memory.
+    """A recalled memory: its movie is never the one that it is recalled for.
 
-    Attributes:
-        item_id: The movie it is about; never the movie that it is recalled for.
-        text: The enriched interaction.
-        rating: What the user gave.
-        position: Its place in the user's history.
-        similarity: Cosine of query and key, rounded.
+    The rating is what the user gave, the position its place in the user's history, the similarity
+    the cosine of query and key, rounded.
     """
 
     item_id: int

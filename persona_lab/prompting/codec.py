@@ -34,11 +34,9 @@ _Ids = tuple[int, ...]
 
 
 class Encoded(NamedTuple):
-    """A prompt as token ids.
+    """A prompt as token ids, up to the place of the rating, and what the budget cut.
 
-    Attributes:
-        ids: The whole prompt, up to the place of the rating.
-        cut: How many units the budget dropped: `memories`, `profile_sentences`; empty if none.
+    `cut` counts the units dropped: `memories`, `profile_sentences`; it is empty if there are none.
     """
 
     ids: list[int]

@@ -26,12 +26,8 @@ if TYPE_CHECKING:
 class Example:
     """A training or test row as the model sees it.
 
-    Attributes:
-        user_id: Who rates.
-        item_id: What is rated.
-        rating: The truth, a value of the scale; not in `ids`.
-        ids: Token ids of the prompt, up to the place of the rating.
-        cut: Units dropped to fit the context, by name (decision 23).
+    The rating is the truth, a value of the scale, and not in the ids: these are the prompt's, up to
+    the place of the rating. `cut` counts the units dropped to fit the context (decision 23).
     """
 
     user_id: int
