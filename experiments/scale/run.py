@@ -22,6 +22,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
+from persona_lab.cache import read, write
 from persona_lab.compose import configure
 from persona_lab.data import Ratings, Split
 from persona_lab.distill import Memories, distil
@@ -55,24 +56,26 @@ def select(folder: Path, users: int, shard: int) -> None:
     ratings = one.data.ratings(sources)
     split = one.data.split(ratings, one.protocol, one.movie_info, sources)
     for number, part in enumerate(parts(split)):
-        place(folder, number).mkdir(exist_ok=True)
-        part.save(place(folder, number))
+        place(folder, number, "split").mkdir(parents=True, exist_ok=True)
+        write(part, place(folder, number, "split"))
 
 
 def distil_shard(folder: Path, users: int, shard: int) -> None:
     """Write a shard's memories; the percentiles of its users' traits are over the shard."""
-    split = Split.load(place(folder, shard))
+    split = read(Split, place(folder, shard, "split"))
     ratings = Ratings(
         pd.concat([split.train, split.test]), split.movies, split.users, {}, split.scale
     )
     one = configured(users)
     memories = distil(one.distiller, split, ratings, one.protocol, 0, Sources(folder))
-    memories.save(place(folder, shard))
+    place(folder, shard, "memories").mkdir(exist_ok=True)
+    write(memories, place(folder, shard, "memories"))
 
 
 def embed_shard(folder: Path, users: int, shard: int) -> None:
     """Write the vectors of a shard's profiles."""
-    split, memories = Split.load(place(folder, shard)), Memories.load(place(folder, shard))
+    split = read(Split, place(folder, shard, "split"))
+    memories = read(Memories, place(folder, shard, "memories"))
     made = embed(configured(users).embedder.load(Sources(folder)), memories, split, enriched=False)
     np.save(place(folder, shard) / "profiles.npy", made.profiles)
 
@@ -84,15 +87,16 @@ def cluster(folder: Path, users: int, shard: int) -> None:
     vectors = np.empty((users, first.shape[1]), dtype=np.float32)
     for number, each in enumerate(places):
         vectors[number * SHARD : (number + 1) * SHARD] = np.load(each / "profiles.npy")
-    known = pd.concat([pd.read_parquet(each / "users.parquet") for each in places])
+    known = pd.concat([pd.read_parquet(each / "split/users.parquet") for each in places])
     found = configured(users).personas.fit(vectors, known, 0)
-    assert found.n_personas == 4
-    found.save(folder)
+    assert len(found.centers) == 4
+    write(found, folder)
 
 
 def recall(folder: Path, users: int, shard: int) -> None:
     """What is recalled for the first test rows of the first shard."""
-    split, memories = Split.load(place(folder, 0)), Memories.load(place(folder, 0))
+    split = read(Split, place(folder, 0, "split"))
+    memories = read(Memories, place(folder, 0, "memories"))
     one = configured(users)
     encode = one.embedder.load(Sources(folder))
     vectors = Vectors(
@@ -122,9 +126,9 @@ def shards(users: int) -> int:
     return -(-users // SHARD)
 
 
-def place(folder: Path, shard: int) -> Path:
-    """Where the files of a shard are."""
-    return folder / f"shard-{shard:04}"
+def place(folder: Path, shard: int, name: str = "") -> Path:
+    """Where the files of a shard are, or those of its output of that name."""
+    return folder / f"shard-{shard:04}" / name
 
 
 def parts(split: Split) -> Iterator[Split]:

@@ -5,10 +5,9 @@ the split in time and the movies' average ratings.
 """
 
 from persona_lab.data.cost import Cost
-from persona_lab.data.dataset import Data
+from persona_lab.data.dataset import Data, Protocol
 from persona_lab.data.movie_info import CsvMovieInfo, MovieInfo, NoMovieInfo
 from persona_lab.data.movielens import MovieLens1M, MovieLens100K
-from persona_lab.data.protocol import Protocol
 from persona_lab.data.ratings import Ratings, Reader
 from persona_lab.data.scale import Scale
 from persona_lab.data.split import Split

@@ -1,17 +1,13 @@
 """What LLMs and embedding models behind a server cost. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What calls of a server come to, estimated or paid.
+    """What answered calls of a server come to, estimated or paid, in the currency of the prices.
 
-    Attributes:
-        calls: Answered calls.
-        tokens_in: Tokens of prompts.
-        tokens_out: Tokens of replies.
-        money: In the currency of the prices.
+    Tokens in are those of prompts, out those of replies.
     """
 
     calls: int = 0
@@ -30,9 +26,4 @@ class Cost:
         return {"tokens": self.tokens, "money": self.money}
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.calls + other.calls,
-            self.tokens_in + other.tokens_in,
-            self.tokens_out + other.tokens_out,
-            self.money + other.money,
-        )
+        return Cost(*map(sum, zip(astuple(self), astuple(other), strict=True)))

@@ -1,7 +1,6 @@
 """A data set's configuration in, its ratings and the split of one cohort out.
 
-Reads disk, and the network by way of the sources: `ratings`, and `fingerprint` a path of the
-user's own.
+Reads disk, and the network by way of the sources.
 """
 
 from collections.abc import Callable
@@ -15,12 +14,36 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from persona_lab.cache import Stage, content_hash
 from persona_lab.component import component, neutral
 from persona_lab.data.movie_info import MovieInfo
-from persona_lab.data.protocol import Protocol
 from persona_lab.data.ratings import Invalid, Ratings, Reader
 from persona_lab.data.scale import Scale
-from persona_lab.data.split import Split, draw_rows, in_time_order, item_means, training_rows
+from persona_lab.data.split import Split, draw_rows, in_time_order, training_rows
 from persona_lab.errors import UserError
 from persona_lab.sources import Source, Sources
+
+
+@component
+class Protocol:
+    """The choices that differ between the paper's likely setting and one free of leaks.
+
+    Attributes:
+        name: What reports call it.
+        item_mean: Whose ratings make a movie's average: users outside both cohorts, everyone
+            (test rows too), the cohort's training rows (the labels of training prompts are then
+            part of what these show, of test prompts not), or no average at all (decision 1).
+        traits: Whether a user's traits are measured on the training rows or on all (decision 2).
+        profile_snapshot: Whether a training row sees the final profile or the one before its own
+            batch (decision 4).
+        title_check: Whether the texts are kept free of titles of the user's history that would
+            tell a rating (decisions 4 and 4b).
+        recall_time: Whether a training row recalls earlier memories only or any (decision 6).
+    """
+
+    name: str
+    item_mean: Literal["outside_cohort", "all", "training", "none"]
+    traits: Literal["training", "all"]
+    profile_snapshot: Literal["final", "causal"]
+    title_check: bool
+    recall_time: Literal["earlier", "any"]
 
 
 @component
@@ -68,11 +91,7 @@ class Data:
         return self.cohort == "dev" or self.validation_fraction > 0
 
     def ratings(self, sources: Sources) -> Ratings:
-        """Read all ratings, fetching the files first where that is needed.
-
-        Raises:
-            UserError: A file is missing or has a bad line.
-        """
+        """Read all ratings, fetching the files first; UserError where one is missing or bad."""
         files = self._own_files()
         if files is None and self.source is not None:
             files = sources.fetch(self.source)
@@ -85,14 +104,7 @@ class Data:
         movie_info: MovieInfo,
         sources: Sources,
     ) -> Stage[Split]:
-        """The split as a stage of the flow.
-
-        Args:
-            ratings: All ratings, as from `ratings`.
-            protocol: `item_mean` (decision 1).
-            movie_info: What else is known of the movies.
-            sources: Public artefacts.
-        """
+        """The split as a stage of the flow; the arguments are those of `split`."""
         inputs = {
             "data": self,
             "content": self.fingerprint(sources),
@@ -102,11 +114,7 @@ class Data:
         return Stage(Split, inputs, lambda: self.split(ratings(), protocol, movie_info, sources))
 
     def fingerprint(self, sources: Sources) -> Any:
-        """What identifies the files: a source's pins, or the hash of a path's content.
-
-        Raises:
-            UserError: There is nothing at the path.
-        """
+        """A source's pins, or the hash of a path's content; UserError where nothing is there."""
         if (files := self._own_files()) is not None:
             return {"content": content_hash(files)}
         return self.source and {"source": vars(self.source)}
@@ -119,22 +127,35 @@ class Data:
         Raises:
             UserError: Users are too few, or no rating is left to average over or to test on.
         """
-        sizes = ratings.frame.groupby("user_id").size()
+        frame = ratings.frame
+        sizes = frame.groupby("user_id").size()
         eligible = sizes.index[sizes.between(self.min_ratings, self.max_ratings)].to_numpy()
         cohorts = self._cohorts(eligible)
         selected = np.sort(cohorts[self.cohort])
-        in_cohort = ratings.frame["user_id"].isin(selected)
-        history = in_time_order(ratings.frame[in_cohort])
+        history = in_time_order(frame[frame["user_id"].isin(selected)])
         train, test = self._train_and_test(history)
-        averaged = _averaged(ratings.frame, train, np.concatenate([*cohorts.values()]), protocol)
         texts, cost = movie_info.read(ratings.movies, sources)
-        movies = ratings.movies.merge(
-            texts, on="item_id", how="left", validate="one_to_one"
-        ).sort_values("item_id", ignore_index=True)
+        movies = ratings.movies.merge(texts, on="item_id", how="left", validate="one_to_one")
+        movies = movies.sort_values("item_id", ignore_index=True)
+        # The ratings that the movies' averages are made of (decision 1).
+        averaged = {
+            "outside_cohort": frame[~frame["user_id"].isin(np.concatenate([*cohorts.values()]))],
+            "all": frame,
+            "training": train,
+            "none": frame.head(0),
+        }[protocol.item_mean]
+        if averaged.empty and protocol.item_mean != "none":
+            raise UserError(
+                "no ratings are left for the movies' averages: every user is in a cohort",
+                "lower data.n_users, or set protocol.item_mean=none",
+            )
+        means = movies["item_id"].map(averaged.groupby("item_id")["rating"].mean()).astype(float)
+        movies["mean"] = means.fillna(averaged["rating"].mean())
+        movies["mean_known"] = means.notna()
         return Split(
             train=train.reset_index(drop=True),
             test=test.reset_index(drop=True),
-            movies=movies.join(item_means(averaged, movies["item_id"])),
+            movies=movies,
             users=ratings.users.set_index("user_id").loc[selected].reset_index(),
             cohort=self.cohort,
             train_fraction=self.train_fraction,
@@ -142,8 +163,8 @@ class Data:
             scale=ratings.scale,
             skipped=ratings.skipped,
             counts={
-                "ratings": len(ratings.frame),
-                "users": ratings.frame["user_id"].nunique(),
+                "ratings": len(frame),
+                "users": len(sizes),
                 "eligible_users": len(eligible),
                 "selected_users": len(selected),
                 "train": len(train),
@@ -156,10 +177,8 @@ class Data:
     def _own_files(self) -> Path | None:
         path = None if self.path is None else Path(self.path).expanduser()
         if path is not None and not path.exists():
-            raise UserError(
-                f"data.path {self.path} does not exist",
-                "set data.path to a folder or zip with the data's files",
-            )
+            mend = "set data.path to a folder or zip with the data's files"
+            raise UserError(f"data.path {self.path} does not exist", mend)
         return path
 
     def _cohorts(self, eligible: np.ndarray) -> dict[str, np.ndarray]:
@@ -172,48 +191,23 @@ class Data:
                 f"{they_are}, and data.n_users is {n}",
                 f"{fewer}widen data.min_ratings, data.max_ratings",
             )
-        enough_for_two = 2 * n <= here
-        if self.cohort == "dev" and not enough_for_two:
+        if self.cohort == "dev" and 2 * n > here:
             raise UserError(
                 f"{they_are}: too few for a development cohort of {n} beside the reported one",
                 f"set data.n_users to at most {here // 2}, or take the last training rows of the "
                 "reported users: data.cohort=reported data.validation_fraction=0.1",
             )
-        drawn = np.random.default_rng(self.seed).permutation(np.sort(eligible))
-        return {"reported": drawn[:n], "dev": drawn[here - n :] if enough_for_two else drawn[:0]}
+        drawn = np.random.default_rng(self.seed).permutation(eligible)
+        return {"reported": drawn[:n], "dev": drawn[here - n :] if 2 * n <= here else drawn[:0]}
 
     def _train_and_test(self, history: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-        train = training_rows(history, self.train_fraction)
-        test = history.drop(train.index)
+        train = training_rows(history, self.train_fraction, self.validation_fraction)
         if self.validation_fraction > 0:
-            kept = training_rows(history, self.train_fraction, self.validation_fraction)
-            train, test = kept, train.drop(kept.index)
+            history = training_rows(history, self.train_fraction)
+        test = history.drop(train.index)
         if test.empty:
-            raise UserError(
-                "no rows are left to test on",
-                "lower data.train_fraction or raise data.validation_fraction",
-            )
+            mend = "lower data.train_fraction or raise data.validation_fraction"
+            raise UserError("no rows are left to test on", mend)
         if self.test_rows_per_user is not None:
             test = draw_rows(test, self.test_rows_per_user, self.seed)
         return train, test
-
-
-def _averaged(
-    frame: pd.DataFrame, train: pd.DataFrame, in_cohorts: np.ndarray, protocol: Protocol
-) -> pd.DataFrame:
-    """The ratings that the movies' averages are made of (decision 1)."""
-    match protocol.item_mean:
-        case "outside_cohort":
-            averaged = frame[~frame["user_id"].isin(in_cohorts)]
-        case "all":
-            averaged = frame
-        case "training":
-            averaged = train
-        case "none":
-            return frame.head(0)
-    if averaged.empty:
-        raise UserError(
-            "no ratings are left for the movies' averages: every user is in a cohort",
-            "lower data.n_users, or set protocol.item_mean=none",
-        )
-    return averaged

@@ -17,6 +17,7 @@ from persona_lab.sources import Sources
 _log = logging.getLogger(__name__)
 
 _TEXTS = ["summary", "cast", "director"]
+_MEND = "give a CSV file with the columns movie_id, summary, cast and director"
 
 
 @runtime_checkable
@@ -24,11 +25,7 @@ class MovieInfo(Protocol):
     """A source of texts about movies."""
 
     def read(self, movies: pd.DataFrame, sources: Sources) -> tuple[pd.DataFrame, Cost]:
-        """Texts for the movies of a data set, and what asking for them came to.
-
-        Args:
-            movies: One row per movie: item_id, title, year, genres.
-            sources: Where a source that asks an LLM keeps what it was told.
+        """Texts for movies (item_id, title, year, genres), and what asking for them came to.
 
         Returns:
             One row per movie, in the same order: item_id, summary, cast, director, "" where
@@ -84,9 +81,8 @@ class CsvMovieInfo:
             "movie_info: %d of %d movies have a summary; %d rows are about no movie of the data",
             *((texts["summary"] != "").sum(), len(movies), unused),
         )
-        for column in ("cast", "director"):
-            texts[column] = texts[column].str.replace("|", ", ", regex=False)
-        return texts.reset_index(), Cost()
+        people = {name: texts[name].str.replace("|", ", ") for name in ("cast", "director")}
+        return texts.assign(**people).reset_index(), Cost()
 
     def fingerprint(self, sources: Sources) -> str:
         """Hash of the file's content."""
@@ -103,35 +99,31 @@ class CsvMovieInfo:
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
-    """The rows as the file has them, each checked."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         line = file.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{file.name} line {line}: byte {error.object[error.start]:#x} is not UTF-8",
-            f"convert {file.name} to UTF-8",
-        ) from error
+        what = f"{file.name} line {line}: byte {error.object[error.start]:#x} is not UTF-8"
+        raise UserError(what, f"convert {file.name} to UTF-8") from error
     reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", strict=True)
-    mend = "give a CSV file with the columns movie_id, summary, cast and director"
-    if missing := {"movie_id", *_TEXTS} - set(reader.fieldnames or ()):
-        raise UserError(f"{file.name} has no column {', '.join(sorted(missing))}", mend)
+    columns = reader.fieldnames or ()
+    if missing := {"movie_id", *_TEXTS} - set(columns):
+        raise UserError(f"{file.name} has no column {', '.join(sorted(missing))}", _MEND)
     rows: dict[str, dict[str, str]] = {}
     try:
         for row in reader:
-            where = f"{file.name} line {reader.line_num}"
-            movie = row["movie_id"]
+            where, movie = f"{file.name} line {reader.line_num}", row["movie_id"]
             if "" in row or None in row.values():
-                raise UserError(f"{where}: not {len(reader.fieldnames or ())} fields", mend)
+                raise UserError(f"{where}: not {len(columns)} fields", _MEND)
             if not (movie.isascii() and movie.isdigit()):
-                raise UserError(f"{where}: movie_id {movie!r} is not a plain whole number", mend)
+                raise UserError(f"{where}: movie_id {movie!r} is not a plain whole number", _MEND)
             if movie in rows:
                 raise UserError(f"{where}: movie_id {movie} comes twice", "leave one of them out")
             rows[movie] = row
     except csv.Error as error:
-        raise UserError(f"{file.name} line {reader.line_num + 1}: {error}", mend) from error
+        raise UserError(f"{file.name} line {reader.line_num + 1}: {error}", _MEND) from error
     if not rows:
-        raise UserError(f"{file.name} has no rows", mend)
+        raise UserError(f"{file.name} has no rows", _MEND)
     return list(rows.values())
 
 
@@ -140,15 +132,13 @@ def _check_titles(info: pd.DataFrame, movies: pd.DataFrame) -> None:
     pairs = info.loc[info["title"] != "", ["item_id", "title"]].merge(
         movies, on="item_id", suffixes=("", "_here")
     )
-    same = [
-        theirs.casefold().startswith(ours.casefold())
-        for theirs, ours in zip(pairs["title"], pairs["title_here"], strict=True)
-    ]
-    if sum(same) < len(same) / 2:
-        odd = pairs.iloc[same.index(False)]
+    titles = zip(pairs["title"].str.casefold(), pairs["title_here"].str.casefold(), strict=True)
+    odd = pairs[[not theirs.startswith(ours) for theirs, ours in titles]]
+    if len(odd) > len(pairs) / 2:
+        first = odd.iloc[0]
         raise UserError(
-            f"movie_info is about other movies: {len(same) - sum(same):,} of {len(same):,} titles "
-            f"differ (movie {odd['item_id']} is {odd['title']!r} there, {odd['title_here']!r} in "
+            f"movie_info is about other movies: {len(odd):,} of {len(pairs):,} titles differ "
+            f"(movie {first['item_id']} is {first['title']!r} there, {first['title_here']!r} in "
             "the data)",
             "give the file that was made for this data set",
         )

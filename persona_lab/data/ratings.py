@@ -39,12 +39,9 @@ class Reader(Protocol):
     """A format of rating data."""
 
     def read(self, path: Path | None, invalid: Invalid, scale: Scale) -> Ratings:
-        """Read the data set.
+        """Read the data set from a folder or file (None for a reader that needs none).
 
-        Args:
-            path: Folder or file of the data, None for a reader that needs none.
-            invalid: Whether a bad line is an error or is left out and counted.
-            scale: The values that a rating can take; a line with any other is a bad one.
+        A bad line is an error or is left out and counted; one whose rating is off the scale is bad.
 
         Raises:
             UserError: A file or a line is not as expected; names file, line, value and the mend.

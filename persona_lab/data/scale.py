@@ -1,7 +1,6 @@
 """The values that a rating can take, and the words for them. Pure."""
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,17 +25,16 @@ class Scale:
     labels: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(self.values))
-        object.__setattr__(self, "words", tuple(self.words))
-        object.__setattr__(
-            self, "labels", tuple(self.labels) or tuple(f"{value:g}" for value in self.values)
-        )
-        if len(self.values) < 2 or any(np.diff(self.values) <= 0):
-            raise UserError(f"a scale has the values {self.values}", "name at least two, rising")
-        for name in ("words", "labels"):
-            if len(getattr(self, name)) != len(self.values):
+        values, words = tuple(self.values), tuple(self.words)
+        labels = tuple(self.labels) or tuple(f"{value:g}" for value in values)
+        # The fields are frozen, their dictionary is not.
+        vars(self).update(values=values, words=words, labels=labels)
+        if len(values) < 2 or any(np.diff(values) <= 0):
+            raise UserError(f"a scale has the values {values}", "name at least two, rising")
+        for name, texts in (("words", words), ("labels", labels)):
+            if len(texts) != len(values):
                 raise UserError(
-                    f"a scale has {len(self.values)} values and {len(getattr(self, name))} {name}",
+                    f"a scale has {len(values)} values and {len(texts)} {name}",
                     f"give each value one of the {name}",
                 )
 
@@ -60,7 +58,7 @@ class Scale:
         """Type of a column of ratings: int64 where all values are whole numbers, else float64."""
         return "int64" if all(value == int(value) for value in self.values) else "float64"
 
-    @cached_property
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that hold each value's probability: `p1` to `p5`."""
         return tuple(f"p{label}" for label in self.labels)
@@ -71,10 +69,9 @@ class Scale:
         Raises:
             UserError: A rating is not on the scale.
         """
-        numbers = np.asarray(ratings, dtype=float)
-        places = np.searchsorted(self.values, numbers).clip(max=len(self.values) - 1)
-        off = np.asarray(self.values)[places] != numbers
-        if off.any():
+        numbers, values = np.asarray(ratings, dtype=float), np.asarray(self.values)
+        places = np.searchsorted(values, numbers).clip(max=len(values) - 1)
+        if (off := values[places] != numbers).any():
             raise UserError(
                 f"the rating {numbers[off].flat[0]:g} is not one of {self.listed}",
                 "name the data set's values in data.scale.values",
@@ -99,8 +96,6 @@ class Scale:
     @property
     def explained(self) -> str:
         """What each value means: `1 means you hated it, 2 you disliked it and 3 you loved it`."""
-        first, *between, last = (
-            f"{label} {'means ' if place == 0 else ''}you {words}"
-            for place, (label, words) in enumerate(zip(self.labels, self.words, strict=True))
-        )
-        return f"{', '.join([first, *between])} and {last}"
+        means = ("means you", *["you"] * (len(self.values) - 1))
+        *parts, last = map(" ".join, zip(self.labels, means, self.words, strict=True))
+        return f"{', '.join(parts)} and {last}"

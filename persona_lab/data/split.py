@@ -1,21 +1,13 @@
-"""Ratings in time order; one cohort's training and test rows with all movies, as a stage's output.
+"""Ratings in time order; one cohort's training and test rows with all movies. Pure."""
 
-Pure, but for `Split.save` and `Split.load`.
-"""
-
-import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import ClassVar, Self
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
 from persona_lab.data.cost import Cost
 from persona_lab.data.scale import Scale
-
-_TABLES = ("train", "test", "movies", "users")
-_FACTS = ("cohort", "train_fraction", "validation_fraction", "skipped", "counts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +34,7 @@ class Split:
     """
 
     STAGE: ClassVar[str] = "split"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
 
     train: pd.DataFrame
     test: pd.DataFrame
@@ -60,28 +52,11 @@ class Split:
         """Training rows, by this split's rule, of any users whose whole histories are given."""
         return training_rows(in_time_order(ratings), self.train_fraction, self.validation_fraction)
 
-    def save(self, folder: Path) -> None:
-        """Write four Parquet tables and `split.json`."""
-        for name in _TABLES:
-            getattr(self, name).to_parquet(folder / f"{name}.parquet", index=False)
-        facts = {name: getattr(self, name) for name in _FACTS}
-        facts |= {"scale": asdict(self.scale), "cost": asdict(self.cost)}
-        (folder / "split.json").write_text(json.dumps(facts, indent=2))
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
-        facts = json.loads((folder / "split.json").read_text())
-        scale, cost = Scale(**facts.pop("scale")), Cost(**facts.pop("cost"))
-        return cls(**tables, **facts, scale=scale, cost=cost)
-
 
 def in_time_order(ratings: pd.DataFrame) -> pd.DataFrame:
-    """Histories one after another, each by time, ties by item_id (decision 7).
+    """Histories by user_id, each by time, ties by item_id (decision 7).
 
-    Returns:
-        The rows sorted by user_id, with a column position: 0, 1, ... within each user.
+    A column position is added: 0, 1, ... within each user.
     """
     ordered = ratings.sort_values(["user_id", "timestamp", "item_id"], ignore_index=True)
     return ordered.assign(position=ordered.groupby("user_id").cumcount())
@@ -90,55 +65,23 @@ def in_time_order(ratings: pd.DataFrame) -> pd.DataFrame:
 def training_rows(
     history: pd.DataFrame, train_fraction: float, validation_fraction: float = 0.0
 ) -> pd.DataFrame:
-    """First rows of each user's history.
+    """First rows of each user's history: ceil(train_fraction n) of n rows (decision 10).
 
-    Of n rows ceil(train_fraction n) are for training (decision 10), and of these
-    ceil((1 - validation_fraction) ...) are left when the last ones are for validation.
-
-    Args:
-        history: As from `in_time_order`, whole histories.
-        train_fraction: Share for training.
-        validation_fraction: Share of the training rows that is kept back.
+    Of these ceil((1 - validation_fraction) ...) are left when the last ones are for validation.
+    The history is as from `in_time_order`, whole.
     """
-    size = history.groupby("user_id")["position"].transform("size")
-    kept = _ceil(_ceil(size * train_fraction) * (1 - validation_fraction))
+    kept = history.groupby("user_id")["position"].transform("size")
+    for share in (train_fraction, 1 - validation_fraction):
+        # Rounded first: in floating point 0.55 x 20 is a little more than 11.
+        kept = np.ceil((kept * share).round(9))
     return history[history["position"] < kept]
 
 
 def draw_rows(rows: pd.DataFrame, per_user: int, seed: int) -> pd.DataFrame:
-    """At most `per_user` random rows of each user, in the order given.
+    """At most `per_user` random rows of each user, in the order given: sorted by user_id.
 
     Each user's draw depends on the seed and the user alone, and a larger draw contains a smaller.
-
-    Args:
-        rows: At least one, sorted by user_id.
-        per_user: How many.
-        seed: Seed, from 0.
     """
-    users, sizes = np.unique(rows["user_id"], return_counts=True)
-    chosen = [
-        np.random.default_rng([seed, user]).permutation(size) < per_user
-        for user, size in zip(users, sizes, strict=True)
-    ]
-    return rows[np.concatenate(chosen)]
-
-
-def item_means(ratings: pd.DataFrame, items: pd.Series) -> pd.DataFrame:
-    """Average rating of each item, the global average where nobody rated it.
-
-    Args:
-        ratings: item_id and rating.
-        items: Item ids.
-
-    Returns:
-        mean (NaN where there are no ratings at all) and mean_known, indexed like `items`.
-    """
-    means = items.map(ratings.groupby("item_id")["rating"].mean()).astype("float64")
-    return pd.DataFrame(
-        {"mean": means.fillna(ratings["rating"].mean()), "mean_known": means.notna()}
-    )
-
-
-def _ceil(share: pd.Series) -> pd.Series:
-    # Rounded first: in floating point 0.55 x 20 is a little more than 11.
-    return -(-share.round(9) // 1)
+    users = zip(*np.unique(rows["user_id"], return_counts=True), strict=True)
+    draws = [np.random.default_rng([seed, user]).permutation(size) for user, size in users]
+    return rows[np.concatenate(draws) < per_user]

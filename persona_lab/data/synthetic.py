@@ -3,7 +3,7 @@
 Made so that tests and studies can tell signal from none: what a persona likes is known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -19,14 +19,8 @@ from persona_lab.errors import UserError
 
 # Neighbours of a pair go together; a movie has one or both genres of one pair.
 _GENRE_PAIRS = (
-    ("Action", "Adventure"),
-    ("Sci-Fi", "Fantasy"),
-    ("Crime", "Thriller"),
-    ("Mystery", "Horror"),
-    ("Drama", "Romance"),
-    ("Musical", "Comedy"),
-    ("Animation", "Children's"),
-    ("Western", "War"),
+    *("Action|Adventure", "Sci-Fi|Fantasy", "Crime|Thriller", "Mystery|Horror"),
+    *("Drama|Romance", "Musical|Comedy", "Animation|Children's", "Western|War"),
 )
 _FIRST = (
     "Amber Broken Copper Crimson Distant Electric Emerald Empty Endless Fallen Forgotten Frozen "
@@ -81,8 +75,8 @@ class Synthetic:
             ("ratings_per_user", least <= most, "two numbers, the least first"),
         ):
             if not valid:
-                value = getattr(self, field)
-                raise UserError(f"data.reader.{field} is {value}", f"it must be {wanted}")
+                what = f"data.reader.{field} is {getattr(self, field)}"
+                raise UserError(what, f"it must be {wanted}")
 
     def read(self, path: Path | None, invalid: Invalid, scale: Scale) -> Ratings:
         """Make the ratings (see `Reader`); each user's times increase strictly.
@@ -99,10 +93,8 @@ class Synthetic:
         pair = np.arange(self.n_items) % len(_GENRE_PAIRS)
         persona = np.arange(self.n_users) % self.n_personas
         user, item, timestamp = self._interactions(rng)
-        own, shared = (
-            _taste(kind, pair[item], self.n_personas)
-            for kind in (persona[user], np.zeros_like(user))
-        )
+        own = self._taste(persona[user], pair[item])
+        shared = self._taste(np.zeros_like(user), pair[item])
         quarter = (scale.high - scale.low) / 4
         liking = (
             scale.middle
@@ -111,21 +103,16 @@ class Synthetic:
             + quarter * _USER * rng.standard_normal(self.n_users)[user]
             + quarter * _NOISE * rng.standard_normal(len(user))
         )
-        frame = pd.DataFrame(
-            {
-                "user_id": user + 1,
-                "item_id": item + 1,
-                "rating": scale.nearest(liking).astype(scale.dtype),
-                "timestamp": timestamp,
-            }
-        )
+        rating = scale.nearest(liking).astype(scale.dtype)
+        columns = {"user_id": user + 1, "item_id": item + 1, "rating": rating}
+        frame = pd.DataFrame(columns | {"timestamp": timestamp})
         return Ratings(frame, _movies(pair, rng), _users(persona, rng), {}, scale)
 
-    def _interactions(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _interactions(self, rng: np.random.Generator) -> Iterable[np.ndarray]:
         """User index, item index and time of every rating, by user and time."""
         least, most = self.ratings_per_user
         # Few movies have most of the ratings, as in MovieLens.
-        popularity = 1 / np.sqrt(1 + rng.permutation(self.n_items))
+        popularity = (1 / np.sqrt(1 + rng.permutation(self.n_items))).astype(np.float32)
         chunk = max(1, _KEYS_AT_ONCE // self.n_items)
         parts = []
         for start in range(0, self.n_users, chunk):
@@ -133,41 +120,35 @@ class Synthetic:
             # The smallest of exponential keys with these rates are a weighted draw without
             # replacement (Efraimidis and Spirakis, 2006).
             keys = rng.standard_exponential((len(users), self.n_items), dtype=np.float32)
-            keys /= popularity.astype(np.float32)
+            keys /= popularity
             items = np.argpartition(keys, most - 1, axis=1)[:, :most]
             items = rng.permuted(items, axis=1)
             times = rng.integers(946_684_800, 1_041_379_200, (len(users), 1))
             times = times + rng.integers(1, 3600, items.shape).cumsum(axis=1)
             rated = np.arange(most) < rng.integers(least, most + 1, (len(users), 1))
             parts.append((users.repeat(rated.sum(axis=1)), items[rated], times[rated]))
-        user, item, timestamp = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return user, item, timestamp
+        return map(np.concatenate, zip(*parts, strict=True))
 
-
-def _taste(persona: np.ndarray, pair: np.ndarray, n_personas: int) -> np.ndarray:
-    """1 where a persona likes a pair of genres, -1 where it dislikes it."""
-    angle = 2 * np.pi * ((pair + 0.5) / len(_GENRE_PAIRS) - persona / n_personas)
-    # The tiny shift decides, one way for all, for a pair that lies exactly between the halves.
-    return np.where(np.cos(angle) > 1e-9, 1.0, -1.0)
+    def _taste(self, persona: np.ndarray, pair: np.ndarray) -> np.ndarray:
+        """1 where a persona likes a pair of genres, -1 where it dislikes it."""
+        angle = 2 * np.pi * ((pair + 0.5) / len(_GENRE_PAIRS) - persona / self.n_personas)
+        # The tiny shift decides, one way for all, for a pair that lies exactly between the halves.
+        return np.where(np.cos(angle) > 1e-9, 1.0, -1.0)
 
 
 def _movies(pair: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
-    names = list(product(_FIRST.split(), _SECOND.split()))
+    names = [f"{first} {second}" for first, second in product(_FIRST.split(), _SECOND.split())]
     order = rng.permutation(len(names))
-    numbers = np.arange(len(pair))
-    titles = [
-        " ".join(names[order[number % len(names)]])
-        + (f" {number // len(names) + 1}" if number >= len(names) else "")
-        for number in numbers
-    ]
+    titles = []
+    for number in range(len(pair)):
+        again, place = divmod(number, len(names))
+        titles.append(names[order[place]] + (f" {again + 1}" if again else ""))
+    choices = [[*genres.split("|"), genres] for genres in _GENRE_PAIRS]
     both = rng.integers(0, 3, len(pair))
-    genres = [
-        "|".join(_GENRE_PAIRS[which]) if how == 2 else _GENRE_PAIRS[which][how]
-        for which, how in zip(pair, both, strict=True)
-    ]
+    genres = [choices[which][how] for which, how in zip(pair, both, strict=True)]
     return pd.DataFrame(
         {
-            "item_id": numbers + 1,
+            "item_id": np.arange(1, len(pair) + 1),
             "title": pd.array(titles, dtype="str"),
             "year": pd.array(rng.integers(1930, 2001, len(pair)), dtype="Int64"),
             "genres": pd.array(genres, dtype="str"),
@@ -176,18 +157,8 @@ def _movies(pair: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _users(persona: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
-    drawn = {
-        name: pd.array(rng.choice(options, len(persona)), dtype="str")
-        for name, options in (
-            ("age", _AGES),
-            ("gender", ("F", "M")),
-            ("occupation", _OCCUPATIONS),
-        )
-    }
-    return pd.DataFrame(
-        {
-            "user_id": np.arange(1, len(persona) + 1),
-            **drawn,
-            "planted": pd.array(persona.astype(str), dtype="str"),
-        }
-    )
+    known = {"age": _AGES, "gender": ("F", "M"), "occupation": _OCCUPATIONS}
+    texts = {name: rng.choice(values, len(persona)) for name, values in known.items()}
+    users = pd.DataFrame(texts | {"planted": persona.astype(str)}, dtype="str")
+    users.insert(0, "user_id", np.arange(1, len(persona) + 1))
+    return users

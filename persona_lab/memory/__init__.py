@@ -1,15 +1,21 @@
 """Texts in, vectors out; and what an agent recalls for a user and a movie."""
 
-from persona_lab.memory.bank import Bank, Recalled
-from persona_lab.memory.embedder import Embedder, Encode, Hashed, SentenceEmbedder, ServerEmbedder
+from persona_lab.memory.bank import Bank, Recalled, Table
 from persona_lab.memory.memory import Memory
-from persona_lab.memory.table import Table
-from persona_lab.memory.vectors import Vectors, embed, embedding, item_text
+from persona_lab.memory.vectors import (
+    Embedder,
+    Hashed,
+    SentenceEmbedder,
+    ServerEmbedder,
+    Vectors,
+    embed,
+    embedding,
+    item_text,
+)
 
 __all__ = [
     "Bank",
     "Embedder",
-    "Encode",
     "Hashed",
     "Memory",
     "Recalled",

@@ -62,9 +62,8 @@ class Memory:
 
     def shown(self) -> Self:
         """Itself; where no memories are shown, without how they would have been found."""
-        if self.interactions:
-            return self
-        return replace(self, **_PAPER | {"test_profile": self.test_profile})
+        paper = _PAPER | {"test_profile": self.test_profile}
+        return self if self.interactions else replace(self, **paper)
 
     def in_training(self) -> Self:
         """What training prompts show: nothing of what is changed for test prompts alone."""

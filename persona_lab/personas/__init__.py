@@ -1,15 +1,15 @@
 """Vectors of profiles in, personas out: k-means, the elbow, or what is known of the users."""
 
-from persona_lab.personas.clustering import (
+from persona_lab.personas.personas import (
     Clustering,
     Demographics,
     ElbowPersonas,
     KMeansPersonas,
     MiniBatchPersonas,
+    Personas,
     grouping,
     known_users,
 )
-from persona_lab.personas.personas import Personas
 
 __all__ = [
     "Clustering",

@@ -7,11 +7,12 @@ such as "<|im_end|>" stays text. Needs a tokenizer of the `tokenizers` library; 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
@@ -23,43 +24,34 @@ from persona_lab.prompting.template import Prompt, Role, Section
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_SYSTEM, _USER, _ANSWER = "systemtextstandshere", "usertextstandshere", "answerstandshere"
+_SYSTEM: tuple[Role, str] = ("system", "systemtextstandshere")
+_USER: tuple[Role, str] = ("user", "usertextstandshere")
+_ANSWER = ("assistant", "answerstandshere")
 _ANSWER_LENGTH = 2
 _CACHED_PIECES = 50_000
 
+_Ids = tuple[int, ...]
 
-@dataclass(frozen=True)
-class Encoded:
-    """A prompt as token ids.
 
-    Attributes:
-        ids: The whole prompt, up to the place of the rating.
-        cut: How many units the budget dropped: `memories`, `profile_sentences`; empty if none.
+class Encoded(NamedTuple):
+    """A prompt as token ids, up to the place of the rating, and what the budget cut.
+
+    `cut` counts the units dropped: `memories`, `profile_sentences`; it is empty if there are none.
     """
 
     ids: list[int]
     cut: dict[str, int]
 
 
-@dataclass(frozen=True)
-class _Slot:
+class _Slot(NamedTuple):
     """A message's place in the chat template: the template's ids before it, and whose text it is.
 
     `follows_text` tells whether the ids before end in text and not in a control token.
     """
 
-    before: tuple[int, ...]
+    before: _Ids
     roles: tuple[Role, ...]
     follows_text: bool
-
-
-@dataclass(frozen=True)
-class _Ending:
-    """The ids between the last message and the rating, each rating's, and that of a turn's end."""
-
-    before: tuple[int, ...]
-    values: tuple[int, ...]
-    end: int
 
 
 @dataclass(frozen=True)
@@ -80,9 +72,10 @@ class Codec:
     context: int
     new_tokens: int
     scale: Scale
-    _pieces: dict[tuple[str, bool], tuple[int, ...]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+
+    @cached_property
+    def _pieces(self) -> dict[tuple[str, str], _Ids]:
+        return {}
 
     @cached_property
     def system_role(self) -> bool:
@@ -90,77 +83,70 @@ class Codec:
         if self.chat == "plain":
             return False
         try:
-            rendered = self._render(("system", _SYSTEM), ("user", _USER), prompting=True)
+            return _SYSTEM[1] in self._rendered(_SYSTEM, _USER, prompting=True)
         except TemplateError:
             return False
-        return _SYSTEM in rendered
 
     @property
-    def value_ids(self) -> tuple[int, ...]:
-        """Ids of the scale's values, in their order, as they stand after a prompt.
-
-        Raises:
-            UserError: The tokenizer writes one of them as several tokens.
-        """
-        return self._ending.values
+    def value_ids(self) -> _Ids:
+        """Ids of the scale's values as they stand after a prompt; UserError unless one each."""
+        return self._ending[1]
 
     @property
-    def stop_ids(self) -> tuple[int, ...]:
+    def stop_ids(self) -> _Ids:
         """Ids that end a response: the end of the assistant's turn and of a text."""
-        return tuple(sorted({self._ending.end, *self._ids_of("eos_token_id")}))
+        return tuple(sorted({self._ending[2], *self._ids_of("eos_token_id")}))
 
     def answer(self, rating: float) -> list[int]:
-        """The ids that a training row teaches: the rating and the end of the turn.
-
-        Raises:
-            UserError: The rating is not on the scale.
-        """
-        return [self.value_ids[int(self.scale.index(rating))], self._ending.end]
+        """What a training row teaches: ids of the rating (UserError off the scale) and the end."""
+        return [self.value_ids[int(self.scale.index(rating))], self._ending[2]]
 
     def encode(self, prompt: Prompt) -> Encoded:
         """Tokenise a prompt, dropping of it what exceeds the context (decision 23).
 
-        Memories go first, the least similar one first of all, then the profile's oldest sentences.
-
-        Raises:
-            UserError: The prompt is too long without memories and profile.
+        Memories go first, the least similar one first of all, then the profile's oldest sentences;
+        a prompt that is too long without them is a UserError.
         """
-        limit = self.context - max(self.new_tokens, _ANSWER_LENGTH)
-        length = 0
-        for sections, cut in _shortened(prompt.sections):
-            pieces = self._encode_sections(sections)
-            length = sum(map(len, pieces))
-            if length <= limit:
-                return Encoded(list(chain.from_iterable(pieces)), cut)
+        limit, length = self.context - max(self.new_tokens, _ANSWER_LENGTH), 0
+        units = {section.name: len(section.units or ()) for section in prompt.sections}
+        recalled, sentences = units.get("memories", 0), units.get("profile", 0)
+        cuts = [(n, 0) for n in range(recalled + 1)]
+        cuts += [(recalled, n) for n in range(1, sentences + 1)]
+        for memories, oldest in cuts:
+            kept = {"memories": slice(recalled - memories), "profile": slice(oldest, None)}
+            pieces = self._encoded(
+                replace(section, units=section.units[kept[section.name]])
+                if section.units and section.name in kept
+                else section
+                for section in prompt.sections
+            )
+            if (length := sum(map(len, pieces))) <= limit:
+                cut = {"memories": memories, "profile_sentences": oldest}
+                return Encoded([*chain(*pieces)], {name: n for name, n in cut.items() if n})
         raise UserError(
             f"a prompt has {length} tokens without memories and profile, {limit} fit in the "
             f"context of {self.context}",
             "raise model.context, or shorten the texts of prompt or movie_info",
         )
 
-    def _encode_sections(self, sections: Sequence[Section]) -> list[tuple[int, ...]]:
+    def _encoded(self, sections: Iterable[Section]) -> list[_Ids]:
+        texts = [(section.role, section.text) for section in sections]
         pieces = []
         for slot in self._slots:
-            texts = [s.text for role in slot.roles for s in sections if s.role == role]
+            of_slot = [text for role in slot.roles for own, text in texts if own == role and text]
+            pieces.append(slot.before)
             # Line by line: many rows share them. A break stands at the end of its line, where it
             # is tokenised as in the running text.
-            *lines, last = "\n".join(filter(None, texts)).split("\n")
-            pieces.append(slot.before)
-            pieces += (
-                self._content_ids(line, slot.follows_text or i > 0)
-                for i, line in enumerate([*(f"{line}\n" for line in lines), last])
-            )
-        return [*pieces, self._ending.before]
+            for i, line in enumerate(re.split(r"(?<=\n)", "\n".join(of_slot))):
+                key = (line, "\n" if slot.follows_text or i > 0 else "")
+                if key not in self._pieces:
+                    if len(self._pieces) >= _CACHED_PIECES:
+                        self._pieces.clear()
+                    self._pieces[key] = self._harmless_ids(*key)
+                pieces.append(self._pieces[key])
+        return [*pieces, self._ending[0]]
 
-    def _content_ids(self, text: str, follows_text: bool) -> tuple[int, ...]:
-        key = (text, follows_text)
-        if key not in self._pieces:
-            if len(self._pieces) >= _CACHED_PIECES:
-                self._pieces.clear()
-            self._pieces[key] = self._harmless_ids(text, "\n" if follows_text else "")
-        return self._pieces[key]
-
-    def _harmless_ids(self, text: str, lead: str) -> tuple[int, ...]:
+    def _harmless_ids(self, text: str, lead: str) -> _Ids:
         ids = _ids_after(self._tokenise, lead, text)
         if self._added.isdisjoint(ids):
             return ids
@@ -173,11 +159,10 @@ class Codec:
             )
         return ids
 
-    def _tokenise(self, text: str) -> tuple[int, ...]:
-        encoded = self.tokenizer(text, add_special_tokens=False, verbose=False)
-        return tuple(encoded["input_ids"])
+    def _tokenise(self, text: str) -> _Ids:
+        return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    def _tokenise_bare(self, text: str) -> tuple[int, ...]:
+    def _tokenise_bare(self, text: str) -> _Ids:
         return tuple(self._bare.encode(text, add_special_tokens=False).ids)
 
     @cached_property
@@ -197,37 +182,45 @@ class Codec:
     def _control(self) -> frozenset[int]:
         """Ids that steer a model: special tokens, and added ones that its chat template uses."""
         special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        skeleton = {*chain.from_iterable(slot.before for slot in self._slots)}
-        used = (skeleton | {*self._ending.before, self._ending.end}) & self._added
+        skeleton = {*chain(*(slot.before for slot in self._slots))}
+        used = (skeleton | {*self._ending[0], self._ending[2]}) & self._added
         return frozenset(special | used).difference(self._ids_of("unk_token_id"))
 
-    def _ids_of(self, name: str) -> tuple[int, ...]:
+    def _ids_of(self, name: str) -> _Ids:
         token_id = getattr(self.tokenizer, name)
         return (token_id,) if isinstance(token_id, int) else ()
 
+    @property
+    def _messages(self) -> Sequence[tuple[Role, str]]:
+        return (_SYSTEM, _USER) if self.system_role else (_USER,)
+
     @cached_property
-    def _slots(self) -> tuple[_Slot, ...]:
+    def _slots(self) -> Sequence[_Slot]:
         if self.chat == "plain":
             bos = self._ids_of("bos_token_id")
             adds_bos = tuple(self.tokenizer("a", verbose=False)["input_ids"][:1]) == bos
-            return (_Slot(bos if adds_bos else (), ("system", "user"), follows_text=False),)
-        if self.system_role:
-            rendered = self._render(("system", _SYSTEM), ("user", _USER), prompting=True)
-            before_system, rest = _split(rendered, _SYSTEM)
-            between, _ = _split(rest, _USER)
-            return (self._slot(before_system, "", "system"), self._slot(between, ":", "user"))
-        before, _ = _split(self._render(("user", _USER), prompting=True), _USER)
-        return (self._slot(before, "", "system", "user"),)
-
-    def _slot(self, skeleton: str, lead: str, *roles: Role) -> _Slot:
-        ids = _ids_after(self._tokenise, lead, skeleton)
-        return _Slot(ids, roles, follows_text=bool(ids) and ids[-1] not in self._added)
+            return [_Slot(bos if adds_bos else (), ("system", "user"), follows_text=False)]
+        slots: list[_Slot] = []
+        rest = self._rendered(*self._messages, prompting=True)
+        for role, content in self._messages:
+            before, rest = _split(rest, content)
+            ids = _ids_after(self._tokenise, ":" if slots else "", before)
+            roles = (role,) if self.system_role else ("system", "user")
+            slots.append(_Slot(ids, roles, bool(ids) and ids[-1] not in self._added))
+        return slots
 
     @cached_property
-    def _ending(self) -> _Ending:
-        """Found by tokenising all answers in their place: "4" and " 4" are other tokens."""
-        labels = self.scale.labels
-        for before, after in self._surroundings():
+    def _ending(self) -> tuple[_Ids, _Ids, int]:
+        """The ids between the last message and the rating, each value's, and that of a turn's end.
+
+        Found by tokenising all answers in their place: "4" and " 4" are other tokens.
+        """
+        labels, surroundings = self.scale.labels, [(" ", ""), ("", "")]
+        if self.chat != "plain":
+            prompt = self._rendered(*self._messages, prompting=True)
+            dialogue = self._rendered(*self._messages, _ANSWER, prompting=False)
+            surroundings = [(_split(prompt, _USER[1])[1], _split(dialogue, _ANSWER[1])[1])]
+        for before, after in surroundings:
             rows = [_ids_after(self._tokenise, ":", f"{before}{label}{after}") for label in labels]
             columns = enumerate(zip(*rows, strict=False))
             at = next((i for i, column in columns if len({*column}) == len(labels)), None)
@@ -237,34 +230,23 @@ class Codec:
             ends += self._ids_of("eos_token_id")
             if not ends:
                 raise UserError("the tokenizer has no token that ends an answer", "set eos_token")
-            return _Ending(rows[0][:at], tuple(row[at] for row in rows), ends[0])
+            return rows[0][:at], tuple(row[at] for row in rows), ends[0]
         raise UserError(
             f"the tokenizer does not write each of {self.scale.listed} as one token",
             "use a model whose tokenizer does, or give data.scale.labels that are one token each",
         )
 
-    def _surroundings(self) -> list[tuple[str, str]]:
-        """What may stand between the last message and the rating, and after the rating."""
-        if self.chat == "plain":
-            return [(" ", ""), ("", "")]
-        system = (("system", _SYSTEM),) if self.system_role else ()
-        prompt = self._render(*system, ("user", _USER), prompting=True)
-        dialogue = self._render(*system, ("user", _USER), ("assistant", _ANSWER), prompting=False)
-        return [(_split(prompt, _USER)[1], _split(dialogue, _ANSWER)[1])]
-
-    def _render(self, *messages: tuple[str, str], prompting: bool) -> str:
+    def _rendered(self, *messages: tuple[str, str], prompting: bool) -> str:
         if self.tokenizer.chat_template is None:
             raise UserError("the tokenizer has no chat template", "use model.chat=plain")
+        turns = [{"role": role, "content": content} for role, content in messages]
         rendered = self.tokenizer.apply_chat_template(
-            [{"role": role, "content": content} for role, content in messages],
-            tokenize=False,
-            add_generation_prompt=prompting,
+            turns, tokenize=False, add_generation_prompt=prompting
         )
-        assert isinstance(rendered, str)
-        return rendered
+        return str(rendered)
 
 
-def _ids_after(tokenise: Callable[[str], tuple[int, ...]], lead: str, text: str) -> tuple[int, ...]:
+def _ids_after(tokenise: Callable[[str], _Ids], lead: str, text: str) -> _Ids:
     """The ids of a text as they stand after `lead`.
 
     SentencePiece puts a space before a text that it reads alone; only what follows a control
@@ -277,29 +259,7 @@ def _ids_after(tokenise: Callable[[str], tuple[int, ...]], lead: str, text: str)
 
 def _split(rendered: str, content: str) -> tuple[str, str]:
     if rendered.count(content) != 1:
-        raise UserError(
-            "the tokenizer's chat template does not show each message once", "use model.chat=plain"
-        )
+        what = "the tokenizer's chat template does not show each message once"
+        raise UserError(what, "use model.chat=plain")
     before, after = rendered.split(content)
     return before, after
-
-
-def _shortened(
-    sections: tuple[Section, ...],
-) -> Iterator[tuple[tuple[Section, ...], dict[str, int]]]:
-    """The sections whole, then ever shorter, with the counts of what is missing."""
-    cut: dict[str, int] = {}
-    yield sections, {}
-    for name, counted, kept in (
-        ("memories", "memories", slice(None, -1)),
-        ("profile", "profile_sentences", slice(1, None)),
-    ):
-        while any(section.name == name and section.units for section in sections):
-            sections = tuple(
-                replace(section, units=(section.units or ())[kept])
-                if section.name == name
-                else section
-                for section in sections
-            )
-            cut = {**cut, counted: cut.get(counted, 0) + 1}
-            yield sections, cut

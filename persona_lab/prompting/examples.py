@@ -26,12 +26,8 @@ if TYPE_CHECKING:
 class Example:
     """A training or test row as the model sees it.
 
-    Attributes:
-        user_id: Who rates.
-        item_id: What is rated.
-        rating: The truth, a value of the scale; not in `ids`.
-        ids: Token ids of the prompt, up to the place of the rating.
-        cut: Units dropped to fit the context, by name (decision 23).
+    The rating is the truth, a value of the scale, and not in the ids: these are the prompt's, up to
+    the place of the rating. `cut` counts the units dropped to fit the context (decision 23).
     """
 
     user_id: int
@@ -55,34 +51,28 @@ def make_examples(
 ) -> list[Example]:
     """Turn rows into examples, in the order of the rows.
 
+    Under `profile_snapshot=causal` a training row sees the profile as it was before the row's own
+    batch (none in the first), a test row the final one.
+
     Args:
         rows: user_id, item_id, rating, position of rows of `split.train` or `split.test`.
         bank: Recalls memories; None where `memory.interactions` is off.
         memories: Profiles and traits; under `causal` also the snapshots and each row's batch.
-        split: Knows the movies and the scale.
-        template: The words.
-        codec: The model's way of reading them.
         memory: What of a user these rows' prompts show.
-        protocol: Under `profile_snapshot=causal` a training row sees the profile as it was before
-            the row's own batch (none in the first), a test row the final one.
-        training: Whether these are training rows.
-
-    Returns:
-        One example per row.
 
     Raises:
         UserError: A prompt does not fit the context even without memories and profile.
     """
-    movies = catalogue(split.movies)
-    users = rows["user_id"]
-    of_user = memories.profiles.set_index("user_id")
+    movies, scale = catalogue(split.movies), split.scale
+    users = memories.profiles.set_index("user_id")
     if memory.test_profile == "another":
         # Every user has the next one's, the last user the first one's.
-        of_user = of_user.set_index(np.roll(of_user.index.to_numpy(), 1))
-    causal = training and protocol.profile_snapshot == "causal"
-    profiles = _before_batch(rows, memories) if causal else of_user["profile"].loc[users].tolist()
-    traits = of_user.loc[users, [*TRAITS]].to_numpy().tolist()
-    recalled = [[] for _ in profiles]
+        users = users.set_index(np.roll(users.index.to_numpy(), 1))
+    of_rows = users.loc[rows["user_id"]]
+    profiles = of_rows["profile"].tolist()
+    if training and protocol.profile_snapshot == "causal":
+        profiles = _before_batch(rows, memories)
+    recalled: list[list[Recalled]] = [[] for _ in profiles]
     if memory.interactions:
         assert bank is not None, "a bank is needed to show memories"
         recalled = bank.recall_rows(rows)
@@ -92,41 +82,36 @@ def make_examples(
             return memo.text
         movie = movies[memo.item_id]
         year = None if pd.isna(movie["year"]) else int(movie["year"])
-        return f"{rated_as(movie['title'], year, split.scale.label(memo.rating))}."
+        return f"{rated_as(movie['title'], year, scale.label(memo.rating))}."
 
     examples = []
-    for user_id, item_id, rating, profile, tiers, row_recalled in zip(
+    for user_id, item_id, rating, profile, traits, row_recalled in zip(
         *(rows[name].tolist() for name in ("user_id", "item_id", "rating")),
-        *(profiles, traits, recalled),
+        *(profiles, of_rows[[*TRAITS]].to_numpy().tolist(), recalled),
         strict=True,
     ):
+        texts = [(movies[memo.item_id], text_of(memo)) for memo in row_recalled]
         prompt = template.render(
             profile=profile if memory.profile else None,
-            traits=tiers if memory.profile else None,
-            memories=[(movies[memo.item_id], text_of(memo)) for memo in row_recalled]
-            if memory.interactions
-            else None,
+            traits=traits if memory.profile else None,
+            memories=texts if memory.interactions else None,
             movie=movies[item_id],
-            scale=split.scale,
+            scale=scale,
         )
-        encoded = codec.encode(prompt)
-        examples.append(Example(user_id, item_id, rating, encoded.ids, encoded.cut))
+        examples.append(Example(user_id, item_id, rating, *codec.encode(prompt)))
     return examples
 
 
 def catalogue(movies: pd.DataFrame) -> dict[int, dict[str, Any]]:
     """The movies of a split by item_id, as `Template.render` takes them."""
-    fields = {str(name): movies[name].tolist() for name in movies.columns}
-    rows = zip(*fields.values(), strict=True)
-    return {
-        item_id: dict(zip(fields, row, strict=True))
-        for item_id, row in zip(fields["item_id"], rows, strict=True)
-    }
+    rows: Any = movies.to_dict("records")
+    return {row["item_id"]: row for row in rows}
 
 
 def _before_batch(rows: pd.DataFrame, memories: Memories) -> list[str]:
     """The users' profiles before each row's own batch of history, "" before the first."""
-    batch = memories.interactions.set_index(["user_id", "item_id"])["batch"].to_dict()
+    batch = memories.interactions.set_index(["user_id", "item_id"])["batch"]
     snapshots = memories.snapshots.set_index(["user_id", "batch"])["profile"].to_dict()
-    pairs = zip(rows["user_id"], rows["item_id"], strict=True)
-    return [snapshots[pair[0], batch[pair] - 1] if batch[pair] else "" for pair in pairs]
+    before = batch.loc[pd.MultiIndex.from_frame(rows[["user_id", "item_id"]])] - 1
+    pairs = zip(rows["user_id"], before, strict=True)
+    return [snapshots[pair] if pair[1] >= 0 else "" for pair in pairs]

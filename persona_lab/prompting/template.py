@@ -5,7 +5,7 @@ paper's Appendix C. Pure.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from string import Formatter
@@ -24,27 +24,18 @@ Part = Literal["profile", "traits", "memories"]
 TRAITS = ("activity", "conformity", "diversity")
 
 _ORDERS = {
-    "paper": (
-        *("persona", "traits", "profile", "traits_explained"),
-        *("memories", "task", "movie", "rating"),
-    ),
-    "static_first": (
-        *("persona", "traits_explained", "task", "traits", "profile"),
-        *("memories", "movie", "rating"),
-    ),
+    "paper": "persona traits profile traits_explained memories task movie rating",
+    "static_first": "persona traits_explained task traits profile memories movie rating",
 }
+_ON_SCALE = {"low", "high", "scale"}
 _PLACEHOLDERS = {
+    **{name: {name} for name in ("year", "genres", "mean", "summary", "cast")},
     "memories": {"mean_explained"},
     "memory": {"movie", "summary", "text"},
     "movie": {"title", "year", "genres", "mean"},
-    "year": {"year"},
-    "genres": {"genres"},
-    "mean": {"mean"},
     "mean_unknown": {"mean"},
-    "summary": {"summary"},
-    "cast": {"cast"},
-    "task": {"low", "high", "scale"},
-    "rating": {"low", "high", "scale"},
+    "task": _ON_SCALE,
+    "rating": _ON_SCALE,
 }
 _CACHED = 20_000
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -145,7 +136,16 @@ class Template:
                 f"prompt.traits has the texts {tiers}", f"give three each for {', '.join(TRAITS)}"
             )
         for name, allowed in _PLACEHOLDERS.items():
-            _check_placeholders(name, getattr(self, name), allowed)
+            try:
+                parts = Formatter().parse(getattr(self, name))
+                named = {part for _, part, _, _ in parts if part is not None}
+            except ValueError as error:
+                raise UserError(f"prompt.{name}: {error}", "write {{ or }} for a brace") from error
+            if unknown := sorted(named - allowed):
+                raise UserError(
+                    f"prompt.{name} names {{{'}, {'.join(unknown)}}}",
+                    f"it may name {{{'}, {'.join(sorted(allowed))}}}",
+                )
 
     @property
     def shows_mean(self) -> bool:
@@ -184,89 +184,55 @@ class Template:
             The prompt. Without profile and traits its system message is the task alone
             (decision 25).
         """
-        about_user = [*self._about_user(profile, traits)]
-        task_role = "user" if about_user and self.order == "paper" else "system"
+        parts: dict[str, Any] = {"profile": profile, "traits": traits, "memories": memories}
+        shown = {part: parts[part] for part in self.show if parts[part] is not None}
+        sections: list[Section] = []
+
+        def add(name: str, role: Role, text: str, **more: Any) -> None:
+            sections.append(Section(name, role, _tidy(text), **more))
+
+        about_user = "profile" in shown or "traits" in shown
+        if about_user:
+            add("persona", "system", self.persona)
+        if "profile" in shown:
+            add("profile", "system", self.profile, units=_sentences(shown["profile"]))
+        if "traits" in shown:
+            tiers = zip(TRAITS, shown["traits"], strict=True)
+            add("traits", "system", " ".join(self.traits[name][int(tier)] for name, tier in tiers))
+            add("traits_explained", "system", self.traits_explained)
+        if "memories" in shown:
+            explained = self.mean_explained if _field(movie, "mean") else ""
+            texts = []
+            for about, text in shown["memories"]:
+                head, plot = self._movie(about)
+                text = self.memory.format(movie=head, summary=plot, text=_line(text))
+                texts.append(_tidy(text))
+            head, none = self.memories.format(mean_explained=explained), _tidy(self.no_memories)
+            add("memories", "user", head, units=tuple(texts), joint="\n", none=none)
         values = {"low": scale.labels[0], "high": scale.labels[-1], "scale": scale.explained}
-        movie_text = "\n".join(filter(None, (self._movie(movie), self._summary(movie))))
-        sections = [
-            *about_user,
-            *self._recalled(memories, mean_shown=bool(_field(movie, "mean"))),
-            Section("task", task_role, _tidy(self.task.format(**values))),
-            Section("movie", "user", movie_text),
-            Section("rating", "user", _tidy(self.rating.format(**values))),
-        ]
-        order = _ORDERS[self.order]
+        task_role = "user" if about_user and self.order == "paper" else "system"
+        add("task", task_role, self.task.format(**values))
+        head, plot = self._movie(movie)
+        add("movie", "user", f"{head}\n{self.summary.format(summary=plot)}" if plot else head)
+        add("rating", "user", self.rating.format(**values))
+        order = _ORDERS[self.order].split()
         sections.sort(key=lambda section: (section.role == "user", order.index(section.name)))
         return Prompt(tuple(sections))
 
-    def _about_user(self, profile: str | None, traits: Sequence[int] | None) -> Iterator[Section]:
-        if "profile" not in self.show:
-            profile = None
-        if "traits" not in self.show:
-            traits = None
-        if profile is not None or traits is not None:
-            yield Section("persona", "system", _tidy(self.persona))
-        if profile is not None:
-            yield Section("profile", "system", _tidy(self.profile), _sentences(profile))
-        if traits is not None:
-            texts = (self.traits[name][tier] for name, tier in zip(TRAITS, traits, strict=True))
-            yield Section("traits", "system", _tidy(" ".join(texts)))
-            yield Section("traits_explained", "system", _tidy(self.traits_explained))
-
-    def _recalled(
-        self, memories: Sequence[tuple[Mapping[str, Any], str]] | None, *, mean_shown: bool
-    ) -> Iterator[Section]:
-        if memories is not None and "memories" in self.show:
-            explained = self.mean_explained if mean_shown else ""
-            yield Section(
-                "memories",
-                "user",
-                _tidy(self.memories.format(mean_explained=explained)),
-                units=tuple(self._memory(movie, text) for movie, text in memories),
-                joint="\n",
-                none=_tidy(self.no_memories),
-            )
-
-    def _movie(self, movie: Mapping[str, Any]) -> str:
+    def _movie(self, movie: Mapping[str, Any]) -> tuple[str, str]:
+        """A movie's line, and what is known of its plot and cast."""
         year, mean = _field(movie, "year"), _field(movie, "mean")
-        genres = [_line(genre) for genre in split_genres(_field(movie, "genres"))]
+        genres = ", ".join(_line(genre) for genre in split_genres(_field(movie, "genres")))
         mean_text = self.mean if movie.get("mean_known", True) else self.mean_unknown
-        return _tidy(
-            self.movie.format(
-                title=_line(movie["title"]),
-                year=self.year.format(year=int(year)) if year else "",
-                genres=self.genres.format(genres=", ".join(genres)) if genres else "",
-                mean=mean_text.format(mean=mean) if mean else "",
-            )
+        line = self.movie.format(
+            title=_line(movie["title"]),
+            year=self.year.format(year=int(year)) if year else "",
+            genres=self.genres.format(genres=genres) if genres else "",
+            mean=mean_text.format(mean=mean) if mean else "",
         )
-
-    def _summary(self, movie: Mapping[str, Any]) -> str:
-        plot = self._plot(movie)
-        return _tidy(self.summary.format(summary=plot)) if plot else ""
-
-    def _plot(self, movie: Mapping[str, Any]) -> str:
         cast = _line(_field(movie, "cast").replace("|", ", "))
         parts = (_line(_field(movie, "summary")), self.cast.format(cast=cast) if cast else "")
-        return " ".join(filter(None, parts))
-
-    def _memory(self, movie: Mapping[str, Any], text: str) -> str:
-        return _tidy(
-            self.memory.format(
-                movie=self._movie(movie), summary=self._plot(movie), text=_line(text)
-            )
-        )
-
-
-def _check_placeholders(name: str, text: str, allowed: set[str]) -> None:
-    try:
-        named = {field for _, field, _, _ in Formatter().parse(text) if field is not None}
-    except ValueError as error:
-        raise UserError(f"prompt.{name}: {error}", "write {{ or }} for a brace") from error
-    if unknown := sorted(named - allowed):
-        raise UserError(
-            f"prompt.{name} names {{{'}, {'.join(unknown)}}}",
-            f"it may name {{{'}, {'.join(sorted(allowed))}}}",
-        )
+        return _tidy(line), " ".join(filter(None, parts))
 
 
 def _field(movie: Mapping[str, Any], name: str) -> Any:

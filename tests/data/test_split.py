@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from persona_lab.cache import read, write
 from persona_lab.data import Cost, Scale, Split
-from persona_lab.data.split import draw_rows, in_time_order, item_means, training_rows
+from persona_lab.data.split import draw_rows, in_time_order, training_rows
 
 
 def ratings(*rows: tuple[int, int, int, int]) -> pd.DataFrame:
@@ -96,20 +97,6 @@ def test_drawn_rows_follow_the_seed() -> None:
     assert first != list(range(10))
 
 
-def test_item_means_by_hand() -> None:
-    means = item_means(
-        ratings((1, 10, 5, 0), (2, 10, 2, 0), (1, 20, 2, 0)), pd.Series([20, 10, 30])
-    )
-    assert means["mean"].tolist() == [2.0, 3.5, 3.0]
-    assert means["mean_known"].tolist() == [True, True, False]
-
-
-def test_item_means_of_nothing() -> None:
-    means = item_means(ratings(), pd.Series([10]))
-    assert means["mean"].isna().all()
-    assert means["mean_known"].tolist() == [False]
-
-
 def test_split_survives_its_files(tmp_path: Path) -> None:
     history = in_time_order(ratings((1, 10, 5, 1), (1, 20, 4, 2), (2, 10, 3, 3)))
     movies = pd.DataFrame(
@@ -135,8 +122,8 @@ def test_split_survives_its_files(tmp_path: Path) -> None:
         scale=Scale((3, 3.5), ("liked it", "loved it"), ("good", "better")),
         cost=Cost(3, 20, 10, 0.5),
     )
-    split.save(tmp_path)
-    loaded = Split.load(tmp_path)
+    write(split, tmp_path)
+    loaded = read(Split, tmp_path)
     for name in ("train", "test", "movies", "users"):
         pd.testing.assert_frame_equal(getattr(loaded, name), getattr(split, name))
     assert (loaded.cohort, loaded.skipped, loaded.counts) == ("dev", split.skipped, {"train": 2})

@@ -156,8 +156,8 @@ def test_random_memories_are_what_may_be_recalled(toy, data):
 
 def test_each_users_memories_are_read_once(toy, monkeypatch):
     reads = []
-    real = Bank._block
-    monkeypatch.setattr(Bank, "_block", lambda *args: reads.append(args[1]) or real(*args))
+    real = Bank._recall
+    monkeypatch.setattr(Bank, "_recall", lambda *args: reads.append(args[1]) or real(*args))
     rows = pd.DataFrame({"user_id": [10, 20, 10, 20, 10], "item_id": 5, "position": 9})
     toy_bank(toy).recall_rows(rows)
     assert sorted(reads) == [10, 20]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from persona_lab.data import Cost
 from persona_lab.errors import UserError
-from persona_lab.memory.embedder import split_texts
+from persona_lab.memory.vectors import split_texts
 from persona_lab.sources import Sources
 
 
@@ -20,11 +20,11 @@ def letters(texts):
 @given(st.lists(st.text("ab.! \n", max_size=60), max_size=4), st.integers(1, 20))
 def test_parts_fit_and_lose_nothing(texts, room):
     parts = split_texts(texts, letters, room)
-    assert all(size <= room for _, _, size in parts)
-    assert [size for _, _, size in parts] == letters([part for part, _, _ in parts])
-    assert [owner for _, owner, _ in parts] == sorted(owner for _, owner, _ in parts)
+    assert all(size <= room for _, size, _ in parts)
+    assert [size for _, size, _ in parts] == letters([part for part, _, _ in parts])
+    assert [owner for _, _, owner in parts] == sorted(owner for _, _, owner in parts)
     for index, text in enumerate(texts):
-        joined = "".join(part for part, owner, _ in parts if owner == index)
+        joined = "".join(part for part, _, owner in parts if owner == index)
         assert "".join(joined.split()) == "".join(text.split())
 
 

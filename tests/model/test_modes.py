@@ -223,7 +223,7 @@ def test_rules_of_the_sizes(
     rows, personas = rows_of(counts), make_personas(persona_of)
     by_persona = mode("persona", max_rows=max_rows).plan(rows, personas, seed)
     sizes = []
-    for persona in range(personas.n_personas):
+    for persona in range(len(personas.centers)):
         own = rows[rows["user_id"].map(persona_of) == persona]
         part = by_persona.rows[f"persona_{persona}"]
         assert len(part) == min(len(own), max_rows or len(own))
