@@ -1,7 +1,7 @@
 """Predictions -> errors, baselines on the same rows, and how far to trust their differences."""
 
 from persona_lab.evaluation.assessment import assess, intervals
-from persona_lab.evaluation.audit import Audit, Seen, audit, auditing, other_ratings
+from persona_lab.evaluation.audit import Audit, auditing
 from persona_lab.evaluation.beyond import beyond
 from persona_lab.evaluation.claims import CLAIMS, OURS, Judged, TableRow, judge
 from persona_lab.evaluation.contrast import Contrast, Verdict, adjust, contrast, rows_key, varies
@@ -31,13 +31,11 @@ __all__ = [
     "Result",
     "Row",
     "SeedVariance",
-    "Seen",
     "TableRow",
     "Verdict",
     "adapter_records",
     "adjust",
     "assess",
-    "audit",
     "auditing",
     "baselines",
     "beyond",
@@ -48,7 +46,6 @@ __all__ = [
     "judge",
     "matrix",
     "off_diagonal",
-    "other_ratings",
     "paired_interval",
     "predicting",
     "row_id",

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scales import HALVES, STARS
 
+from persona_lab.cache import read, write
 from persona_lab.data import Scale
 from persona_lab.evaluation import Baselines
 from persona_lab.evaluation import baselines as of_scale
@@ -162,8 +163,8 @@ def test_a_movie_without_shown_mean_falls_back_and_is_counted():
 
 def test_baselines_survive_the_folder(tmp_path):
     found = baselines(*toy())
-    found.save(tmp_path)
-    again = Baselines.load(tmp_path)
+    write(found, tmp_path)
+    again = read(Baselines, tmp_path)
     pd.testing.assert_frame_equal(again.frame, found.frame)
     assert (again.metrics, again.user_means) == (found.metrics, found.user_means)
 
