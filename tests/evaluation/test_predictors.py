@@ -172,7 +172,7 @@ def test_baselines_survive_the_folder(tmp_path):
 def test_what_always_says_is_as_high_on_every_scale():
     assert always(STARS) == ("always_4", 4.0)
     assert always(HALVES) == ("always_4", 4.0)
-    assert always(Scale(range(1, 11), ["x"] * 10)) == ("always_8", 8.0)
+    assert always(Scale([*range(1, 11)], ["x"] * 10)) == ("always_8", 8.0)
 
 
 def test_rounding_is_to_the_nearest_value_of_the_scale():
