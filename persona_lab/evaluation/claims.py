@@ -1,8 +1,8 @@
 """Rows of a table -> which claims of the paper they support, contradict or leave open. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -126,11 +126,6 @@ class TableRow:
     runs: tuple[pd.DataFrame, ...]
     stands_in: bool = False
 
-    def unrelated(self) -> Interval:
-        """Its share of unrelated responses."""
-        runs = [run.sort_values(["user_id", "item_id"]) for run in self.runs]
-        return share_interval(runs[0]["user_id"], np.isnan(predicted(runs, "decoded")))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Judged(Claim):
@@ -167,44 +162,46 @@ def judge(table: Mapping[str, TableRow], prediction: Prediction) -> tuple[Judged
         prediction: What to score.
     """
     claims = (*CLAIMS, *OURS)
-    reasons = {claim.rows: _untestable(claim.rows, table) for claim in claims}
+    # Claims on ways to train and prompt can be asked of any model, those on a model cannot.
+    reasons = {claim.rows: _untestable(claim.rows, table, LARGE) for claim in claims}
     trained = varies((table[row].runs for row in TRAINED if row in table), prediction)
     # Two claims on the same rows are one test.
     contrasts = {
-        rows: contrast(
-            *(table[row].runs for row in rows),
-            prediction=prediction,
-            between=[trained if row in TRAINED else None for row in rows],
-        )
+        rows: difference
         for rows, reason in reasons.items()
         if not reason
+        and (
+            difference := contrast(
+                *(table[row].runs for row in rows),
+                prediction=prediction,
+                between=[trained if row in TRAINED else None for row in rows],
+            )
+        )
     }
-    adjusted = adjust({rows: difference for rows, difference in contrasts.items() if difference})
+    adjusted = adjust(contrasts)
     judged = [
-        *(
-            _by_errors(claim, prediction, reasons[claim.rows], adjusted.get(claim.rows))
-            for claim in claims
-        ),
-        Judged(
-            **vars(BY_SIZE), prediction=prediction, judgement=Verdict.NOT_TESTABLE, why=CONFOUNDED
-        ),
+        _by_errors(claim, prediction, reasons[claim.rows], adjusted.get(claim.rows))
+        for claim in claims
     ]
+    judged.append(_judged(BY_SIZE, prediction, Verdict.NOT_TESTABLE, CONFOUNDED))
     if prediction == "decoded":
         judged += [_by_responses(NEVER_UNRELATED, table), _by_responses(AT_TIMES_UNRELATED, table)]
     return tuple(judged)
 
 
-def _untestable(rows: tuple[str, ...], table: Mapping[str, TableRow]) -> str:
-    missing = [row for row in rows if row not in table]
-    if missing:
+def _untestable(rows: Sequence[str], table: Mapping[str, TableRow], *models: Sequence[str]) -> str:
+    if missing := [row for row in rows if row not in table]:
         return f"{', '.join(missing)} not in the table"
-    # Claims on ways to train and prompt can be asked of any model, those on a model cannot.
-    return _played(LARGE, rows, table)
+    for model in models:
+        if names := ", ".join(row for row in rows if row in model and table[row].stands_in):
+            return f"a stand-in plays {'LLaMA-3' if model is LARGE else 'Phi-3'} in {names}"
+    return ""
 
 
-def _played(model: tuple[str, ...], rows: tuple[str, ...], table: Mapping[str, TableRow]) -> str:
-    names = ", ".join(row for row in rows if row in model and table[row].stands_in)
-    return names and f"a stand-in plays {'LLaMA-3' if model is LARGE else 'Phi-3'} in {names}"
+def _judged(
+    claim: Claim, prediction: Prediction, judgement: Verdict, why: str, **rests_on: Any
+) -> Judged:
+    return Judged(**vars(claim), prediction=prediction, judgement=judgement, why=why, **rests_on)
 
 
 def _by_errors(
@@ -215,7 +212,8 @@ def _by_errors(
         judgement = Verdict.NOT_TESTABLE
         why = why or "the rows have no test row in common that all answered"
     elif (said := difference.verdict()) not in (Verdict.LOWER, Verdict.HIGHER):
-        why = "" if difference.check_agrees() else ON_ALL
+        sides = [reading.side for reading in difference.readings()]
+        why = ON_ALL if sides[0] and sides[-1] != sides[0] else ""
     elif once := [
         row
         for row, n_seeds in zip(claim.rows, difference.n_seeds, strict=True)
@@ -224,34 +222,32 @@ def _by_errors(
         why = f"{', '.join(once)} with one seed: another training may differ as much"
     else:
         judgement = Verdict.SUPPORTED if said == claim.says else Verdict.CONTRADICTED
-    return Judged(
-        **vars(claim), prediction=prediction, judgement=judgement, why=why, contrast=difference
-    )
+    return _judged(claim, prediction, judgement, why, contrast=difference)
 
 
 def _by_responses(claim: Claim, table: Mapping[str, TableRow]) -> Judged:
-    rows, said = (LARGE, _never) if claim is NEVER_UNRELATED else (SMALL, _at_times)
-    why = _untestable(rows, table) or _played(SMALL, rows, table)
-    shares = None if why else {row: table[row].unrelated() for row in rows}
-    judgement = said(shares, table) if shares else Verdict.NOT_TESTABLE
-    return Judged(**vars(claim), prediction="decoded", judgement=judgement, why=why, shares=shares)
-
-
-def _never(shares: Mapping[str, Interval], table: Mapping[str, TableRow]) -> Verdict:
-    if any(share.low for share in shares.values()):
-        return Verdict.CONTRADICTED
-    never = all(share.value == 0 for share in shares.values())
-    return Verdict.SUPPORTED if never else Verdict.UNDECIDED
-
-
-def _at_times(shares: Mapping[str, Interval], table: Mapping[str, TableRow]) -> Verdict:
-    if all(share.low for share in shares.values()):
-        return Verdict.SUPPORTED
-    never = any(
+    rows = LARGE if claim is NEVER_UNRELATED else SMALL
+    if why := _untestable(rows, table, LARGE, SMALL):
+        return _judged(claim, "decoded", Verdict.NOT_TESTABLE, why)
+    shares = {}
+    for row in rows:
+        runs = [run.sort_values(["user_id", "item_id"]) for run in table[row].runs]
+        silent = np.isnan(predicted(runs, "decoded"))
+        shares[row] = share_interval(runs[0]["user_id"], silent)
+    judgement = Verdict.UNDECIDED
+    if claim is NEVER_UNRELATED:
+        if any(share.low for share in shares.values()):
+            judgement = Verdict.CONTRADICTED
+        elif all(share.value == 0 for share in shares.values()):
+            judgement = Verdict.SUPPORTED
+    elif all(share.low for share in shares.values()):
+        judgement = Verdict.SUPPORTED
+    elif any(
         share.value == 0 and highest_share(table[row].runs[0]["user_id"].nunique()) < LEAST_URR
         for row, share in shares.items()
-    )
-    return Verdict.CONTRADICTED if never else Verdict.UNDECIDED
+    ):
+        judgement = Verdict.CONTRADICTED
+    return _judged(claim, "decoded", judgement, "", shares=shares)
 
 
 def highest_share(n_users: int) -> float:

@@ -39,7 +39,7 @@ CONTROLS = {
 
 
 def row_id(role: str, adapter: str, memory: str) -> str | None:
-    """Return the row of the paper's Table 1 with this role, adapter and memory, None if none."""
+    """The row of the paper's Table 1 with this role, adapter and memory, if any."""
     return TABLE_1.get((role, adapter, memory))
 
 
@@ -53,15 +53,7 @@ class Row:
         setup: `embedded`, `paper` or someone's own.
         role: `slm` or `llm`.
         model: Name of the model that the role resolved to.
-        adapter: Adapter mode.
         memory: What the prompt shows of the memories.
-        data: Name of the data set.
-        distiller: What wrote the memories.
-        embedder: What made vectors of them.
-        personas: What clustered the users.
-        protocol: `strict` or `paper`.
-        decode: `paper`, `greedy` or `expected`.
-        peft: The adapters' kind.
         seed: The training seed.
         changed: Every other choice that differs from the default: dotted field -> value.
         departures: In what its parts depart from the paper, so that it is no row of Table 1
@@ -92,16 +84,13 @@ def adapter_records(
     starts: Mapping[str, str],
     assignment: pd.DataFrame,
 ) -> dict[str, dict[str, Any]]:
-    """Say of each trained adapter what it began from and whom it rates.
+    """Say of each trained adapter what it began from and whom it rates: `Result.adapters`.
 
     Args:
         summaries: Adapter -> its training summary.
         route: user_id -> the adapter that rates the user's movies, None for the frozen base.
         starts: Adapter -> the one that it goes on from; absent where it began afresh.
         assignment: user_id and persona of all users.
-
-    Returns:
-        `Result.adapters`.
     """
     personas = dict(iter(assignment.groupby(assignment["persona"].astype(int))["user_id"]))
     records = {}
@@ -118,8 +107,6 @@ class Result:
     """The result of one run.
 
     Attributes:
-        row: What it was a run of.
-        scale: What a rating can be.
         cohort: Whose test rows these are: `reported` or `dev` (decision 28).
         development: Whether the rows are there to choose on: of development users, or held back
             from training (decision 28).
@@ -141,14 +128,12 @@ class Result:
         adapters: Each adapter's training summary (`n_rows`, `n_steps`, `loss`, `unique_tokens`);
             `serves`: how many `users` it rates, and the `personas` of which it rates all users;
             `start`: the adapter that it goes on from, None where it began afresh.
-        distillation: What the distiller wrote, asked again, kept and dropped, by name (see
-            `Memories.counts`).
+        distillation: What the distiller wrote, asked again, kept and dropped (`Memories.counts`).
         beyond: Calibration, ranks, histograms, slices and unrelated responses, see `beyond`.
         audit: What looking for test ratings found, place by place, see `Audit`.
         costs: stage -> its share of `cost`: of `split` for the movies' texts, of `memories` for the
             distillation, of `vectors` for embeddings.
-        matrix: With `adapter.matrix`, every persona's adapter on every persona's users, see
-            `matrix`; else empty.
+        matrix: With `adapter.matrix`, every persona's adapter on every persona's users.
     """
 
     SCHEMA: ClassVar[int] = 2
@@ -217,27 +202,29 @@ class Result:
             )
         return self.metrics["rmse_worst"]
 
+    def numbers(self) -> dict[str, Any]:
+        """Return what the run came to, without lists: for a tracker that shows runs side by side.
+
+        `metrics` stand at the top, the rest below its field's name.
+        """
+        names = (
+            *("cohort", "n_test", "n_unrelated", "truncated", "reused"),
+            *("intervals", "baselines", "timing", "cost", "cuts", "skipped", "distillation"),
+        )
+        return {
+            **self.metrics,
+            **{name: getattr(self, name) for name in names},
+            "beyond": {k: v for k, v in self.beyond.items() if not isinstance(v, list)},
+            "audit_found": sum(finding["found"] for finding in self.audit),
+            "audit_unchecked": sum(bool(finding["note"]) for finding in self.audit),
+        }
+
     def save(self, folder: Path) -> None:
         """Write result.json into a folder: all of it or, when interrupted, nothing."""
         text = json.dumps({"schema": self.SCHEMA} | asdict(self), indent=2, allow_nan=False)
         partial = folder / "result.json.partial"
         partial.write_text(text + "\n", encoding="utf-8")
         os.replace(partial, folder / "result.json")
-
-    def numbers(self) -> dict[str, Any]:
-        """Return what the run came to, without lists: for a tracker that shows runs side by side.
-
-        `metrics` stand at the top, the rest below its field's name.
-        """
-        nested = ("intervals", "baselines", "timing", "cost", "cuts", "skipped", "distillation")
-        single = ("cohort", "n_test", "n_unrelated", "truncated", "reused")
-        beyond = {name: value for name, value in self.beyond.items() if not isinstance(value, list)}
-        audited = {
-            "audit_found": sum(finding["found"] for finding in self.audit),
-            "audit_unchecked": sum(bool(finding["note"]) for finding in self.audit),
-        }
-        named = {name: getattr(self, name) for name in (*single, *nested)}
-        return {**self.metrics, **named, "beyond": beyond, **audited}
 
     @classmethod
     def load(cls, folder: Path) -> Self:
