@@ -29,7 +29,7 @@ def matrix(
         crossed: Adapter -> its predictions of all users' test rows, all in the same order, as
             `score` takes them.
         route: user_id -> the user's own adapter, None for the frozen base.
-        decode: Name of the decoding: `paper`, `greedy` or `expected`.
+        decode: Name of the decoding.
         user_means: Each user's mean training rating.
         scale: What a rating can be.
 
@@ -46,38 +46,30 @@ def matrix(
         for users in [*crossed, *({None} & {*route.values()})]:
             group = own.isna() if users is None else own == users
             rows, difference = frame[group], None
-            if users is not None and users in crossed and users != adapter:
+            if users is not None and users != adapter:
                 theirs = crossed[users].loc[group, "expected_rating"]
-                both = paired_interval(
+                difference = paired_interval(
                     rows["user_id"], rows["rating"], rows["expected_rating"], theirs
                 )
-                difference = {metric: asdict(error) for metric, error in both.items()}
             cells.append(
                 {
                     "adapter": adapter,
                     "users": users,
                     "n_users": int(rows["user_id"].nunique()),
                     **score(rows, decode, scale),
-                    "difference": difference,
+                    "difference": difference and {m: asdict(d) for m, d in difference.items()},
                 }
             )
     return cells
 
 
 def off_diagonal(cells: Sequence[Mapping[str, Any]]) -> list[Contrast]:
-    """Return the differences in a `matrix`, in its order, their p corrected together."""
-    contrasts = {
-        place: Contrast(
-            prediction="expected",
-            n=cell["n_test"],
-            n_users=cell["n_users"],
-            n_seeds=(1, 1),
-            differences={
-                metric: Difference(**error) for metric, error in cell["difference"].items()
-            },
-            check=None,
-        )
-        for place, cell in enumerate(cells)
-        if cell["difference"]
-    }
+    """The differences in a `matrix`, in its order, their p corrected together."""
+    contrasts = {}
+    for place, cell in enumerate(cells):
+        if cell["difference"]:
+            both = {metric: Difference(**ends) for metric, ends in cell["difference"].items()}
+            contrasts[place] = Contrast(
+                "expected", cell["n_test"], cell["n_users"], (1, 1), both, None
+            )
     return [*adjust(contrasts).values()]

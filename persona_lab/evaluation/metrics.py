@@ -1,9 +1,11 @@
-"""Predictions of a run -> RMSE, MAE and URR, pooled over rows.
+"""Predictions of test rows -> RMSE, MAE and URR, pooled over rows, with their intervals.
 
 A response without a rating has no prediction: it is left out of RMSE and MAE and counted in URR,
 with variants beside them that give it one (decision 13). Pure.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,15 +13,77 @@ import pandas as pd
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
 from persona_lab.data import Scale
+from persona_lab.evaluation.contrast import Prediction, predicted
+from persona_lab.evaluation.uncertainty import SeedVariance, interval, share_interval
+
+
+def assess(predictions: pd.DataFrame, decode: str, scale: Scale) -> dict[str, Any]:
+    """Score a run's predictions, by persona too.
+
+    Args:
+        predictions: As `score` takes them, with item_id and persona, of every test row.
+        decode: Name of the decoding: `paper`, `greedy` or `expected`.
+        scale: What a rating can be.
+
+    Returns:
+        Fields of a `Result`: `metrics` (what `score` returns, without the counts), `n_test`,
+        `n_unrelated`, `intervals` and `per_persona` (`persona`, `n_users` and the scores of each
+        persona's rows).
+    """
+    metrics = score(predictions, decode, scale)
+    return {
+        "n_test": metrics.pop("n_test"),
+        "n_unrelated": metrics.pop("n_unrelated"),
+        "metrics": metrics,
+        "intervals": intervals([predictions], decode),
+        "per_persona": [
+            {
+                "persona": persona,
+                "n_users": int(rows["user_id"].nunique()),
+                **score(rows, decode, scale),
+            }
+            for persona, rows in predictions.groupby(predictions["persona"].astype(int))
+        ],
+    }
+
+
+def intervals(
+    runs: Sequence[pd.DataFrame],
+    decode: str,
+    between: Mapping[Prediction, SeedVariance] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Score the runs of a row of a table, one per seed, over the test rows of all of them.
+
+    Args:
+        runs: user_id, item_id, rating, prediction (nullable) and expected_rating of the same test
+            rows, in any order.
+        decode: Name of the decoding.
+        between: The variance of RMSE and MAE between seeds where it is known from other rows, too;
+            by default that of these runs.
+
+    Returns:
+        `rmse`, `mae`, `urr`, `rmse_expected`, `mae_expected` -> {value, low, high}: 95% over users
+        and seeds. A metric without rows, or that the decoding does not have, is left out.
+    """
+    sides = [run.sort_values(["user_id", "item_id"]) for run in runs]
+    users, ratings = (sides[0][name].to_numpy() for name in ("user_id", "rating"))
+    kind: Prediction = "expected" if decode == "expected" else "decoded"
+    readings: dict[str, Prediction] = {"": kind, "_expected": "expected"}
+    ends = {}
+    for suffix, reading in readings.items():
+        scored = predicted(sides, reading)
+        rows = ~np.isnan(scored).all(axis=0)
+        if rows.any():
+            known = (between or {}).get(reading)
+            both = interval(users[rows], ratings[rows], scored[:, rows], between=known)
+            ends |= {f"{metric}{suffix}": asdict(error) for metric, error in both.items()}
+    if decode != "expected":
+        ends["urr"] = asdict(share_interval(users, np.isnan(predicted(sides, kind))))
+    return ends
 
 
 def decoded(frame: pd.DataFrame, decode: str) -> pd.Series:
-    """Return what each row counts as predicted, NaN where the response was unrelated.
-
-    Args:
-        frame: Predictions with columns prediction (nullable) and expected_rating.
-        decode: Name of the decoding; `expected` predicts the expected rating.
-    """
+    """What each row counts as predicted, NaN where the response was unrelated."""
     column = "expected_rating" if decode == "expected" else "prediction"
     return frame[column].astype("Float64").astype(float)
 
@@ -66,7 +130,7 @@ def score(frame: pd.DataFrame, decode: str, scale: Scale) -> dict[str, Any]:
 
 
 def errors(rating: pd.Series, prediction: pd.Series) -> dict[str, float | None]:
-    """Return `rmse` and `mae` in stars, None without rows."""
+    """`rmse` and `mae` in stars, None without rows."""
     if rating.empty:
         return {"rmse": None, "mae": None}
     return {

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from persona_lab.evaluation import CLAIMS, OURS, TableRow, judge
-from persona_lab.evaluation.claims import highest_share
+from persona_lab.evaluation import TableRow, judge
+from persona_lab.evaluation.claims import CLAIMS, OURS, highest_share
 
 NOISE = {"r10": 0.5, "r7": 0.9, "r8": 0.9, "r5": 0.9, "r9": 0.9, "random_ms_ml": 0.5}
 

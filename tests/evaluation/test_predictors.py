@@ -10,9 +10,8 @@ from scales import HALVES, STARS
 
 from persona_lab.cache import read, write
 from persona_lab.data import Scale
-from persona_lab.evaluation import Baselines
 from persona_lab.evaluation import baselines as of_scale
-from persona_lab.evaluation.predictors import always
+from persona_lab.evaluation.predictors import Baselines, always
 
 COLUMNS = ["user_id", "item_id", "rating"]
 

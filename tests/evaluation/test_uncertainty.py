@@ -4,8 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from persona_lab.evaluation import holm, interval, paired_interval, share_interval, uncertainty
-from persona_lab.evaluation.uncertainty import SeedVariance, seed_variance
+from persona_lab.evaluation import uncertainty
+from persona_lab.evaluation.uncertainty import (
+    SeedVariance,
+    holm,
+    interval,
+    paired_interval,
+    seed_variance,
+    share_interval,
+)
 
 
 def simulated(rng, n_users, rows_per_user, spread, noise):
