@@ -63,13 +63,7 @@ def auditing(
 
     Args:
         inputs: What the prompts depend on.
-        data: Splits other ratings as it did the real ones.
-        distiller: Writes other memories, where it is no LLM.
-        protocol: As in the run.
-        sources: Public artefacts.
-        ratings: All ratings.
-        split: The run's.
-        memories: The run's.
+        data, distiller, protocol, sources, ratings, split, memories: Those of the run.
         prompts: Token ids of the prompts of test rows, from a split and memories.
         recall: What training rows recall, nothing where prompts show no memories.
     """
@@ -97,7 +91,12 @@ def auditing(
             tiers = users_traits(other_split, other, protocol)
             other_texts = replace(texts, profiles=profiles.merge(tiers, on="user_id"))
         given, other_given = (
-            history_rows(*sides, distiller.scope) for sides in ((used, real), (other_split, other))
+            history_rows(*sides, distiller.scope).set_index(_ROW)
+            for sides in ((used, real), (other_split, other))
+        )
+        # The movies' averages are given too, and an LLM is shown them.
+        of_rating, of_mean = (
+            _differ(given[name], other_given[name]) for name in ("rating", "mean")
         )
         sample = used.test.groupby("user_id").head(1).head(_AUDITED)
         trained = used.train.groupby("user_id").sample(1, random_state=0).head(_AUDITED)
@@ -110,7 +109,7 @@ def auditing(
             [
                 *_means(used, other_split, rated_otherwise(used.train)[1]),
                 *_texts(texts, other_texts, used.test, rewritten),
-                _given(given, other_given),
+                _finding("distiller", _TEST_RATING, of_rating | of_mean),
                 *_titles(used, texts),
                 *_recalls(trained, recall(trained)),
                 _finding("prompt", what, unlike),
@@ -164,13 +163,6 @@ def _texts(
             yield _finding(place, _TEST_RATING, pd.Series(dtype=bool), _NOT_AGAIN)
     tested = pd.Series(_among(used.interactions, test), texts.index)
     yield _finding("memory", "is of a test row", tested)
-
-
-def _given(used: pd.DataFrame, other: pd.DataFrame) -> Finding:
-    # The movies' averages are given too, and an LLM is shown them.
-    rows, others = used.set_index(_ROW), other.set_index(_ROW)
-    ratings, means = (_differ(rows[name], others[name]) for name in ("rating", "mean"))
-    return _finding("distiller", _TEST_RATING, ratings | means)
 
 
 def _titles(split: Split, memories: Memories) -> Iterator[Finding]:

@@ -1,8 +1,8 @@
 """Rows of a table -> which claims of the paper they support, contradict or leave open. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import astuple, dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -127,7 +127,7 @@ class TableRow:
     stands_in: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Judged(Claim):
     """A claim and what a table says of it.
 
@@ -141,8 +141,8 @@ class Judged(Claim):
         shares: Row -> share of unrelated responses, for claims about these.
     """
 
-    prediction: Prediction
-    judgement: Verdict
+    prediction: Prediction = "decoded"
+    judgement: Verdict = Verdict.NOT_TESTABLE
     why: str = ""
     contrast: Contrast | None = None
     shares: Mapping[str, Interval] | None = None
@@ -162,28 +162,30 @@ def judge(table: Mapping[str, TableRow], prediction: Prediction) -> tuple[Judged
         prediction: What to score.
     """
     claims = (*CLAIMS, *OURS)
+    trained = varies((table[row].runs for row in TRAINED if row in table), prediction)
     # Claims on ways to train and prompt can be asked of any model, those on a model cannot.
     reasons = {claim.rows: _untestable(claim.rows, table, LARGE) for claim in claims}
-    trained = varies((table[row].runs for row in TRAINED if row in table), prediction)
     # Two claims on the same rows are one test.
     contrasts = {
-        rows: difference
+        rows: contrast(
+            *(table[row].runs for row in rows),
+            prediction=prediction,
+            between=[trained if row in TRAINED else None for row in rows],
+        )
         for rows, reason in reasons.items()
         if not reason
-        and (
-            difference := contrast(
-                *(table[row].runs for row in rows),
-                prediction=prediction,
-                between=[trained if row in TRAINED else None for row in rows],
-            )
-        )
     }
-    adjusted = adjust(contrasts)
+    adjusted = adjust({rows: difference for rows, difference in contrasts.items() if difference})
     judged = [
-        _by_errors(claim, prediction, reasons[claim.rows], adjusted.get(claim.rows))
+        Judged(
+            *astuple(claim),
+            prediction,
+            *_by_errors(claim, reasons[claim.rows], adjusted.get(claim.rows)),
+            contrast=adjusted.get(claim.rows),
+        )
         for claim in claims
     ]
-    judged.append(_judged(BY_SIZE, prediction, Verdict.NOT_TESTABLE, CONFOUNDED))
+    judged.append(Judged(*astuple(BY_SIZE), prediction, why=CONFOUNDED))
     if prediction == "decoded":
         judged += [_by_responses(NEVER_UNRELATED, table), _by_responses(AT_TIMES_UNRELATED, table)]
     return tuple(judged)
@@ -198,56 +200,42 @@ def _untestable(rows: Sequence[str], table: Mapping[str, TableRow], *models: Seq
     return ""
 
 
-def _judged(
-    claim: Claim, prediction: Prediction, judgement: Verdict, why: str, **rests_on: Any
-) -> Judged:
-    return Judged(**vars(claim), prediction=prediction, judgement=judgement, why=why, **rests_on)
-
-
-def _by_errors(
-    claim: Claim, prediction: Prediction, why: str, difference: Contrast | None
-) -> Judged:
-    judgement = Verdict.UNDECIDED
+def _by_errors(claim: Claim, why: str, difference: Contrast | None) -> tuple[Verdict, str]:
+    """The judgement and why; `why` is what leaves no difference to judge by."""
     if difference is None:
-        judgement = Verdict.NOT_TESTABLE
         why = why or "the rows have no test row in common that all answered"
-    elif (said := difference.verdict()) not in (Verdict.LOWER, Verdict.HIGHER):
+        return Verdict.NOT_TESTABLE, why
+    said = difference.verdict()
+    if said not in (Verdict.LOWER, Verdict.HIGHER):
         sides = [reading.side for reading in difference.readings()]
-        why = ON_ALL if sides[0] and sides[-1] != sides[0] else ""
-    elif once := [
-        row
-        for row, n_seeds in zip(claim.rows, difference.n_seeds, strict=True)
-        if row in TRAINED and n_seeds < 2
-    ]:
+        return Verdict.UNDECIDED, ON_ALL if sides[0] and sides[-1] != sides[0] else ""
+    seeds = zip(claim.rows, difference.n_seeds, strict=True)
+    if once := [row for row, n_seeds in seeds if row in TRAINED and n_seeds < 2]:
         why = f"{', '.join(once)} with one seed: another training may differ as much"
-    else:
-        judgement = Verdict.SUPPORTED if said == claim.says else Verdict.CONTRADICTED
-    return _judged(claim, prediction, judgement, why, contrast=difference)
+        return Verdict.UNDECIDED, why
+    return Verdict.SUPPORTED if said == claim.says else Verdict.CONTRADICTED, ""
 
 
 def _by_responses(claim: Claim, table: Mapping[str, TableRow]) -> Judged:
     rows = LARGE if claim is NEVER_UNRELATED else SMALL
     if why := _untestable(rows, table, LARGE, SMALL):
-        return _judged(claim, "decoded", Verdict.NOT_TESTABLE, why)
+        return Judged(*astuple(claim), why=why)
     shares = {}
     for row in rows:
         runs = [run.sort_values(["user_id", "item_id"]) for run in table[row].runs]
         silent = np.isnan(predicted(runs, "decoded"))
         shares[row] = share_interval(runs[0]["user_id"], silent)
-    judgement = Verdict.UNDECIDED
+    lows = [bool(share.low) for share in shares.values()]
+    nones = [row for row, share in shares.items() if share.value == 0]
     if claim is NEVER_UNRELATED:
-        if any(share.low for share in shares.values()):
-            judgement = Verdict.CONTRADICTED
-        elif all(share.value == 0 for share in shares.values()):
-            judgement = Verdict.SUPPORTED
-    elif all(share.low for share in shares.values()):
+        supported, contradicted = len(nones) == len(rows), any(lows)
+    else:
+        least = [highest_share(table[row].runs[0]["user_id"].nunique()) for row in nones]
+        supported, contradicted = all(lows), any(share < LEAST_URR for share in least)
+    judgement = Verdict.CONTRADICTED if contradicted else Verdict.UNDECIDED
+    if supported:
         judgement = Verdict.SUPPORTED
-    elif any(
-        share.value == 0 and highest_share(table[row].runs[0]["user_id"].nunique()) < LEAST_URR
-        for row, share in shares.items()
-    ):
-        judgement = Verdict.CONTRADICTED
-    return _judged(claim, "decoded", judgement, "", shares=shares)
+    return Judged(*astuple(claim), judgement=judgement, shares=shares)
 
 
 def highest_share(n_users: int) -> float:

@@ -59,13 +59,8 @@ class Difference(Interval):
 
 @dataclass(frozen=True)
 class SeedVariance:
-    """How much the errors of a row of a table vary with its seed alone, the same for all its rows.
-
-    Attributes:
-        rmse: Variance of RMSE, in squared stars.
-        mae: Of MAE, likewise.
-        freedom: Degrees of freedom of both: seeds less rows.
-    """
+    """How much RMSE and MAE vary with the seed alone (variances, in squared stars), in all rows of
+    a table, with the degrees of freedom of both: seeds less rows."""
 
     rmse: float
     mae: float
@@ -143,8 +138,7 @@ def paired_interval(
         ratings: The true ratings, of shape (n_rows,).
         first: Predicted ratings, of shape (n_rows,) or (n_seeds, n_rows), none missing.
         others: Predicted ratings to compare with, most often one, likewise.
-        between: The variance between seeds of each of these, where it is known from elsewhere; by
-            default that of the seeds given here.
+        between: The variance between seeds of each of these, as `interval` takes it.
 
     Returns:
         The differences of `rmse` and of `mae`.
@@ -154,18 +148,23 @@ def paired_interval(
     assert complete, "a row without a prediction was compared"
     sides = [_per_user(users, ratings, predictions) for predictions in (first, *others)]
     spreads = _spreads(sides, between or [None] * len(sides))
+    if len(sides[0]) < 2:
+        return spreads
     # At a fixed number of rows RMSE is monotone in the sum of squares: exchanging users for the
     # difference of RMSE is flipping signs of the users' differences of squares. The mean of several
     # RMSE is no RMSE: there each side's squares count by what they move its RMSE.
     own, *theirs = (side.mean(axis=1)[:, 1:] for side in sides)
     if len(theirs) > 1:
-        own, *theirs = (
-            losses / [np.sqrt(losses[:, 0].sum()) or 1.0, 1.0] for losses in (own, *theirs)
-        )
-    flips = _sign_flip(own - np.mean(theirs, axis=0))
+        own, *theirs = (side / [np.sqrt(side[:, 0].sum()) or 1.0, 1.0] for side in (own, *theirs))
+    losses = own - np.mean(theirs, axis=0)
+    # Sums that differ by rounding alone are equal.
+    least = np.abs(losses.sum(axis=0)) - 1e-9 * np.abs(losses).sum(axis=0)
+    reached = (np.abs(_weighted(losses, FLIPS, signs=True)) >= least).sum(axis=0)
+    # The observed signs count as one draw, so that no p is 0 (Phipson and Smyth, 2010).
+    ps = ((reached + 1) / (FLIPS + 1)).tolist()
     return {
-        name: replace(spread, p=p if spread.p is None or p is None else max(p, spread.p))
-        for (name, spread), p in zip(spreads.items(), flips, strict=True)
+        name: replace(spread, p=max(p, spread.p or 0.0))
+        for (name, spread), p in zip(spreads.items(), ps, strict=True)
     }
 
 
@@ -211,12 +210,8 @@ def _spreads(
     percentiles are widened for few users: a plain percentile interval is too narrow by
     sqrt((n - 1) / n) and by the normal's quantile in place of Student's t.
 
-    Args:
-        sides: Sums of shape (n_users, n_seeds, 3), of the same users.
-        between: The variance between seeds of each side; None for that of its own seeds.
-
-    Returns:
-        The `p` is that of a t-test where seeds vary, else None.
+    `sides` are sums of shape (n_users, n_seeds, 3), `between` the variance between the seeds of
+    each, None for that of its own ones. The `p` is that of a t-test where seeds vary, else None.
     """
     n_users, confident = len(sides[0]), (1 + LEVEL) / 2
     values = _minus(side.sum(axis=(0, 1))[None] for side in sides)[0]
@@ -269,20 +264,6 @@ def _of_seeds(
             yield np.var(rated, axis=0, ddof=1) / len(rated), len(rated) - 1
     for known, factor in shared.items():
         yield np.array([known.rmse, known.mae]) * factor, known.freedom
-
-
-def _sign_flip(differences: np.ndarray) -> list[float | None]:
-    """Two-sided p of each column's sum under random signs of the rows, of shape (n_users, k).
-
-    The observed signs count as one draw, so that no p is 0 (Phipson and Smyth, 2010).
-    """
-    n_users, k = differences.shape
-    if n_users < 2:
-        return [None] * k
-    # Sums that differ by rounding alone are equal.
-    least = np.abs(differences.sum(axis=0)) - 1e-9 * np.abs(differences).sum(axis=0)
-    reached = (np.abs(_weighted(differences, FLIPS, signs=True)) >= least).sum(axis=0)
-    return ((reached + 1) / (FLIPS + 1)).tolist()
 
 
 def _weighted(by_user: np.ndarray, n: int, *, signs: bool = False) -> np.ndarray:
