@@ -1,7 +1,6 @@
 """Predictions of a run -> what one error hides: calibration, ranks, histograms, slices. Pure.
 
 The probabilities of a scale's values are a forecast of the rating; the expected rating is its mean.
-Beside what a reader has no scale for stands what a simple predictor reaches on the same rows.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,7 +36,6 @@ def beyond(
             predictors say of it, as from `Baselines.beside`, where that is known.
         train: user_id, item_id and rating of the selected users' training rows.
         activity: user -> tier of the activity trait.
-        scale: What a rating can be.
 
     Returns:
         `ece` and `reliability` (see `reliability`), `rps` with its `rps_interval` {value, low,

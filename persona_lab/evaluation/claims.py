@@ -37,7 +37,6 @@ class Claim:
     Attributes:
         name: Short, unique. Of a comparison "r10 < r7, r8": the first row errs less (<) or more
             (>) than the other, or than the mean error of several others.
-        text: The statement.
         source: Where it stands: in the paper's `text`, in its `table` alone, or it is `ours`.
     """
 
@@ -88,9 +87,7 @@ CLAIMS = (
     Claim("r2 > r1", "the large model errs more with M_l alone than with both"),
 )
 """What the paper says of its Table 1 (sections 4 and 5), personas against single first.
-
-The paper concludes the first and its table shows the second, which speaks against it.
-"""
+The paper concludes the first and its table shows the second, which speaks against it."""
 
 THESIS = CLAIMS[0].name
 
@@ -116,12 +113,8 @@ AT_TIMES_UNRELATED = Claim(
 
 @dataclass(frozen=True, eq=False)
 class TableRow:
-    """A row of a table.
-
-    Attributes:
-        runs: The predictions of its runs, one per seed, as `contrast` takes them.
-        stands_in: Whether another model plays the paper's.
-    """
+    """A row of a table: predictions of its runs, one per seed, as `contrast` takes them, and
+    whether another model plays the paper's."""
 
     runs: tuple[pd.DataFrame, ...]
     stands_in: bool = False
@@ -230,17 +223,11 @@ def _by_responses(claim: Claim, table: Mapping[str, TableRow]) -> Judged:
     if claim is NEVER_UNRELATED:
         supported, contradicted = len(nones) == len(rows), any(lows)
     else:
-        least = [highest_share(table[row].runs[0]["user_id"].nunique()) for row in nones]
-        supported, contradicted = all(lows), any(share < LEAST_URR for share in least)
+        # A user's rows are no independent trials, so users are counted: where none of them had such
+        # a response, the share is below this, 95% sure.
+        below = [1 - 0.05 ** (1 / table[row].runs[0]["user_id"].nunique()) for row in nones]
+        supported, contradicted = all(lows), any(share < LEAST_URR for share in below)
     judgement = Verdict.CONTRADICTED if contradicted else Verdict.UNDECIDED
     if supported:
         judgement = Verdict.SUPPORTED
     return Judged(*astuple(claim), judgement=judgement, shares=shares)
-
-
-def highest_share(n_users: int) -> float:
-    """What a share of rows is below, 95% sure, where none of so many users had such a row.
-
-    A user's rows are no independent trials, so users are counted: 1 - 0.05 ** (1 / n).
-    """
-    return 1 - 0.05 ** (1 / n_users)

@@ -1,7 +1,7 @@
-"""Rows of a table -> their paired differences, each with what it can and cannot show.
+"""Rows of a table -> their paired differences, each with what it can and cannot show. Pure.
 
-A row of a table is the predictions of one or several runs that differ in their seed alone. Rows
-are paired wherever they were tested on the same ratings, whatever else differs between them. Pure.
+A row is the predictions of runs that differ in their seed alone; rows are paired wherever they were
+tested on the same ratings, whatever else differs between them.
 """
 
 import hashlib
@@ -52,8 +52,7 @@ class Contrast:
     Attributes:
         prediction: What is scored: the rating `decoded` from the response, on the test rows that
             all sides answered, or the `expected` rating, on all.
-        n: Test rows compared.
-        n_users: Their users.
+        n: Test rows compared, of `n_users`.
         n_seeds: Runs on each side.
         differences: `rmse` and `mae`.
         check: The same over all test rows, with the user's mean rating where a response has none;
@@ -108,9 +107,7 @@ def predicted(runs: Sequence[pd.DataFrame], prediction: Prediction) -> np.ndarra
 def varies(rows: Iterable[Sequence[pd.DataFrame]], prediction: Prediction) -> SeedVariance | None:
     """Pool the variance between seeds over trained rows of a table; None where none has two.
 
-    Args:
-        rows: Predictions of each row's runs, as `contrast` takes them, in any order.
-        prediction: What is scored.
+    The rows are predictions of each row's runs, as `contrast` takes them, in any order.
     """
     ordered = ([run.sort_values(_ROW) for run in runs] for runs in rows)
     return seed_variance((runs[0]["rating"], predicted(runs, prediction)) for runs in ordered)

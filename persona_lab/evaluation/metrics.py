@@ -1,4 +1,5 @@
-"""Predictions of test rows -> RMSE, MAE and URR, pooled over rows, with their intervals.
+"""Predictions of test rows -> RMSE, MAE and URR, pooled over rows, with their intervals, of runs
+and of every adapter on the users of each.
 
 A response without a rating has no prediction: it is left out of RMSE and MAE and counted in URR,
 with variants beside them that give it one (decision 13). Pure.
@@ -13,8 +14,14 @@ import pandas as pd
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
 from persona_lab.data import Scale
-from persona_lab.evaluation.contrast import Prediction, predicted
-from persona_lab.evaluation.uncertainty import SeedVariance, interval, share_interval
+from persona_lab.evaluation.contrast import Contrast, Prediction, adjust, predicted
+from persona_lab.evaluation.uncertainty import (
+    Difference,
+    SeedVariance,
+    interval,
+    paired_interval,
+    share_interval,
+)
 
 
 def assess(predictions: pd.DataFrame, decode: str, scale: Scale) -> dict[str, Any]:
@@ -23,7 +30,6 @@ def assess(predictions: pd.DataFrame, decode: str, scale: Scale) -> dict[str, An
     Args:
         predictions: As `score` takes them, with item_id and persona, of every test row.
         decode: Name of the decoding: `paper`, `greedy` or `expected`.
-        scale: What a rating can be.
 
     Returns:
         Fields of a `Result`: `metrics` (what `score` returns, without the counts), `n_test`,
@@ -57,7 +63,6 @@ def intervals(
     Args:
         runs: user_id, item_id, rating, prediction (nullable) and expected_rating of the same test
             rows, in any order.
-        decode: Name of the decoding.
         between: The variance of RMSE and MAE between seeds where it is known from other rows, too;
             by default that of these runs.
 
@@ -94,8 +99,6 @@ def score(frame: pd.DataFrame, decode: str, scale: Scale) -> dict[str, Any]:
     Args:
         frame: Predictions with columns user_id, rating, prediction (nullable), expected_rating,
             digit_mass and user_mean (the user's mean training rating), of shape (n_test, ...).
-        decode: Name of the decoding: `paper`, `greedy` or `expected`.
-        scale: What a rating can be.
 
     Returns:
         `rmse`, `mae` over the rows with a rating (None where there is none), `urr` the share of
@@ -137,3 +140,63 @@ def errors(rating: pd.Series, prediction: pd.Series) -> dict[str, float | None]:
         "rmse": float(root_mean_squared_error(rating, prediction)),
         "mae": float(mean_absolute_error(rating, prediction)),
     }
+
+
+def matrix(
+    crossed: Mapping[str, pd.DataFrame],
+    route: Mapping[int, str | None],
+    decode: str,
+    user_means: Mapping[int, float],
+    scale: Scale,
+) -> list[dict[str, Any]]:
+    """Score every adapter on every group of users.
+
+    If personas are more than a division of the users, a persona's users are rated best by their own
+    adapter: the diagonal.
+
+    Args:
+        crossed: Adapter -> its predictions of all users' test rows, all in the same order, as
+            `score` takes them.
+        route: user_id -> the user's own adapter, None for the frozen base.
+        user_means: Each user's mean training rating.
+
+    Returns:
+        One record per adapter and group: `adapter`, `users` (the group's own adapter), `n_users`,
+        what `score` returns, and `difference`: `rmse` and `mae` of the expected rating, this
+        adapter's minus the group's own one's, paired (`Difference`); None where they are the same
+        or the group has none.
+    """
+    cells = []
+    for adapter, frame in crossed.items():
+        frame = frame.assign(user_mean=frame["user_id"].map(user_means))
+        own = frame["user_id"].map(dict(route))
+        for users in [*crossed, *({None} & {*route.values()})]:
+            group = own.isna() if users is None else own == users
+            rows, difference = frame[group], None
+            if users is not None and users != adapter:
+                theirs = crossed[users].loc[group, "expected_rating"]
+                difference = paired_interval(
+                    rows["user_id"], rows["rating"], rows["expected_rating"], theirs
+                )
+            cells.append(
+                {
+                    "adapter": adapter,
+                    "users": users,
+                    "n_users": int(rows["user_id"].nunique()),
+                    **score(rows, decode, scale),
+                    "difference": difference and {m: asdict(d) for m, d in difference.items()},
+                }
+            )
+    return cells
+
+
+def off_diagonal(cells: Sequence[Mapping[str, Any]]) -> list[Contrast]:
+    """The differences in a `matrix`, in its order, their p corrected together."""
+    contrasts = {}
+    for place, cell in enumerate(cells):
+        if cell["difference"]:
+            both = {metric: Difference(**ends) for metric, ends in cell["difference"].items()}
+            contrasts[place] = Contrast(
+                "expected", cell["n_test"], cell["n_users"], (1, 1), both, None
+            )
+    return [*adjust(contrasts).values()]

@@ -3,7 +3,7 @@
 Each predictor stands in two versions: `cohort`, fitted on the training rows of the selected users
 (what a run's adapters saw), and `all`, fitted on every rating but the selected users' test shares.
 `prompt` holds the item's mean that the prompt itself shows, and the same with how far the user's
-training ratings lie from it, as profiles tell. Pure, but for `save` and `load`.
+training ratings lie from it, as profiles tell. Pure.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,7 @@ DAMPING = 5.0
 movie does not count as its mean. Of 0, 5 and 10, 5 has the least error on MovieLens cohorts (RMSE
 1.02 against 1.04 and 1.03 in `cohort`; in `all` the three differ by less than 0.005)."""
 
-ALWAYS = "always_"
-"""Before the label of the value that is predicted always, `always_4`: see `always`."""
+ALWAYS = "always_"  # before the label of the value that is predicted always: always_4
 
 # Usual values; nothing was tuned. (LensKit, which has both methods, needs an older pandas.)
 FACTORS = 50
@@ -96,7 +95,6 @@ def baselines(
     Args:
         split: The selected users' training and test rows and the movies with their shown mean.
         ratings: All ratings of the data set (user_id, item_id, rating).
-        scale: What a rating can be.
         shown_mean: Whether the prompt shows the movies' mean at all.
     """
     selected = pd.concat([split.train["user_id"], split.test["user_id"]]).unique()

@@ -82,7 +82,7 @@ def seed_variance(rows: Iterable[tuple[ArrayLike, ArrayLike]]) -> SeedVariance |
     """
     freedom, squares = 0, np.zeros(2)
     for ratings, predictions in rows:
-        scores = _rmse_mae(_per_user(np.zeros(np.shape(ratings)), ratings, predictions)[0])
+        scores = _scores([_per_user(np.zeros(np.shape(ratings)), ratings, predictions)[0]])
         scores = scores[np.isfinite(scores).all(axis=1)]
         if len(scores) > 1:
             freedom += len(scores) - 1
@@ -186,16 +186,16 @@ def _per_user(users: ArrayLike, ratings: ArrayLike, predictions: ArrayLike) -> n
     return np.moveaxis(np.array(sums), -1, 0)
 
 
-def _rmse_mae(totals: np.ndarray) -> np.ndarray:
-    """Totals (m, 3) of rows, squared and absolute error -> RMSE and MAE (m, 2); NaN of no rows."""
-    n, squared, absolute = totals.T
+def _scores(totals: Iterable[np.ndarray]) -> np.ndarray:
+    """RMSE and MAE (m, 2) of the first side, minus the mean of the others' if any; NaN of no rows.
+
+    Of each side, totals of shape (m, 3) of rows, squared and absolute errors.
+    """
     with np.errstate(invalid="ignore"):  # a seed may have rated none of the users drawn, or none
-        return np.stack([np.sqrt(squared / n), absolute / n], axis=1)
-
-
-def _minus(totals: Iterable[np.ndarray]) -> np.ndarray:
-    """RMSE and MAE (m, 2) of the first side's totals, minus the mean of the others' if any."""
-    own, *theirs = map(_rmse_mae, totals)
+        own, *theirs = (
+            np.stack([np.sqrt(squared / n), absolute / n], axis=1)
+            for n, squared, absolute in (side.T for side in totals)
+        )
     return own - sum(theirs) / len(theirs) if theirs else own
 
 
@@ -214,12 +214,12 @@ def _spreads(
     each, None for that of its own ones. The `p` is that of a t-test where seeds vary, else None.
     """
     n_users, confident = len(sides[0]), (1 + LEVEL) / 2
-    values = _minus(side.sum(axis=(0, 1))[None] for side in sides)[0]
+    values = _scores(side.sum(axis=(0, 1))[None] for side in sides)[0]
     if n_users < 2:
         none = dict.fromkeys(("low", "high", "p", "detectable"))
         return {n: Difference(v, **none) for n, v in zip(METRICS, values.tolist(), strict=True)}
     by_user = np.stack([side.sum(axis=1) for side in sides], axis=1)
-    drawn = _minus(np.moveaxis(_weighted(by_user, RESAMPLES), 1, 0))
+    drawn = _scores(np.moveaxis(_weighted(by_user, RESAMPLES), 1, 0))
     of_users = stats.t.ppf(confident, n_users - 1)
     tail = stats.norm.cdf(-np.sqrt(n_users / (n_users - 1)) * of_users)
     ends = np.nanquantile(drawn, [tail, 1 - tail], axis=0)
@@ -258,7 +258,7 @@ def _of_seeds(
             shared[known] = shared.get(known, 0) + weight**2 / n_seeds
             continue
         # One seed in the place of all of its side: a row of totals for each.
-        by_seed = _minus([*totals[:place], side.sum(axis=0), *totals[place + 1 :]])
+        by_seed = _scores([*totals[:place], side.sum(axis=0), *totals[place + 1 :]])
         rated = by_seed[np.isfinite(by_seed).all(axis=1)]
         if len(rated) > 1:
             yield np.var(rated, axis=0, ddof=1) / len(rated), len(rated) - 1
