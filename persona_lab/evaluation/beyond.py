@@ -171,7 +171,7 @@ def _slices(
             }
 
 
-def _unrelated(predictions: pd.DataFrame) -> list[dict[str, Any]]:
+def _unrelated(predictions: pd.DataFrame) -> list[Any]:
     """The most frequent responses without a rating: text, number of rows, and one such row."""
     alike = predictions[predictions["prediction"].isna()].groupby("response")
     rows = alike[["user_id", "item_id"]].first()

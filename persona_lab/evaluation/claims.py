@@ -1,7 +1,8 @@
 """Rows of a table -> which claims of the paper they support, contradict or leave open. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -169,16 +170,12 @@ def judge(table: Mapping[str, TableRow], prediction: Prediction) -> tuple[Judged
         if not reason
     }
     adjusted = adjust({rows: difference for rows, difference in contrasts.items() if difference})
-    judged = [
-        Judged(
-            *astuple(claim),
-            prediction,
-            *_by_errors(claim, reasons[claim.rows], adjusted.get(claim.rows)),
-            contrast=adjusted.get(claim.rows),
-        )
-        for claim in claims
-    ]
-    judged.append(Judged(*astuple(BY_SIZE), prediction, why=CONFOUNDED))
+    judged, of_errors = [], partial(Judged, prediction=prediction)
+    for claim in claims:
+        difference = adjusted.get(claim.rows)
+        judgement, why = _by_errors(claim, reasons[claim.rows], difference)
+        judged.append(of_errors(**vars(claim), judgement=judgement, why=why, contrast=difference))
+    judged.append(of_errors(**vars(BY_SIZE), why=CONFOUNDED))
     if prediction == "decoded":
         judged += [_by_responses(NEVER_UNRELATED, table), _by_responses(AT_TIMES_UNRELATED, table)]
     return tuple(judged)
@@ -212,7 +209,7 @@ def _by_errors(claim: Claim, why: str, difference: Contrast | None) -> tuple[Ver
 def _by_responses(claim: Claim, table: Mapping[str, TableRow]) -> Judged:
     rows = LARGE if claim is NEVER_UNRELATED else SMALL
     if why := _untestable(rows, table, LARGE, SMALL):
-        return Judged(*astuple(claim), why=why)
+        return Judged(**vars(claim), why=why)
     shares = {}
     for row in rows:
         runs = [run.sort_values(["user_id", "item_id"]) for run in table[row].runs]
@@ -230,4 +227,4 @@ def _by_responses(claim: Claim, table: Mapping[str, TableRow]) -> Judged:
     judgement = Verdict.CONTRADICTED if contradicted else Verdict.UNDECIDED
     if supported:
         judgement = Verdict.SUPPORTED
-    return Judged(*astuple(claim), judgement=judgement, shares=shares)
+    return Judged(**vars(claim), judgement=judgement, shares=shares)

@@ -135,7 +135,7 @@ def contrast(
         return None
     sides = [[run.sort_values(_ROW) for run in runs] for runs in (first, *others)]
     scored = [predicted(side, prediction) for side in sides]
-    answered = ~np.isnan(np.concatenate(scored)).any(axis=0)
+    answered = np.all(np.isfinite(np.concatenate(scored)), axis=0)
     if not answered.any():
         return None
     rows = sides[0][0]

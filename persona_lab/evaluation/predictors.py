@@ -120,7 +120,9 @@ def baselines(
                 **{f"{metric}_rounded": error for metric, error in rounded.items()},
                 "fallback": fallback,
             }
-    return Baselines(frame, metrics, train.groupby("user_id")["rating"].mean().to_dict())
+    user_means = train.groupby("user_id")["rating"].mean()
+    by_user = dict(zip(user_means.index.tolist(), user_means.tolist(), strict=True))
+    return Baselines(frame, metrics, by_user)
 
 
 def _predict(fit: pd.DataFrame, test: pd.DataFrame, scale: Scale) -> Predicted:
@@ -144,7 +146,8 @@ def _predict(fit: pd.DataFrame, test: pd.DataFrame, scale: Scale) -> Predicted:
     (rows, users), (columns, items) = map(pd.factorize, (fit["user_id"], fit["item_id"]))
     residuals = csr_array((left, (rows, columns)), shape=(len(users), len(items)))
     # Row and column of each test row, -1 where it is unseen.
-    cells = users.get_indexer(test["user_id"]), items.get_indexer(test["item_id"])
+    cells = [users.get_indexer(pd.Index(test["user_id"]))]
+    cells.append(items.get_indexer(pd.Index(test["item_id"])))
     name, value = always(scale)
     return {
         "constant": (pd.Series(mean, index=test.index), 0),
@@ -207,7 +210,8 @@ def _by_factors(residuals: csr_array, rows: np.ndarray, columns: np.ndarray) -> 
     by its number of ratings (Zhou et al., 2008).
     """
     by_item = csr_array(residuals.T)
-    items = np.random.default_rng(0).normal(0, 0.1, (residuals.shape[1], FACTORS))
+    items = np.random.default_rng(0).normal(0, 0.1, (len(by_item.indptr) - 1, FACTORS))
+    users = np.empty((len(residuals.indptr) - 1, FACTORS))
     for _ in range(EPOCHS):
         users = _solve(residuals, items)
         items = _solve(by_item, users)
@@ -223,7 +227,7 @@ def _row(matrix: csr_array, row: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _solve(matrix: csr_array, others: np.ndarray) -> np.ndarray:
     """Best factors of every row given the columns' factors, by ridge regression."""
-    factors = np.empty((matrix.shape[0], FACTORS))
+    factors = np.empty((len(matrix.indptr) - 1, FACTORS))
     for row in range(len(factors)):
         columns, values = _row(matrix, row)
         design = others[columns]

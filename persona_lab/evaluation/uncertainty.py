@@ -87,7 +87,10 @@ def seed_variance(rows: Iterable[tuple[ArrayLike, ArrayLike]]) -> SeedVariance |
         if len(scores) > 1:
             freedom += len(scores) - 1
             squares += np.var(scores, axis=0) * len(scores)
-    return SeedVariance(*(squares / freedom).tolist(), freedom) if freedom else None
+    if not freedom:
+        return None
+    rmse, mae = (squares / freedom).tolist()
+    return SeedVariance(rmse, mae, freedom)
 
 
 def interval(
