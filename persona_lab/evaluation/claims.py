@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from persona_lab.evaluation.contrast import (
@@ -14,10 +13,10 @@ from persona_lab.evaluation.contrast import (
     Verdict,
     adjust,
     contrast,
-    predicted,
     varies,
 )
-from persona_lab.evaluation.uncertainty import Interval, share_interval
+from persona_lab.evaluation.metrics import intervals
+from persona_lab.evaluation.uncertainty import Interval
 
 Source = Literal["text", "table", "ours"]
 
@@ -210,11 +209,7 @@ def _by_responses(claim: Claim, table: Mapping[str, TableRow]) -> Judged:
     rows = LARGE if claim is NEVER_UNRELATED else SMALL
     if why := _untestable(rows, table, LARGE, SMALL):
         return Judged(**vars(claim), why=why)
-    shares = {}
-    for row in rows:
-        runs = [run.sort_values(["user_id", "item_id"]) for run in table[row].runs]
-        silent = np.isnan(predicted(runs, "decoded"))
-        shares[row] = share_interval(runs[0]["user_id"], silent)
+    shares = {row: Interval(**intervals(table[row].runs, "paper")["urr"]) for row in rows}
     lows = [bool(share.low) for share in shares.values()]
     nones = [row for row, share in shares.items() if share.value == 0]
     if claim is NEVER_UNRELATED:

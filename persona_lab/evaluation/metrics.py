@@ -20,7 +20,6 @@ from persona_lab.evaluation.uncertainty import (
     SeedVariance,
     interval,
     paired_interval,
-    share_interval,
 )
 
 
@@ -83,7 +82,9 @@ def intervals(
             both = interval(users[rows], ratings[rows], scored[:, rows], between=known)
             ends |= {f"{metric}{suffix}": asdict(error) for metric, error in both.items()}
     if decode != "expected":
-        ends["urr"] = asdict(share_interval(users, np.isnan(predicted(sides, kind))))
+        # The mean of a 0 or 1 is the mean absolute error of a prediction of 0.
+        silent = np.isnan(predicted(sides, kind)).astype(float)
+        ends["urr"] = asdict(interval(users, np.zeros(len(users)), silent)["mae"])
     return ends
 
 

@@ -115,12 +115,6 @@ def interval(
     return {name: Interval(error.value, error.low, error.high) for name, error in spreads.items()}
 
 
-def share_interval(users: ArrayLike, counted: ArrayLike) -> Interval:
-    """Bootstrap over users of the share of rows that are counted, also (n_seeds, n_rows)."""
-    # The mean of a 0 or 1 is the mean absolute error of a prediction of 0.
-    return interval(users, np.zeros(np.shape(users)), np.asarray(counted, float))["mae"]
-
-
 def paired_interval(
     users: ArrayLike,
     ratings: ArrayLike,

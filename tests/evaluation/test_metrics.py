@@ -112,6 +112,12 @@ def test_counts_intervals_and_personas():
     assert sum(p["n_unrelated"] for p in found["per_persona"]) == 30
 
 
+def test_a_share_has_an_interval_over_users():
+    predictions = pd.array([None, 4, 4, 4], dtype="Float64")
+    rows = frame([4, 4, 4, 4], predictions).assign(user_id=[1, 1, 2, 2], item_id=[1, 2, 1, 2])
+    assert intervals([rows], "paper")["urr"] == {"value": 0.25, "low": 0.0, "high": 0.5}
+
+
 def test_under_the_expected_decode_the_expected_rating_counts():
     found = assessed("expected")
     assert found["metrics"]["urr"] is None

@@ -11,7 +11,6 @@ from persona_lab.evaluation.uncertainty import (
     interval,
     paired_interval,
     seed_variance,
-    share_interval,
 )
 
 
@@ -220,11 +219,6 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
-
-
-def test_a_share_has_an_interval_over_users():
-    found = share_interval([1, 1, 2, 2], [True, False, False, False])
-    assert (found.value, found.low, found.high) == (0.25, 0.0, 0.5)
 
 
 def test_one_user_leaves_no_interval():
