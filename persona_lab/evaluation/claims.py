@@ -113,8 +113,10 @@ AT_TIMES_UNRELATED = Claim(
 
 @dataclass(frozen=True, eq=False)
 class TableRow:
-    """A row of a table: predictions of its runs, one per seed, as `contrast` takes them, and
-    whether another model plays the paper's."""
+    """A row of a table: predictions of its runs, one per seed, as `contrast` takes them.
+
+    It `stands_in` where another model plays the paper's.
+    """
 
     runs: tuple[pd.DataFrame, ...]
     stands_in: bool = False

@@ -108,10 +108,9 @@ def baselines(
     means = split.movies.set_index("item_id")["mean"].astype(float)
     if shown_mean and test["item_id"].map(means).notna().any():
         predictors["prompt"] = _shown(train, test, means)
-    metrics: dict[str, dict[str, dict[str, Any]]] = {}
     frame = test.copy()
+    metrics: dict[str, dict[str, dict[str, Any]]] = {version: {} for version in predictors}
     for version, named in predictors.items():
-        metrics[version] = {}
         for name, (prediction, fallback) in named.items():
             frame[f"{version}/{name}"] = prediction
             rounded = errors(test["rating"], pd.Series(scale.nearest(prediction)))

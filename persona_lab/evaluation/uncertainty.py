@@ -59,8 +59,10 @@ class Difference(Interval):
 
 @dataclass(frozen=True)
 class SeedVariance:
-    """How much RMSE and MAE vary with the seed alone (variances, in squared stars), in all rows of
-    a table, with the degrees of freedom of both: seeds less rows."""
+    """How much RMSE and MAE vary with the seed alone, the same for all rows of a table.
+
+    Variances in squared stars, and the degrees of freedom of both: seeds less rows.
+    """
 
     rmse: float
     mae: float
@@ -199,7 +201,7 @@ def _scores(totals: Iterable[np.ndarray]) -> np.ndarray:
 def _spreads(
     sides: Sequence[np.ndarray], between: Sequence[SeedVariance | None]
 ) -> dict[str, Difference]:
-    """Value and interval, over users and seeds, of `rmse` and `mae`: a side's, or minus others'.
+    """Value and interval of `rmse` and `mae`, of one side or of the first minus the others.
 
     Percentiles over drawn users, stretched from their centre by what the variance between seeds
     adds to the standard error, with the degrees of freedom of Welch (1947): few where seeds are few
