@@ -1,7 +1,6 @@
 """Predictions of a run -> what one error hides: calibration, ranks, histograms, slices. Pure.
 
 The probabilities of a scale's values are a forecast of the rating; the expected rating is its mean.
-Beside what a reader has no scale for stands what a simple predictor reaches on the same rows.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,6 @@ BINS = 10
 RESPONSES = 10
 RANKING = ("prompt/prompt_mean", "all/user_item_bias", "cohort/user_item_bias")
 """Simple predictors that rank a user's movies."""
-_THIRDS = ("low", "middle", "high")
 
 
 def beyond(
@@ -38,7 +36,6 @@ def beyond(
             predictors say of it, as from `Baselines.beside`, where that is known.
         train: user_id, item_id and rating of the selected users' training rows.
         activity: user -> tier of the activity trait.
-        scale: What a rating can be.
 
     Returns:
         `ece` and `reliability` (see `reliability`), `rps` with its `rps_interval` {value, low,
@@ -56,41 +53,42 @@ def beyond(
     bins = reliability(p, place)
     scores = ranked_probability_scores(p, place)
     answered = predictions.dropna(subset="prediction")
-    decoded = None
-    if len(answered):
-        decoded = float(wasserstein_distance(answered["prediction"], answered["rating"]))
-    histogram = _histogram(place, scale)
-    by_user = pd.DataFrame(
-        [errors(own["rating"], own["expected_rating"]) for _, own in predictions.groupby("user_id")]
+    histogram, of_training = (
+        np.bincount(places, minlength=len(scale.values))
+        for places in (place, scale.index(train["rating"]))
     )
+    reference = ranked_probability_scores(np.tile(of_training / len(train), (n, 1)), place)
+    by_user = [
+        errors(own["rating"], own["expected_rating"]) for _, own in predictions.groupby("user_id")
+    ]
     return {
         "ece": sum(part["n"] * abs(part["accuracy"] - part["confidence"]) for part in bins) / n,
         "reliability": bins,
         "rps": float(scores.mean()),
         "rps_interval": _mean(users, scores),
-        "spearman": _spearman(predictions, predictions["expected_rating"]),
+        "spearman": _spearman(predictions, "expected_rating"),
         "references": {
-            "rps": _mean(users, _reference_scores(place, train, scale)),
+            "rps": _mean(users, reference),
             "spearman": {
-                name: _spearman(predictions, predictions[name])
-                for name in RANKING
-                if name in predictions
+                name: _spearman(predictions, name) for name in RANKING if name in predictions
             },
         },
         "wasserstein": {
-            "decoded": decoded,
+            "decoded": float(wasserstein_distance(answered["prediction"], answered["rating"]))
+            if len(answered)
+            else None,
             "expected": float(
                 wasserstein_distance(scale.values, scale.values, p.mean(axis=0), histogram)
             ),
         },
-        "macro": by_user.mean().to_dict(),
+        "macro": pd.DataFrame(by_user).mean().to_dict(),
         "slices": list(_slices(predictions, train, activity)),
         "responses": _unrelated(predictions),
     }
 
 
 def reliability(p: np.ndarray, place: np.ndarray) -> list[dict[str, Any]]:
-    """Bins of the probability given to the likeliest value, and how often that value was right.
+    """Compare how sure a forecast is of its most probable value with how often that is right.
 
     Args:
         p: Probabilities of the scale's values, of shape (n_rows, n_values).
@@ -119,31 +117,17 @@ def ranked_probability_scores(p: np.ndarray, place: np.ndarray) -> np.ndarray:
     """Mean squared distance of cumulated forecast and truth over the cuts between values, by row.
 
     Zero for a sure and right forecast, 1 for the lowest value in place of the highest (Epstein,
-    1969, divided by the number of cuts).
-
-    Args:
-        p: Probabilities of the scale's values, of shape (n_rows, n_values).
-        place: The true ratings' places on the scale, from 0, of shape (n_rows,).
+    1969, divided by the number of cuts). The arguments are those of `reliability`.
     """
     happened = place[:, None] <= np.arange(p.shape[1] - 1)
     return ((p.cumsum(axis=1)[:, :-1] - happened) ** 2).mean(axis=1)
 
 
-def _reference_scores(place: np.ndarray, train: pd.DataFrame, scale: Scale) -> np.ndarray:
-    shares = _histogram(scale.index(train["rating"]), scale) / len(train)
-    return ranked_probability_scores(np.tile(shares, (len(place), 1)), place)
-
-
-def _histogram(place: np.ndarray, scale: Scale) -> np.ndarray:
-    return np.bincount(place, minlength=len(scale.values))
-
-
-def _spearman(predictions: pd.DataFrame, predicted: pd.Series) -> dict[str, Any]:
-    rows = predictions[["user_id", "rating"]].assign(predicted=predicted)
+def _spearman(predictions: pd.DataFrame, name: str) -> dict[str, Any]:
     ranks: dict[Any, float] = {
-        user: float(spearmanr(own["rating"], own["predicted"])[0])  # pyright: ignore
-        for user, own in rows.groupby("user_id")
-        if np.ptp(own["rating"]) > 0 and np.ptp(own["predicted"]) > 0
+        user: float(spearmanr(own["rating"], own[name])[0])  # pyright: ignore
+        for user, own in predictions.groupby("user_id")
+        if np.ptp(own["rating"]) > 0 and np.ptp(own[name]) > 0
     }
     if not ranks:
         return {"value": None, "low": None, "high": None, "n_users": 0}
@@ -163,13 +147,17 @@ def _slices(
     """Errors by persona, activity, and thirds of history length and popularity in training rows."""
     history = predictions["user_id"].map(train.groupby("user_id").size())
     popularity = predictions["item_id"].map(train.groupby("item_id").size()).fillna(0)
+    history, popularity = (
+        np.take(("low", "middle", "high"), np.searchsorted(np.quantile(n, [1 / 3, 2 / 3]), n))
+        for n in (history, popularity)
+    )
     for name, values in {
-        "persona": predictions["persona"].astype(str),
-        "activity": predictions["user_id"].map(activity).astype(str),
-        "history": _thirds(history),
-        "popularity": _thirds(popularity),
+        "persona": predictions["persona"].astype(str).to_numpy(),
+        "activity": predictions["user_id"].map(activity).astype(str).to_numpy(),
+        "history": history,
+        "popularity": popularity,
     }.items():
-        for value, rows in predictions.groupby(values.to_numpy()):
+        for value, rows in predictions.groupby(values):
             answered = rows.dropna(subset="prediction")
             expected = errors(rows["rating"], rows["expected_rating"])
             yield {
@@ -183,21 +171,10 @@ def _slices(
             }
 
 
-def _thirds(values: pd.Series) -> pd.Series:
-    cuts = np.quantile(values, [1 / 3, 2 / 3])
-    thirds = np.searchsorted(cuts, values.to_numpy())
-    return pd.Series([_THIRDS[third] for third in thirds], index=values.index)
-
-
-def _unrelated(predictions: pd.DataFrame) -> list[dict[str, Any]]:
+def _unrelated(predictions: pd.DataFrame) -> list[Any]:
     """The most frequent responses without a rating: text, number of rows, and one such row."""
-    rows = predictions[predictions["prediction"].isna()]
-    return [
-        {
-            "response": str(text),
-            "n": len(same),
-            "user_id": int(same["user_id"].iloc[0]),
-            "item_id": int(same["item_id"].iloc[0]),
-        }
-        for text, same in sorted(rows.groupby("response"), key=lambda same: -len(same[1]))
-    ][:RESPONSES]
+    alike = predictions[predictions["prediction"].isna()].groupby("response")
+    rows = alike[["user_id", "item_id"]].first()
+    rows.insert(0, "n", alike.size())
+    rows = rows.sort_values("n", ascending=False, kind="stable").head(RESPONSES)
+    return rows.reset_index().to_dict("records")

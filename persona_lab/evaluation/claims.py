@@ -1,10 +1,10 @@
 """Rows of a table -> which claims of the paper they support, contradict or leave open. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from persona_lab.evaluation.contrast import (
@@ -13,10 +13,10 @@ from persona_lab.evaluation.contrast import (
     Verdict,
     adjust,
     contrast,
-    predicted,
     varies,
 )
-from persona_lab.evaluation.uncertainty import Interval, share_interval
+from persona_lab.evaluation.metrics import intervals
+from persona_lab.evaluation.uncertainty import Interval
 
 Source = Literal["text", "table", "ours"]
 
@@ -37,7 +37,6 @@ class Claim:
     Attributes:
         name: Short, unique. Of a comparison "r10 < r7, r8": the first row errs less (<) or more
             (>) than the other, or than the mean error of several others.
-        text: The statement.
         source: Where it stands: in the paper's `text`, in its `table` alone, or it is `ours`.
     """
 
@@ -88,9 +87,7 @@ CLAIMS = (
     Claim("r2 > r1", "the large model errs more with M_l alone than with both"),
 )
 """What the paper says of its Table 1 (sections 4 and 5), personas against single first.
-
-The paper concludes the first and its table shows the second, which speaks against it.
-"""
+The paper concludes the first and its table shows the second, which speaks against it."""
 
 THESIS = CLAIMS[0].name
 
@@ -116,23 +113,16 @@ AT_TIMES_UNRELATED = Claim(
 
 @dataclass(frozen=True, eq=False)
 class TableRow:
-    """A row of a table.
+    """A row of a table: predictions of its runs, one per seed, as `contrast` takes them.
 
-    Attributes:
-        runs: The predictions of its runs, one per seed, as `contrast` takes them.
-        stands_in: Whether another model plays the paper's.
+    It `stands_in` where another model plays the paper's.
     """
 
     runs: tuple[pd.DataFrame, ...]
     stands_in: bool = False
 
-    def unrelated(self) -> Interval:
-        """Its share of unrelated responses."""
-        runs = [run.sort_values(["user_id", "item_id"]) for run in self.runs]
-        return share_interval(runs[0]["user_id"], np.isnan(predicted(runs, "decoded")))
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Judged(Claim):
     """A claim and what a table says of it.
 
@@ -146,8 +136,8 @@ class Judged(Claim):
         shares: Row -> share of unrelated responses, for claims about these.
     """
 
-    prediction: Prediction
-    judgement: Verdict
+    prediction: Prediction = "decoded"
+    judgement: Verdict = Verdict.NOT_TESTABLE
     why: str = ""
     contrast: Contrast | None = None
     shares: Mapping[str, Interval] | None = None
@@ -167,8 +157,9 @@ def judge(table: Mapping[str, TableRow], prediction: Prediction) -> tuple[Judged
         prediction: What to score.
     """
     claims = (*CLAIMS, *OURS)
-    reasons = {claim.rows: _untestable(claim.rows, table) for claim in claims}
     trained = varies((table[row].runs for row in TRAINED if row in table), prediction)
+    # Claims on ways to train and prompt can be asked of any model, those on a model cannot.
+    reasons = {claim.rows: _untestable(claim.rows, table, LARGE) for claim in claims}
     # Two claims on the same rows are one test.
     contrasts = {
         rows: contrast(
@@ -180,83 +171,57 @@ def judge(table: Mapping[str, TableRow], prediction: Prediction) -> tuple[Judged
         if not reason
     }
     adjusted = adjust({rows: difference for rows, difference in contrasts.items() if difference})
-    judged = [
-        *(
-            _by_errors(claim, prediction, reasons[claim.rows], adjusted.get(claim.rows))
-            for claim in claims
-        ),
-        Judged(
-            **vars(BY_SIZE), prediction=prediction, judgement=Verdict.NOT_TESTABLE, why=CONFOUNDED
-        ),
-    ]
+    judged, of_errors = [], partial(Judged, prediction=prediction)
+    for claim in claims:
+        difference = adjusted.get(claim.rows)
+        judgement, why = _by_errors(claim, reasons[claim.rows], difference)
+        judged.append(of_errors(**vars(claim), judgement=judgement, why=why, contrast=difference))
+    judged.append(of_errors(**vars(BY_SIZE), why=CONFOUNDED))
     if prediction == "decoded":
         judged += [_by_responses(NEVER_UNRELATED, table), _by_responses(AT_TIMES_UNRELATED, table)]
     return tuple(judged)
 
 
-def _untestable(rows: tuple[str, ...], table: Mapping[str, TableRow]) -> str:
-    missing = [row for row in rows if row not in table]
-    if missing:
+def _untestable(rows: Sequence[str], table: Mapping[str, TableRow], *models: Sequence[str]) -> str:
+    if missing := [row for row in rows if row not in table]:
         return f"{', '.join(missing)} not in the table"
-    # Claims on ways to train and prompt can be asked of any model, those on a model cannot.
-    return _played(LARGE, rows, table)
+    for model in models:
+        if names := ", ".join(row for row in rows if row in model and table[row].stands_in):
+            return f"a stand-in plays {'LLaMA-3' if model is LARGE else 'Phi-3'} in {names}"
+    return ""
 
 
-def _played(model: tuple[str, ...], rows: tuple[str, ...], table: Mapping[str, TableRow]) -> str:
-    names = ", ".join(row for row in rows if row in model and table[row].stands_in)
-    return names and f"a stand-in plays {'LLaMA-3' if model is LARGE else 'Phi-3'} in {names}"
-
-
-def _by_errors(
-    claim: Claim, prediction: Prediction, why: str, difference: Contrast | None
-) -> Judged:
-    judgement = Verdict.UNDECIDED
+def _by_errors(claim: Claim, why: str, difference: Contrast | None) -> tuple[Verdict, str]:
+    """The judgement and why; `why` is what leaves no difference to judge by."""
     if difference is None:
-        judgement = Verdict.NOT_TESTABLE
         why = why or "the rows have no test row in common that all answered"
-    elif (said := difference.verdict()) not in (Verdict.LOWER, Verdict.HIGHER):
-        why = "" if difference.check_agrees() else ON_ALL
-    elif once := [
-        row
-        for row, n_seeds in zip(claim.rows, difference.n_seeds, strict=True)
-        if row in TRAINED and n_seeds < 2
-    ]:
+        return Verdict.NOT_TESTABLE, why
+    said = difference.verdict()
+    if said not in (Verdict.LOWER, Verdict.HIGHER):
+        sides = [reading.side for reading in difference.readings()]
+        return Verdict.UNDECIDED, ON_ALL if sides[0] and sides[-1] != sides[0] else ""
+    seeds = zip(claim.rows, difference.n_seeds, strict=True)
+    if once := [row for row, n_seeds in seeds if row in TRAINED and n_seeds < 2]:
         why = f"{', '.join(once)} with one seed: another training may differ as much"
-    else:
-        judgement = Verdict.SUPPORTED if said == claim.says else Verdict.CONTRADICTED
-    return Judged(
-        **vars(claim), prediction=prediction, judgement=judgement, why=why, contrast=difference
-    )
+        return Verdict.UNDECIDED, why
+    return Verdict.SUPPORTED if said == claim.says else Verdict.CONTRADICTED, ""
 
 
 def _by_responses(claim: Claim, table: Mapping[str, TableRow]) -> Judged:
-    rows, said = (LARGE, _never) if claim is NEVER_UNRELATED else (SMALL, _at_times)
-    why = _untestable(rows, table) or _played(SMALL, rows, table)
-    shares = None if why else {row: table[row].unrelated() for row in rows}
-    judgement = said(shares, table) if shares else Verdict.NOT_TESTABLE
-    return Judged(**vars(claim), prediction="decoded", judgement=judgement, why=why, shares=shares)
-
-
-def _never(shares: Mapping[str, Interval], table: Mapping[str, TableRow]) -> Verdict:
-    if any(share.low for share in shares.values()):
-        return Verdict.CONTRADICTED
-    never = all(share.value == 0 for share in shares.values())
-    return Verdict.SUPPORTED if never else Verdict.UNDECIDED
-
-
-def _at_times(shares: Mapping[str, Interval], table: Mapping[str, TableRow]) -> Verdict:
-    if all(share.low for share in shares.values()):
-        return Verdict.SUPPORTED
-    never = any(
-        share.value == 0 and highest_share(table[row].runs[0]["user_id"].nunique()) < LEAST_URR
-        for row, share in shares.items()
-    )
-    return Verdict.CONTRADICTED if never else Verdict.UNDECIDED
-
-
-def highest_share(n_users: int) -> float:
-    """What a share of rows is below, 95% sure, where none of so many users had such a row.
-
-    A user's rows are no independent trials, so users are counted: 1 - 0.05 ** (1 / n).
-    """
-    return 1 - 0.05 ** (1 / n_users)
+    rows = LARGE if claim is NEVER_UNRELATED else SMALL
+    if why := _untestable(rows, table, LARGE, SMALL):
+        return Judged(**vars(claim), why=why)
+    shares = {row: Interval(**intervals(table[row].runs, "paper")["urr"]) for row in rows}
+    lows = [bool(share.low) for share in shares.values()]
+    nones = [row for row, share in shares.items() if share.value == 0]
+    if claim is NEVER_UNRELATED:
+        supported, contradicted = len(nones) == len(rows), any(lows)
+    else:
+        # A user's rows are no independent trials, so users are counted: where none of them had such
+        # a response, the share is below this, 95% sure.
+        below = [1 - 0.05 ** (1 / table[row].runs[0]["user_id"].nunique()) for row in nones]
+        supported, contradicted = all(lows), any(share < LEAST_URR for share in below)
+    judgement = Verdict.CONTRADICTED if contradicted else Verdict.UNDECIDED
+    if supported:
+        judgement = Verdict.SUPPORTED
+    return Judged(**vars(claim), judgement=judgement, shares=shares)

@@ -1,7 +1,7 @@
-"""Rows of a table -> their paired differences, each with what it can and cannot show.
+"""Rows of a table -> their paired differences, each with what it can and cannot show. Pure.
 
-A row of a table is the predictions of one or several runs that differ in their seed alone. Rows
-are paired wherever they were tested on the same ratings, whatever else differs between them. Pure.
+A row is the predictions of runs that differ in their seed alone; rows are paired wherever they were
+tested on the same ratings, whatever else differs between them.
 """
 
 import hashlib
@@ -52,8 +52,7 @@ class Contrast:
     Attributes:
         prediction: What is scored: the rating `decoded` from the response, on the test rows that
             all sides answered, or the `expected` rating, on all.
-        n: Test rows compared.
-        n_users: Their users.
+        n: Test rows compared, of `n_users`.
         n_seeds: Runs on each side.
         differences: `rmse` and `mae`.
         check: The same over all test rows, with the user's mean rating where a response has none;
@@ -78,11 +77,6 @@ class Contrast:
         ps = (reading.p for reading in self.readings(metric))
         return max((p for p in ps if p is not None), default=None)
 
-    def check_agrees(self, metric: str = "rmse") -> bool:
-        """Whether the check leaves a difference that excludes 0 on its side of it."""
-        first, *check = (reading.side for reading in self.readings(metric))
-        return first == 0 or check in ([], [first])
-
     def verdict(self, metric: str = "rmse") -> Verdict:
         """Whether the first errs less or more; the intervals, the p and the check must agree."""
         readings, p = self.readings(metric), self.adjusted.get(metric, self.p(metric))
@@ -99,11 +93,7 @@ class Contrast:
 
 
 def rows_key(predictions: pd.DataFrame) -> str:
-    """Name the test rows of a run: equal for runs that can be paired.
-
-    Args:
-        predictions: user_id, item_id and rating, in any order.
-    """
+    """Name a run's test rows, in any order: equal for runs that can be paired."""
     rows = predictions[_ROW].sort_values(_ROW).to_numpy(dtype=np.float64)
     return hashlib.sha256(rows.tobytes()).hexdigest()[:20]
 
@@ -117,9 +107,7 @@ def predicted(runs: Sequence[pd.DataFrame], prediction: Prediction) -> np.ndarra
 def varies(rows: Iterable[Sequence[pd.DataFrame]], prediction: Prediction) -> SeedVariance | None:
     """Pool the variance between seeds over trained rows of a table; None where none has two.
 
-    Args:
-        rows: Predictions of each row's runs, as `contrast` takes them, in any order.
-        prediction: What is scored.
+    The rows are predictions of each row's runs, as `contrast` takes them, in any order.
     """
     ordered = ([run.sort_values(_ROW) for run in runs] for runs in rows)
     return seed_variance((runs[0]["rating"], predicted(runs, prediction)) for runs in ordered)
@@ -146,42 +134,34 @@ def contrast(
     if len({rows_key(run) for runs in (first, *others) for run in runs}) != 1:
         return None
     sides = [[run.sort_values(_ROW) for run in runs] for runs in (first, *others)]
-    columns = ("user_id", "rating", "user_mean")
-    users, ratings, means = (sides[0][0][name].to_numpy() for name in columns)
     scored = [predicted(side, prediction) for side in sides]
-    answered = ~np.isnan(np.concatenate(scored)).any(axis=0)
+    answered = np.all(np.isfinite(np.concatenate(scored)), axis=0)
     if not answered.any():
         return None
-    check = None
-    if not answered.all():
-        filled = [np.where(np.isnan(side), means, side) for side in scored]
-        check = paired_interval(users, ratings, *filled, between=between)
-    on_answered = [side[:, answered] for side in scored]
+    rows = sides[0][0]
+
+    def differences(kept: np.ndarray) -> dict[str, Difference]:
+        users, ratings, means = rows.loc[kept, ["user_id", "rating", "user_mean"]].to_numpy().T
+        filled = (np.where(np.isnan(side), means, side) for side in (s[:, kept] for s in scored))
+        return paired_interval(users, ratings, *filled, between=between)
+
     return Contrast(
         prediction=prediction,
         n=int(answered.sum()),
-        n_users=len(np.unique(users[answered])),
+        n_users=rows.loc[answered, "user_id"].nunique(),
         n_seeds=tuple(map(len, sides)),
-        differences=paired_interval(
-            users[answered], ratings[answered], *on_answered, between=between
-        ),
-        check=check,
+        differences=differences(answered),
+        check=None if answered.all() else differences(np.ones_like(answered)),
     )
 
 
 def adjust(contrasts: Mapping[Key, Contrast]) -> dict[Key, Contrast]:
-    """Correct the p of all contrasts of a table for their number, each metric for itself.
-
-    Args:
-        contrasts: All that are read off one table with one kind of prediction.
-    """
-    adjusted: dict[Key, dict[str, float]] = {key: {} for key in contrasts}
+    """Correct the p of all contrasts that are read off one table, each metric for itself."""
+    adjusted: dict[str, dict[Key, float]] = {}
     for metric in METRICS:
-        ps = {
-            key: p
-            for key, difference in contrasts.items()
-            if (p := difference.p(metric)) is not None
-        }
-        for key, p in zip(ps, holm(list(ps.values())), strict=True):
-            adjusted[key][metric] = p
-    return {key: replace(c, adjusted=adjusted[key]) for key, c in contrasts.items()}
+        ps = {key: p for key, one in contrasts.items() if (p := one.p(metric)) is not None}
+        adjusted[metric] = dict(zip(ps, holm([*ps.values()]), strict=True))
+    return {
+        key: replace(one, adjusted={name: ps[key] for name, ps in adjusted.items() if key in ps})
+        for key, one in contrasts.items()
+    }

@@ -3,14 +3,12 @@
 Each predictor stands in two versions: `cohort`, fitted on the training rows of the selected users
 (what a run's adapters saw), and `all`, fitted on every rating but the selected users' test shares.
 `prompt` holds the item's mean that the prompt itself shows, and the same with how far the user's
-training ratings lie from it, as profiles tell. Pure, but for `save` and `load`.
+training ratings lie from it, as profiles tell. Pure.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -26,14 +24,15 @@ DAMPING = 5.0
 movie does not count as its mean. Of 0, 5 and 10, 5 has the least error on MovieLens cohorts (RMSE
 1.02 against 1.04 and 1.03 in `cohort`; in `all` the three differ by less than 0.005)."""
 
-ALWAYS = "always_"
-"""Before the label of the value that is predicted always, `always_4`: see `always`."""
+ALWAYS = "always_"  # before the label of the value that is predicted always: always_4
 
 # Usual values; nothing was tuned. (LensKit, which has both methods, needs an older pandas.)
 FACTORS = 50
 EPOCHS = 10
 REGULARISATION = 0.1
 NEIGHBOURS = 20
+
+Predicted = dict[str, tuple[pd.Series, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +56,7 @@ class Baselines:
     user_means: dict[int, float]
 
     def beside(self, predictions: pd.DataFrame) -> pd.DataFrame:
-        """Add what simple predictors say, and `user_mean`, to a run's predictions of the same rows.
-
-        Args:
-            predictions: user_id, item_id and what else a run says of every test row, in any order.
-        """
+        """Add what these say, and `user_mean`, to a run's predictions of the same test rows."""
         rows = predictions.assign(user_mean=predictions["user_id"].map(self.user_means)).merge(
             self.frame.drop(columns="rating"),
             on=["user_id", "item_id"],
@@ -70,22 +65,6 @@ class Baselines:
         )
         assert len(rows) == len(predictions) == len(self.frame), "predictions are not the test rows"
         return rows
-
-    def save(self, folder: Path) -> None:
-        """Write baselines.parquet and baselines.json into a folder."""
-        self.frame.to_parquet(folder / "baselines.parquet", index=False)
-        rest = {"metrics": self.metrics, "user_means": self.user_means}
-        (folder / "baselines.json").write_text(json.dumps(rest, indent=1, allow_nan=False))
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        rest = json.loads((folder / "baselines.json").read_text())
-        return cls(
-            frame=pd.read_parquet(folder / "baselines.parquet"),
-            metrics=rest["metrics"],
-            user_means={int(user): mean for user, mean in rest["user_means"].items()},
-        )
 
 
 def predicting(
@@ -110,15 +89,13 @@ def baselines(
 ) -> Baselines:
     """Predict the split's test rows by means, biases, neighbours and factors.
 
+    `all` also leaves out the selected users' rows that are in neither part of the split (held back
+    for validation or by a limit on test rows).
+
     Args:
         split: The selected users' training and test rows and the movies with their shown mean.
         ratings: All ratings of the data set (user_id, item_id, rating).
-        scale: What a rating can be.
         shown_mean: Whether the prompt shows the movies' mean at all.
-
-    Returns:
-        The predictions and their errors. `all` also leaves out the selected users' rows that are
-        in neither part of the split (held back for validation or by a limit on test rows).
     """
     selected = pd.concat([split.train["user_id"], split.test["user_id"]]).unique()
     others = ratings[~ratings["user_id"].isin(selected)]
@@ -131,10 +108,9 @@ def baselines(
     means = split.movies.set_index("item_id")["mean"].astype(float)
     if shown_mean and test["item_id"].map(means).notna().any():
         predictors["prompt"] = _shown(train, test, means)
-    metrics: dict[str, dict[str, dict[str, Any]]] = {}
     frame = test.copy()
+    metrics: dict[str, dict[str, dict[str, Any]]] = {version: {} for version in predictors}
     for version, named in predictors.items():
-        metrics[version] = {}
         for name, (prediction, fallback) in named.items():
             frame[f"{version}/{name}"] = prediction
             rounded = errors(test["rating"], pd.Series(scale.nearest(prediction)))
@@ -143,20 +119,34 @@ def baselines(
                 **{f"{metric}_rounded": error for metric, error in rounded.items()},
                 "fallback": fallback,
             }
-    user_means = split.train.groupby("user_id")["rating"].mean()
+    user_means = train.groupby("user_id")["rating"].mean()
     by_user = dict(zip(user_means.index.tolist(), user_means.tolist(), strict=True))
     return Baselines(frame, metrics, by_user)
 
 
-def _predict(
-    fit: pd.DataFrame, test: pd.DataFrame, scale: Scale
-) -> dict[str, tuple[pd.Series, int]]:
-    """Fit each predictor: name -> its predictions and how many of them fell back on the mean."""
+def _predict(fit: pd.DataFrame, test: pd.DataFrame, scale: Scale) -> Predicted:
+    """Fit each predictor: name -> its predictions and how many of them fell back on the mean.
+
+    The bias is LensKit's BiasModel: b_i = sum(r - mean) / (n_i + damping), then
+    b_u = sum(r - mean - b_i) / (n_u + damping); an unseen user or item has offset 0.
+    """
     mean = float(fit["rating"].mean())
     user_means = fit.groupby("user_id")["rating"].mean()
     item_means = fit.groupby("item_id")["rating"].mean()
-    known, level, fallback = _bias(fit, test, mean)
-    residuals = _Residuals.of(fit, known)
+    residual = fit["rating"] - mean
+    by_item = _damped(residual, fit["item_id"])
+    by_user = _damped(residual - fit["item_id"].map(by_item), fit["user_id"])
+    of_item, of_user = test["item_id"].map(by_item), test["user_id"].map(by_user)
+    level = mean + of_item.fillna(0.0) + of_user.fillna(0.0)
+    fallback = int((of_item.isna() | of_user.isna()).sum())
+    # What the biases leave over of known ratings, of shape (n_users, n_items).
+    fitted = mean + fit["item_id"].map(by_item) + fit["user_id"].map(by_user)
+    left = (fit["rating"] - fitted).to_numpy(dtype=float)
+    (rows, users), (columns, items) = map(pd.factorize, (fit["user_id"], fit["item_id"]))
+    residuals = csr_array((left, (rows, columns)), shape=(len(users), len(items)))
+    # Row and column of each test row, -1 where it is unseen.
+    cells = [users.get_indexer(pd.Index(test["user_id"]))]
+    cells.append(items.get_indexer(pd.Index(test["item_id"])))
     name, value = always(scale)
     return {
         "constant": (pd.Series(mean, index=test.index), 0),
@@ -164,14 +154,12 @@ def _predict(
         "user_mean": _filled(test["user_id"].map(user_means), mean),
         "item_mean": _filled(test["item_id"].map(item_means), mean),
         "user_item_bias": (level, fallback),
-        "item_knn": (level + residuals.by_neighbours(test), fallback),
-        "biased_mf": (level + residuals.by_factors(test), fallback),
+        "item_knn": (level + _by_neighbours(residuals, *cells), fallback),
+        "biased_mf": (level + _by_factors(residuals, *cells), fallback),
     }
 
 
-def _shown(
-    train: pd.DataFrame, test: pd.DataFrame, means: pd.Series
-) -> dict[str, tuple[pd.Series, int]]:
+def _shown(train: pd.DataFrame, test: pd.DataFrame, means: pd.Series) -> Predicted:
     """As `_predict`, from the items' means that the prompt shows, and the users' offsets from them.
 
     b_u = sum(r - shown mean) / (n_u + damping) over the user's training rows, 0 for an unseen user.
@@ -191,89 +179,43 @@ def _filled(prediction: pd.Series, mean: float) -> tuple[pd.Series, int]:
     return prediction.fillna(mean), int(prediction.isna().sum())
 
 
-def _bias(fit: pd.DataFrame, test: pd.DataFrame, mean: float) -> tuple[pd.Series, pd.Series, int]:
-    """User+item bias: mean + damped item offset + damped offset of the user's residuals.
-
-    As LensKit's BiasModel: b_i = sum(r - mean) / (n_i + damping), then
-    b_u = sum(r - mean - b_i) / (n_u + damping). An unseen user or item has offset 0.
-
-    Returns:
-        What it says of the rows that it was fitted on and of the test rows, and how many of the
-        latter have an unseen user or item.
-    """
-    residual = fit["rating"] - mean
-    items = _damped(residual, fit["item_id"])
-    users = _damped(residual - fit["item_id"].map(items), fit["user_id"])
-    of_item, of_user = test["item_id"].map(items), test["user_id"].map(users)
-    fallback = int((of_item.isna() | of_user.isna()).sum())
-    fitted = mean + fit["item_id"].map(items) + fit["user_id"].map(users)
-    return fitted, mean + of_item.fillna(0.0) + of_user.fillna(0.0), fallback
-
-
 def _damped(residual: pd.Series, by: pd.Series) -> pd.Series:
     groups = residual.groupby(by)
     return groups.sum() / (groups.size() + DAMPING)
 
 
-@dataclass(frozen=True, eq=False)
-class _Residuals:
-    """What the biases leave over of known ratings.
+def _by_neighbours(residuals: csr_array, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Mean residual of the user's most similar items, weighted by similarity; 0 without any.
 
-    Attributes:
-        users: Row of each user in the matrix.
-        items: Column of each item.
-        matrix: Residuals, of shape (n_users, n_items).
+    Item-based k nearest neighbours (Sarwar et al., 2001): cosines of residuals over all users,
+    of which the 20 largest above 0 count.
     """
+    similarity = np.asarray(cosine_similarity(residuals.T))
+    means = np.zeros(len(rows))
+    for place in np.flatnonzero((rows >= 0) & (columns >= 0)):
+        rated, values = _row(residuals, rows[place])
+        similar = similarity[columns[place], rated]
+        nearest = np.argsort(-similar, kind="stable")[:NEIGHBOURS]
+        weights = np.maximum(similar[nearest], 0.0)
+        if weights.sum() > 0:
+            means[place] = weights @ values[nearest] / weights.sum()
+    return means
 
-    users: pd.Index
-    items: pd.Index
-    matrix: csr_array
 
-    @classmethod
-    def of(cls, fit: pd.DataFrame, level: pd.Series) -> Self:
-        (rows, users), (columns, items) = map(pd.factorize, (fit["user_id"], fit["item_id"]))
-        values = (fit["rating"] - level).to_numpy(dtype=float)
-        shape = (len(users), len(items))
-        return cls(users, items, csr_array((values, (rows, columns)), shape=shape))
+def _by_factors(residuals: csr_array, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Product of user's and item's factors, fitted by alternating least squares; 0 if unseen.
 
-    def by_neighbours(self, test: pd.DataFrame) -> np.ndarray:
-        """Mean residual of the user's most similar items, weighted by similarity; 0 without any.
-
-        Item-based k nearest neighbours (Sarwar et al., 2001): cosines of residuals over all users,
-        of which the 20 largest above 0 count.
-        """
-        similarity = np.asarray(cosine_similarity(self.matrix.T))
-        means = np.zeros(len(test))
-        for place, (user, item) in enumerate(self._cells(test)):
-            if user >= 0 and item >= 0:
-                rated, residuals = _row(self.matrix, user)
-                similar = similarity[item, rated]
-                nearest = np.argsort(-similar, kind="stable")[:NEIGHBOURS]
-                weights = np.maximum(similar[nearest], 0.0)
-                if weights.sum() > 0:
-                    means[place] = weights @ residuals[nearest] / weights.sum()
-        return means
-
-    def by_factors(self, test: pd.DataFrame) -> np.ndarray:
-        """Product of user's and item's factors, fitted by alternating least squares; 0 if unseen.
-
-        Biased matrix factorisation (Koren, Bell and Volinsky, 2009), each user and item penalised
-        by its number of ratings (Zhou et al., 2008).
-        """
-        by_item = csr_array(self.matrix.T)
-        items = np.random.default_rng(0).normal(0, 0.1, (len(self.items), FACTORS))
-        users = np.empty((len(self.users), FACTORS))
-        for _ in range(EPOCHS):
-            users = _solve(self.matrix, items)
-            items = _solve(by_item, users)
-        cells = self._cells(test)
-        seen = (cells >= 0).all(axis=1)
-        return np.where(seen, (users[cells[:, 0]] * items[cells[:, 1]]).sum(axis=1), 0.0)
-
-    def _cells(self, test: pd.DataFrame) -> np.ndarray:
-        """Row and column of each test row, -1 where it is unseen, of shape (n_test, 2)."""
-        users = self.users.get_indexer(pd.Index(test["user_id"]))
-        return np.stack([users, self.items.get_indexer(pd.Index(test["item_id"]))], axis=1)
+    Biased matrix factorisation (Koren, Bell and Volinsky, 2009), each user and item penalised
+    by its number of ratings (Zhou et al., 2008).
+    """
+    by_item = csr_array(residuals.T)
+    items = np.random.default_rng(0).normal(0, 0.1, (len(by_item.indptr) - 1, FACTORS))
+    users = np.empty((len(residuals.indptr) - 1, FACTORS))
+    for _ in range(EPOCHS):
+        users = _solve(residuals, items)
+        items = _solve(by_item, users)
+    seen = (rows >= 0) & (columns >= 0)
+    return np.where(seen, (users[rows] * items[columns]).sum(axis=1), 0.0)
 
 
 def _row(matrix: csr_array, row: int) -> tuple[np.ndarray, np.ndarray]:

@@ -39,7 +39,7 @@ CONTROLS = {
 
 
 def row_id(role: str, adapter: str, memory: str) -> str | None:
-    """Return the row of the paper's Table 1 with this role, adapter and memory, None if none."""
+    """The row of the paper's Table 1 with this role, adapter and memory, if any."""
     return TABLE_1.get((role, adapter, memory))
 
 
@@ -50,19 +50,6 @@ class Row:
     Attributes:
         id: `r0` to `r10` where role, adapter and memory are those of a row of Table 1, without
             departures.
-        setup: `embedded`, `paper` or someone's own.
-        role: `slm` or `llm`.
-        model: Name of the model that the role resolved to.
-        adapter: Adapter mode.
-        memory: What the prompt shows of the memories.
-        data: Name of the data set.
-        distiller: What wrote the memories.
-        embedder: What made vectors of them.
-        personas: What clustered the users.
-        protocol: `strict` or `paper`.
-        decode: `paper`, `greedy` or `expected`.
-        peft: The adapters' kind.
-        seed: The training seed.
         changed: Every other choice that differs from the default: dotted field -> value.
         departures: In what its parts depart from the paper, so that it is no row of Table 1
             whatever its adapter: short reasons.
@@ -92,16 +79,13 @@ def adapter_records(
     starts: Mapping[str, str],
     assignment: pd.DataFrame,
 ) -> dict[str, dict[str, Any]]:
-    """Say of each trained adapter what it began from and whom it rates.
+    """Say of each trained adapter what it began from and whom it rates: `Result.adapters`.
 
     Args:
         summaries: Adapter -> its training summary.
         route: user_id -> the adapter that rates the user's movies, None for the frozen base.
         starts: Adapter -> the one that it goes on from; absent where it began afresh.
         assignment: user_id and persona of all users.
-
-    Returns:
-        `Result.adapters`.
     """
     personas = dict(iter(assignment.groupby(assignment["persona"].astype(int))["user_id"]))
     records = {}
@@ -115,40 +99,30 @@ def adapter_records(
 
 @dataclass(frozen=True)
 class Result:
-    """The result of one run.
+    """The result of one run; what is by `stage` is by the name of a stage of the flow.
 
     Attributes:
-        row: What it was a run of.
-        scale: What a rating can be.
         cohort: Whose test rows these are: `reported` or `dev` (decision 28).
         development: Whether the rows are there to choose on: of development users, or held back
             from training (decision 28).
-        metrics: `rmse`, `mae`, `urr` (a share in 0..1) of the decode chosen, `rmse_expected`,
-            `mae_expected`, `digit_mass` and the variants of `metrics.score`.
+        metrics: What `score` returns but the counts.
         intervals: metric -> {value, low, high}: 95% over users.
-        n_test: Test rows.
-        n_unrelated: Test rows whose response has no rating.
-        truncated: Test rows whose prompt was cut to fit the model's context.
+        n_test: Test rows; of `n_unrelated` the response has no rating, of `truncated` the prompt
+            was cut to fit the model's context.
         baselines: version -> name -> errors on the same rows, see `Baselines.metrics`.
         per_persona: Scores of each persona's rows.
         timing: stage -> {"seconds": float, "rows_per_second": float or None}.
         cost: What all stages paid for: name -> count or money, {"tokens": 0, "money": 0.0}.
-        versions: package -> version.
-        keys: stage -> key in the store.
-        reused: Whether the predictions were taken from the store.
+        costs: stage -> its share of it: of `split` for the movies' texts, of `memories` for the
+            distillation, of `vectors` for embeddings.
+        keys: stage -> key in the store; `reused`: whether the predictions were taken from there.
         cuts: What was cut from prompts, by section's name.
         skipped: Lines of the ratings that the reader left out, by problem.
         adapters: Each adapter's training summary (`n_rows`, `n_steps`, `loss`, `unique_tokens`);
             `serves`: how many `users` it rates, and the `personas` of which it rates all users;
             `start`: the adapter that it goes on from, None where it began afresh.
-        distillation: What the distiller wrote, asked again, kept and dropped, by name (see
-            `Memories.counts`).
-        beyond: Calibration, ranks, histograms, slices and unrelated responses, see `beyond`.
-        audit: What looking for test ratings found, place by place, see `Audit`.
-        costs: stage -> its share of `cost`: of `split` for the movies' texts, of `memories` for the
-            distillation, of `vectors` for embeddings.
-        matrix: With `adapter.matrix`, every persona's adapter on every persona's users, see
-            `matrix`; else empty.
+        distillation: What the distiller wrote, asked again, kept and dropped (`Memories.counts`).
+        beyond, audit, matrix: What these functions return; `matrix` with `adapter.matrix` alone.
     """
 
     SCHEMA: ClassVar[int] = 2
@@ -204,7 +178,7 @@ class Result:
     def objective(self) -> float:
         """What a search over choices makes small: RMSE over all rows, in stars.
 
-        A response without a rating counts as the rating farthest from the truth. Left out, or as
+        A response without a rating counts as the rating farthest from the truth: left out, or as
         the user's mean, which few models beat, it would reward silence.
 
         Raises:
@@ -217,27 +191,26 @@ class Result:
             )
         return self.metrics["rmse_worst"]
 
+    def numbers(self) -> dict[str, Any]:
+        """What the run came to, without lists: `metrics` at the top, the rest below its name."""
+        names = (
+            *("cohort", "n_test", "n_unrelated", "truncated", "reused"),
+            *("intervals", "baselines", "timing", "cost", "cuts", "skipped", "distillation"),
+        )
+        return {
+            **self.metrics,
+            **{name: getattr(self, name) for name in names},
+            "beyond": {k: v for k, v in self.beyond.items() if not isinstance(v, list)},
+            "audit_found": sum(finding["found"] for finding in self.audit),
+            "audit_unchecked": sum(bool(finding["note"]) for finding in self.audit),
+        }
+
     def save(self, folder: Path) -> None:
         """Write result.json into a folder: all of it or, when interrupted, nothing."""
         text = json.dumps({"schema": self.SCHEMA} | asdict(self), indent=2, allow_nan=False)
         partial = folder / "result.json.partial"
         partial.write_text(text + "\n", encoding="utf-8")
         os.replace(partial, folder / "result.json")
-
-    def numbers(self) -> dict[str, Any]:
-        """Return what the run came to, without lists: for a tracker that shows runs side by side.
-
-        `metrics` stand at the top, the rest below its field's name.
-        """
-        nested = ("intervals", "baselines", "timing", "cost", "cuts", "skipped", "distillation")
-        single = ("cohort", "n_test", "n_unrelated", "truncated", "reused")
-        beyond = {name: value for name, value in self.beyond.items() if not isinstance(value, list)}
-        audited = {
-            "audit_found": sum(finding["found"] for finding in self.audit),
-            "audit_unchecked": sum(bool(finding["note"]) for finding in self.audit),
-        }
-        named = {name: getattr(self, name) for name in (*single, *nested)}
-        return {**self.metrics, **named, "beyond": beyond, **audited}
 
     @classmethod
     def load(cls, folder: Path) -> Self:

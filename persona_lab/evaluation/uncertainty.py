@@ -7,7 +7,7 @@ number would move with other users from the same population, and with other seed
 variance is known; the items are held fixed. Pure.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -26,12 +26,9 @@ _KEPT = 4_000_000  # users drawn in all: what is kept for the next comparison ta
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and its interval over users.
+    """A number on the rows as they are, and its interval over users.
 
-    Attributes:
-        value: The number on the rows as they are.
-        low: Lower end, None where fewer than two users leave nothing to draw from.
-        high: Upper end, None likewise.
+    The ends are None where fewer than two users leave nothing to draw from.
     """
 
     value: float
@@ -62,12 +59,9 @@ class Difference(Interval):
 
 @dataclass(frozen=True)
 class SeedVariance:
-    """How much the errors of a row of a table vary with its seed alone, the same for all its rows.
+    """How much RMSE and MAE vary with the seed alone, the same for all rows of a table.
 
-    Attributes:
-        rmse: Variance of RMSE, in squared stars.
-        mae: Of MAE, likewise.
-        freedom: Degrees of freedom of both: seeds less rows.
+    Variances in squared stars, and the degrees of freedom of both: seeds less rows.
     """
 
     rmse: float
@@ -76,7 +70,7 @@ class SeedVariance:
 
 
 def seed_variance(rows: Iterable[tuple[ArrayLike, ArrayLike]]) -> SeedVariance | None:
-    """Pool the variance between seeds over the rows of a table, each with its degrees of freedom.
+    """Pool the variance of a seed's error over the rows of a table, each with its freedom.
 
     As the analysis of variance does: it supposes that training varies alike in all of them. Where
     it does not, differences of the more variable rows are found a little too often.
@@ -86,12 +80,11 @@ def seed_variance(rows: Iterable[tuple[ArrayLike, ArrayLike]]) -> SeedVariance |
             row that a seed has no rating for (NaN) is no part of that seed's error.
 
     Returns:
-        The variance of one seed's error; None where no row has two seeds with an error.
+        None where no row has two seeds with an error.
     """
     freedom, squares = 0, np.zeros(2)
     for ratings, predictions in rows:
-        errors = _errors(ratings, predictions)
-        scores = _rmse_mae(_per_user(np.zeros(errors.shape[1]), errors)[0])
+        scores = _scores([_per_user(np.zeros(np.shape(ratings)), ratings, predictions)[0]])
         scores = scores[np.isfinite(scores).all(axis=1)]
         if len(scores) > 1:
             freedom += len(scores) - 1
@@ -108,9 +101,8 @@ def interval(
     predictions: ArrayLike,
     *,
     between: SeedVariance | None = None,
-    seed: int = 0,
 ) -> dict[str, Interval]:
-    """Bootstrap over users of one prediction's errors.
+    """Bootstrap over users of the `rmse` and `mae` of one prediction.
 
     Args:
         users: The user of each row, of shape (n_rows,).
@@ -118,28 +110,11 @@ def interval(
         predictions: The predicted ratings, of shape (n_rows,), or (n_seeds, n_rows) where several
             seeds are pooled; a row that some seeds have no rating for (NaN) counts in the others.
         between: The variance between seeds; where it is not given, that of the seeds given here.
-        seed: Seed of the resampling.
-
-    Returns:
-        `rmse` and `mae`, in stars.
     """
-    errors = _errors(ratings, predictions)
-    assert np.isfinite(errors).any(axis=0).all(), "a row that no seed has a rating for was scored"
-    sums = _per_user(users, errors)
-    spreads = _spreads([sums], lambda totals: _rmse_mae(totals[0]), [between], seed)
-    return {name: Interval(each.value, each.low, each.high) for name, each in spreads.items()}
-
-
-def share_interval(users: ArrayLike, counted: ArrayLike, *, seed: int = 0) -> Interval:
-    """Bootstrap over users of the share of rows that are counted.
-
-    Args:
-        users: The user of each row, of shape (n_rows,).
-        counted: Whether each row is, of shape (n_rows,) or (n_seeds, n_rows).
-        seed: Seed of the resampling.
-    """
-    # The mean of a 0 or 1 is the mean absolute error of a prediction of 0.
-    return interval(users, np.zeros(np.shape(users)), np.asarray(counted, float), seed=seed)["mae"]
+    unrated = np.isnan(np.atleast_2d(np.asarray(predictions))).all(axis=0)
+    assert not unrated.any(), "a row that no seed has a rating for was scored"
+    spreads = _spreads([_per_user(users, ratings, predictions)], [between])
+    return {name: Interval(error.value, error.low, error.high) for name, error in spreads.items()}
 
 
 def paired_interval(
@@ -148,7 +123,6 @@ def paired_interval(
     first: ArrayLike,
     *others: ArrayLike,
     between: Sequence[SeedVariance | None] = (),
-    seed: int = 0,
 ) -> dict[str, Difference]:
     """Compare predictions of the same rows: error of the first minus the mean error of the others.
 
@@ -163,40 +137,34 @@ def paired_interval(
         ratings: The true ratings, of shape (n_rows,).
         first: Predicted ratings, of shape (n_rows,) or (n_seeds, n_rows), none missing.
         others: Predicted ratings to compare with, most often one, likewise.
-        between: The variance between seeds of each of these, where it is known from elsewhere; by
-            default that of the seeds given here.
-        seed: Seed of the resampling.
+        between: The variance between seeds of each of these, as `interval` takes it.
 
     Returns:
         The differences of `rmse` and of `mae`.
     """
     assert others, "nothing was compared"
-    errors = [_errors(ratings, predictions) for predictions in (first, *others)]
-    assert all(np.isfinite(side).all() for side in errors), (
-        "a row without a prediction was compared"
-    )
-    sides = [_per_user(users, side) for side in errors]
-
-    def difference(totals: list[np.ndarray]) -> np.ndarray:
-        own, *theirs = map(_rmse_mae, totals)
-        return own - np.mean(theirs, axis=0)
-
-    spreads = _spreads(sides, difference, between or [None] * len(sides), seed)
+    complete = not any(np.isnan(np.asarray(side)).any() for side in (first, *others))
+    assert complete, "a row without a prediction was compared"
+    sides = [_per_user(users, ratings, predictions) for predictions in (first, *others)]
+    spreads = _spreads(sides, between or [None] * len(sides))
+    if len(sides[0]) < 2:
+        return spreads
     # At a fixed number of rows RMSE is monotone in the sum of squares: exchanging users for the
     # difference of RMSE is flipping signs of the users' differences of squares. The mean of several
     # RMSE is no RMSE: there each side's squares count by what they move its RMSE.
     own, *theirs = (side.mean(axis=1)[:, 1:] for side in sides)
     if len(theirs) > 1:
-        own, *theirs = (losses / [_root(losses[:, 0]), 1.0] for losses in (own, *theirs))
-    flips = _sign_flip(own - np.mean(theirs, axis=0), seed)
+        own, *theirs = (side / [np.sqrt(side[:, 0].sum()) or 1.0, 1.0] for side in (own, *theirs))
+    losses = own - np.mean(theirs, axis=0)
+    # Sums that differ by rounding alone are equal.
+    least = np.abs(losses.sum(axis=0)) - 1e-9 * np.abs(losses).sum(axis=0)
+    reached = (np.abs(_weighted(losses, FLIPS, signs=True)) >= least).sum(axis=0)
+    # The observed signs count as one draw, so that no p is 0 (Phipson and Smyth, 2010).
+    ps = ((reached + 1) / (FLIPS + 1)).tolist()
     return {
-        name: replace(spread, p=p if spread.p is None or p is None else max(p, spread.p))
-        for (name, spread), p in zip(spreads.items(), flips, strict=True)
+        name: replace(spread, p=max(p, spread.p or 0.0))
+        for (name, spread), p in zip(spreads.items(), ps, strict=True)
     }
-
-
-def _root(squares: np.ndarray) -> float:
-    return float(np.sqrt(squares.sum())) or 1.0
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -204,20 +172,12 @@ def holm(ps: Sequence[float]) -> list[float]:
     p = np.asarray(ps, dtype=float)
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate((p.size - np.arange(p.size)) * p[order])
-    adjusted = np.empty(p.size)
-    adjusted[order] = np.minimum(steps, 1.0)
-    return adjusted.tolist()
+    return np.minimum(steps, 1.0)[np.argsort(order)].tolist()
 
 
-def _errors(ratings: ArrayLike, predictions: ArrayLike) -> np.ndarray:
-    """Errors of shape (n_seeds, n_rows)."""
+def _per_user(users: ArrayLike, ratings: ArrayLike, predictions: ArrayLike) -> np.ndarray:
+    """Sums (n_users, n_seeds, 3) of each user's rows, squared errors and absolute errors."""
     errors = np.atleast_2d(np.asarray(predictions, float)) - np.asarray(ratings, dtype=float)
-    assert errors.size, "nothing was compared"
-    return errors
-
-
-def _per_user(users: ArrayLike, errors: np.ndarray) -> np.ndarray:
-    """Errors (n_seeds, n_rows) -> sums (n_users, n_seeds, 3): rows, squares, absolutes."""
     _, user = np.unique(np.asarray(users), return_inverse=True)
     known = np.nan_to_num(errors)
     losses = np.stack([np.isfinite(errors), known**2, np.abs(known)], axis=1)
@@ -225,157 +185,106 @@ def _per_user(users: ArrayLike, errors: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.array(sums), -1, 0)
 
 
-def _rmse_mae(totals: np.ndarray) -> np.ndarray:
-    """Totals (m, 3) of rows, squared and absolute error -> RMSE and MAE (m, 2); NaN of no rows."""
-    n, squared, absolute = totals[:, 0], totals[:, 1], totals[:, 2]
+def _scores(totals: Iterable[np.ndarray]) -> np.ndarray:
+    """RMSE and MAE (m, 2) of the first side, minus the mean of the others' if any; NaN of no rows.
+
+    Of each side, totals of shape (m, 3) of rows, squared and absolute errors.
+    """
     with np.errstate(invalid="ignore"):  # a seed may have rated none of the users drawn, or none
-        return np.stack([np.sqrt(squared / n), absolute / n], axis=1)
+        own, *theirs = (
+            np.stack([np.sqrt(squared / n), absolute / n], axis=1)
+            for n, squared, absolute in (side.T for side in totals)
+        )
+    return own - sum(theirs) / len(theirs) if theirs else own
 
 
 def _spreads(
-    sides: Sequence[np.ndarray],
-    statistic: Callable[[list[np.ndarray]], np.ndarray],
-    between: Sequence[SeedVariance | None],
-    seed: int,
+    sides: Sequence[np.ndarray], between: Sequence[SeedVariance | None]
 ) -> dict[str, Difference]:
-    """Value and interval of a statistic of all sides, over users and seeds, for each metric.
+    """Value and interval of `rmse` and `mae`, of one side or of the first minus the others.
 
     Percentiles over drawn users, stretched from their centre by what the variance between seeds
     adds to the standard error, with the degrees of freedom of Welch (1947): few where seeds are few
-    and vary much.
+    and vary much. As in Hesterberg, "What Teachers Should Know About the Bootstrap" (2015), the
+    percentiles are widened for few users: a plain percentile interval is too narrow by
+    sqrt((n - 1) / n) and by the normal's quantile in place of Student's t.
 
-    Args:
-        sides: Sums of shape (n_users, n_seeds, 3), of the same users.
-        statistic: One array (m, 3) of totals per side -> RMSE and MAE, of shape (m, 2).
-        between: The variance between seeds of each side; None for that of its own seeds.
-        seed: Seed of the resampling.
-
-    Returns:
-        `rmse` and `mae`; `p` is that of a t-test where seeds vary, else None.
+    `sides` are sums of shape (n_users, n_seeds, 3), `between` the variance between the seeds of
+    each, None for that of its own ones. The `p` is that of a t-test where seeds vary, else None.
     """
-    n_users = len(sides[0])
-    values = statistic([side.sum(axis=(0, 1))[None] for side in sides])[0]
+    n_users, confident = len(sides[0]), (1 + LEVEL) / 2
+    values = _scores(side.sum(axis=(0, 1))[None] for side in sides)[0]
     if n_users < 2:
-        return {
-            name: Difference(value, None, None, None, None)
-            for name, value in zip(METRICS, values.tolist(), strict=True)
-        }
-    drawn = statistic(_redraw(sides, seed))
-    ends = np.nanquantile(drawn, _tails(n_users), axis=0)
+        none = dict.fromkeys(("low", "high", "p", "detectable"))
+        return {n: Difference(v, **none) for n, v in zip(METRICS, values.tolist(), strict=True)}
+    by_user = np.stack([side.sum(axis=1) for side in sides], axis=1)
+    drawn = _scores(np.moveaxis(_weighted(by_user, RESAMPLES), 1, 0))
+    of_users = stats.t.ppf(confident, n_users - 1)
+    tail = stats.norm.cdf(-np.sqrt(n_users / (n_users - 1)) * of_users)
+    ends = np.nanquantile(drawn, [tail, 1 - tail], axis=0)
     # A resample of few users spreads too little, by sqrt((n - 1) / n).
-    of_users = np.nanvar(drawn, axis=0, ddof=1) * n_users / (n_users - 1)
-    parts = [(of_users, n_users - 1), *_of_seeds(sides, statistic, between)]
-    variances = np.array([variance for variance, _ in parts])
-    freedoms = np.array([freedom for _, freedom in parts])
+    varying = np.nanvar(drawn, axis=0, ddof=1) * n_users / (n_users - 1)
+    variances, freedoms = zip((varying, n_users - 1), *_of_seeds(sides, between), strict=True)
     spreads = {}
     for i, (name, value) in enumerate(zip(METRICS, values.tolist(), strict=True)):
-        variance = variances[:, i]
+        variance = np.array(variances)[:, i]
         error = float(np.sqrt(variance.sum()))
         weight = (variance**2 / freedoms).sum()
         freedom = float(variance.sum() ** 2 / weight) if weight else float(n_users - 1)
-        reach = stats.t.ppf((1 + LEVEL) / 2, [n_users - 1, freedom])
+        reach = stats.t.ppf(confident, freedom) * error
+        low, high = float(value - reach), float(value + reach)
         if variance[0] > 0:
-            stretch = reach[1] * error / (reach[0] * np.sqrt(variance[0]))
+            stretch = reach / (of_users * np.sqrt(variance[0]))
             low, high = (value + stretch * (ends[:, i] - value)).tolist()
-        else:
-            low, high = float(value - reach[1] * error), float(value + reach[1] * error)
         p = None
         if variance[1:].sum() > 0:
             p = float(2 * stats.t.sf(abs(value) / error, freedom))
-        detectable = float(stats.t.ppf([(1 + LEVEL) / 2, POWER], freedom).sum() * error)
+        detectable = float(stats.t.ppf([confident, POWER], freedom).sum() * error)
         spreads[name] = Difference(value, low, high, p, detectable)
     return spreads
 
 
 def _of_seeds(
-    sides: Sequence[np.ndarray],
-    statistic: Callable[[list[np.ndarray]], np.ndarray],
-    between: Sequence[SeedVariance | None],
+    sides: Sequence[np.ndarray], between: Sequence[SeedVariance | None]
 ) -> Iterator[tuple[np.ndarray, int]]:
     """What the seeds of each side add to the variance of RMSE and MAE, and its freedom."""
     totals = [side.sum(axis=(0, 1))[None] for side in sides]
     shared: dict[SeedVariance, float] = {}
     for place, (side, known) in enumerate(zip(sides, between, strict=True)):
+        n_seeds = side.shape[1]
         if known is not None:
             weight = 1 if place == 0 else 1 / (len(sides) - 1)
-            shared[known] = shared.get(known, 0) + weight**2 / side.shape[1]
+            shared[known] = shared.get(known, 0) + weight**2 / n_seeds
             continue
-        by_seed = [
-            statistic([*totals[:place], side[:, n].sum(axis=0)[None], *totals[place + 1 :]])[0]
-            for n in range(side.shape[1])
-        ]
-        rated = [scores for scores in by_seed if np.isfinite(scores).all()]
+        # One seed in the place of all of its side: a row of totals for each.
+        by_seed = _scores([*totals[:place], side.sum(axis=0), *totals[place + 1 :]])
+        rated = by_seed[np.isfinite(by_seed).all(axis=1)]
         if len(rated) > 1:
             yield np.var(rated, axis=0, ddof=1) / len(rated), len(rated) - 1
     for known, factor in shared.items():
         yield np.array([known.rmse, known.mae]) * factor, known.freedom
 
 
-def _tails(n_users: int) -> list[float]:
-    """Percentiles of an interval's ends, as shares, widened for few users.
-
-    As in Hesterberg, "What Teachers Should Know About the Bootstrap" (2015): a plain percentile
-    interval is too narrow by sqrt((n - 1) / n) and by the normal's quantile in place of Student's
-    t.
-    """
-    t = stats.t.ppf((1 - LEVEL) / 2, n_users - 1)
-    tail = float(stats.norm.cdf(np.sqrt(n_users / (n_users - 1)) * t))
-    return [tail, 1 - tail]
+def _weighted(by_user: np.ndarray, n: int, *, signs: bool = False) -> np.ndarray:
+    """Sums (n, ...) of users' values (n_users, ...), each by other `_weights` of the users."""
+    # All comparisons of a table share what is kept.
+    blocks = (_kept if n * len(by_user) <= _KEPT else _weights)(n, len(by_user), signs)
+    return np.concatenate([np.tensordot(block, by_user, axes=1) for block in blocks])
 
 
-def _redraw(sides: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
-    """Totals over users drawn with replacement, and all seeds: one (RESAMPLES, 3) per side."""
-    summed = np.stack([side.sum(axis=1) for side in sides], axis=1)
-    blocks = _random(_times, RESAMPLES, len(summed), seed)
-    totals = np.concatenate([np.tensordot(times, summed, axes=1) for times in blocks])
-    return list(np.moveaxis(totals, 1, 0))
-
-
-def _sign_flip(differences: np.ndarray, seed: int) -> list[float | None]:
-    """Two-sided p of each column's sum under random signs of the rows, of shape (n_users, k).
-
-    The observed signs count as one draw, so that no p is 0 (Phipson and Smyth, 2010).
-    """
-    n_users, k = differences.shape
-    if n_users < 2:
-        return [None] * k
-    observed = np.abs(differences.sum(axis=0))
-    # Sums that differ by rounding alone are equal.
-    least = observed - 1e-9 * np.abs(differences).sum(axis=0)
-    blocks = _random(_signs, FLIPS, n_users, seed)
-    reached = np.zeros(k)
-    for signs in blocks:
-        reached += (np.abs(signs @ differences) >= least).sum(axis=0)
-    return ((reached + 1) / (FLIPS + 1)).tolist()
-
-
-def _times(rng: np.random.Generator, n: int, n_users: int) -> np.ndarray:
-    """How often each user is drawn, of shape (n, n_users)."""
-    drawn = rng.integers(n_users, size=(n, n_users)) + n_users * np.arange(n)[:, None]
-    return np.bincount(drawn.ravel(), minlength=n * n_users).reshape(n, n_users).astype(float)
-
-
-def _signs(rng: np.random.Generator, n: int, n_users: int) -> np.ndarray:
-    return rng.integers(2, size=(n, n_users)) * 2.0 - 1.0
-
-
-Draw = Callable[[np.random.Generator, int, int], np.ndarray]
-
-
-def _random(draw: Draw, n: int, n_users: int, seed: int) -> Iterable[np.ndarray]:
-    """Blocks of `n` draws; kept where they are small, as all comparisons of a table share them."""
-    if n * n_users <= _KEPT:
-        return _kept(draw, n, n_users, seed)
-    return _blocks(draw, n, n_users, seed)
+def _weights(n: int, n_users: int, signs: bool) -> Iterator[np.ndarray]:
+    """Blocks (m, n_users) of `n` draws: random signs, or how often each user is drawn again."""
+    rng = np.random.default_rng(0)
+    at_once = max(1, _CELLS // n_users)
+    for start in range(0, n, at_once):
+        shape = (min(at_once, n - start), n_users)
+        if signs:
+            yield rng.integers(2, size=shape) * 2.0 - 1.0
+        else:
+            drawn = rng.integers(n_users, size=shape) + n_users * np.arange(shape[0])[:, None]
+            yield np.bincount(drawn.ravel(), minlength=drawn.size).reshape(shape).astype(float)
 
 
 @lru_cache(maxsize=4)
-def _kept(draw: Draw, n: int, n_users: int, seed: int) -> list[np.ndarray]:
-    return list(_blocks(draw, n, n_users, seed))
-
-
-def _blocks(draw: Draw, n: int, n_users: int, seed: int) -> Iterator[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    at_once = max(1, _CELLS // n_users)
-    for start in range(0, n, at_once):
-        yield draw(rng, min(at_once, n - start), n_users)
+def _kept(n: int, n_users: int, signs: bool) -> list[np.ndarray]:
+    return list(_weights(n, n_users, signs))

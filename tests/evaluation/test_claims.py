@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from persona_lab.evaluation import CLAIMS, OURS, TableRow, judge
-from persona_lab.evaluation.claims import highest_share
+from persona_lab.evaluation import TableRow, judge
+from persona_lab.evaluation.claims import CLAIMS, OURS
 
 NOISE = {"r10": 0.5, "r7": 0.9, "r8": 0.9, "r5": 0.9, "r9": 0.9, "random_ms_ml": 0.5}
 
@@ -115,11 +115,11 @@ def test_unrelated_responses_of_both_models(run, large, small, judgements):
     assert not any(name.startswith("URR") for name in by_name(all_rows(run, 0, 0)))
 
 
-def test_only_many_users_show_that_none_of_the_responses_is_unrelated(run):
+@pytest.mark.parametrize(("n_users", "judgement"), [(258, "undecided"), (259, "contradicted")])
+def test_only_many_users_show_that_none_of_the_responses_is_unrelated(run, n_users, judgement):
     # 259 users without one: 95% sure that it is below the paper's lowest share, 1.15%.
-    rows = {f"r{n}": TableRow((run(1, n, n_users=259),)) for n in range(11)}
-    assert by_name(rows, "decoded")["URR of r3 to r10 > 0"].judgement == "contradicted"
-    assert highest_share(259) < 0.0115 < highest_share(258)
+    rows = {f"r{n}": TableRow((run(1, n, n_users=n_users),)) for n in range(11)}
+    assert by_name(rows, "decoded")["URR of r3 to r10 > 0"].judgement == judgement
 
 
 def test_a_stand_in_for_the_small_model_says_nothing_of_its_responses(run):

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from scales import HALVES, STARS
 
+from persona_lab.cache import read, write
 from persona_lab.data import Scale
-from persona_lab.evaluation import Baselines
 from persona_lab.evaluation import baselines as of_scale
-from persona_lab.evaluation.predictors import always
+from persona_lab.evaluation.predictors import Baselines, always
 
 COLUMNS = ["user_id", "item_id", "rating"]
 
@@ -162,8 +162,8 @@ def test_a_movie_without_shown_mean_falls_back_and_is_counted():
 
 def test_baselines_survive_the_folder(tmp_path):
     found = baselines(*toy())
-    found.save(tmp_path)
-    again = Baselines.load(tmp_path)
+    write(found, tmp_path)
+    again = read(Baselines, tmp_path)
     pd.testing.assert_frame_equal(again.frame, found.frame)
     assert (again.metrics, again.user_means) == (found.metrics, found.user_means)
 
@@ -171,7 +171,7 @@ def test_baselines_survive_the_folder(tmp_path):
 def test_what_always_says_is_as_high_on_every_scale():
     assert always(STARS) == ("always_4", 4.0)
     assert always(HALVES) == ("always_4", 4.0)
-    assert always(Scale(range(1, 11), ["x"] * 10)) == ("always_8", 8.0)
+    assert always(Scale([*range(1, 11)], ["x"] * 10)) == ("always_8", 8.0)
 
 
 def test_rounding_is_to_the_nearest_value_of_the_scale():

@@ -4,8 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from persona_lab.evaluation import holm, interval, paired_interval, share_interval, uncertainty
-from persona_lab.evaluation.uncertainty import SeedVariance, seed_variance
+from persona_lab.evaluation import uncertainty
+from persona_lab.evaluation.uncertainty import (
+    SeedVariance,
+    holm,
+    interval,
+    paired_interval,
+    seed_variance,
+)
 
 
 def simulated(rng, n_users, rows_per_user, spread, noise):
@@ -215,11 +221,6 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-def test_a_share_has_an_interval_over_users():
-    found = share_interval([1, 1, 2, 2], [True, False, False, False])
-    assert (found.value, found.low, found.high) == (0.25, 0.0, 0.5)
-
-
 def test_one_user_leaves_no_interval():
     found = interval([3, 3], [1, 5], [2, 5])
     assert found["rmse"].value == pytest.approx(np.sqrt(0.5))
@@ -228,16 +229,15 @@ def test_one_user_leaves_no_interval():
     assert (paired.low, paired.p, paired.detectable) == (None, None, None)
 
 
-def test_same_seed_same_interval_in_any_row_order_and_block_size(monkeypatch):
+def test_the_interval_is_the_same_in_any_row_order_and_block_size(monkeypatch):
     users, errors = simulated(np.random.default_rng(1), 30, 7, 0.5, 1.0)
     zeros, shuffled = np.zeros(users.size), np.random.default_rng(2).permutation(users.size)
-    found = interval(users, zeros, errors, seed=3)
-    again = interval(users[shuffled], zeros, errors[shuffled], seed=3)
+    found = interval(users, zeros, errors)
+    again = interval(users[shuffled], zeros, errors[shuffled])
     assert again["rmse"].low == pytest.approx(found["rmse"].low)
-    assert interval(users, zeros, errors, seed=4) != found
     monkeypatch.setattr(uncertainty, "_CELLS", 100)
     monkeypatch.setattr(uncertainty, "_KEPT", 0)
-    blocks = interval(users, zeros, errors, seed=3)
+    blocks = interval(users, zeros, errors)
     assert vars(blocks["rmse"]) == pytest.approx(vars(found["rmse"]))
 
 
