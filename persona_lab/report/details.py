@@ -9,7 +9,7 @@ import pandas as pd
 from persona_lab.report.cells import NONE, Table, filled, number, table, with_interval
 from persona_lab.report.compare import baseline_label, groups
 from persona_lab.report.runs import Report, Run
-from persona_lab.report.tables import CHOICES, errors, scale, seeds_table, where
+from persona_lab.report.tables import CHOICES, errors, seeds_table, where
 
 SHOWN_RESPONSES = 5
 
@@ -108,7 +108,7 @@ def _reached(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def unrelated_table(report: Report) -> Table:
     """Return what RMSE and MAE would be if unrelated responses counted (decision 13)."""
     runs = [run for run in report.runs if run.result.n_unrelated]
-    middle = " or ".join(dict.fromkeys(f"{scale(run).middle:g}" for run in runs))
+    middle = " or ".join(dict.fromkeys(f"{run.result.scale.middle:g}" for run in runs))
     readings = {
         "left out": "",
         "as the user's mean": "_user_mean",

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.typing import RcKeyType
 
 from persona_lab.report.cells import plain
-from persona_lab.report.compare import MAIN, Group, baseline_label, groups
+from persona_lab.report.compare import Group, baseline_label, groups
 from persona_lab.report.lines import Line
 from persona_lab.report.runs import Report, Run
 from persona_lab.report.runs import label as label_of
@@ -189,8 +189,7 @@ def _intervals(report: Report) -> Figure:
 
 def _simple(group: Group) -> dict[str, float]:
     """Label -> RMSE of the simple predictors that every row is compared with."""
-    main = {key: scores for key, scores in group.baselines.items() if key in MAIN}
-    return {_short(baseline_label(*key)): scores["rmse"] for key, scores in main.items()}
+    return {_short(baseline_label(*key)): group.baselines[key]["rmse"] for key in group.main}
 
 
 def _panel(axes: Axes, group: Group) -> None:
@@ -259,14 +258,10 @@ def _sizes(run: Run) -> list[tuple[str, int, Mapping[str, Any]]]:
 
     A persona's adapter rates that persona, a single one everybody.
     """
-    if not run.trained_on and len(run.result.adapters) == 1:
-        ((name, summary),) = run.result.adapters.items()
-        return [(name, summary["n_rows"], run.result.metrics)]
-    by_persona = {scores["persona"]: scores for scores in run.result.per_persona}
     return [
-        (f"persona {persona}", n_rows, by_persona[persona])
-        for persona, n_rows in run.trained_on.items()
-        if persona in by_persona
+        (name.replace("_", " "), adapter["n_rows"], scores)
+        for name, adapter in run.result.adapters.items()
+        if (scores := run.result.scores_of(name))
     ]
 
 

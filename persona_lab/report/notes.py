@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from persona_lab.evaluation import Judged
+from persona_lab.evaluation import Judged, Verdict
 from persona_lab.evaluation.claims import THESIS
 from persona_lab.report import paper
 from persona_lab.report.cells import number, percent, plain, with_interval
@@ -20,16 +20,15 @@ from persona_lab.report.compare import (
     compared,
     detectable,
     groups,
+    verdict,
 )
 from persona_lab.report.runs import Report, Run
 from persona_lab.report.tables import (
     PROMPTS_MEAN,
     changed_alike,
     difference,
-    scale,
     settings,
     too_small,
-    verdict,
     where,
 )
 
@@ -37,8 +36,12 @@ QUESTION = "Do persona adapters make a small language model rate as its users do
 FEW_USERS = 30
 LITTLE_MASS = 0.5
 PAPERS_MODELS = {"llm": "LLaMA-3", "slm": "Phi-3"}
-JUDGED = {"supported": "Yes", "contradicted": "No", "undecided": "Not decided"}
-COMPARED = {"lower": "Here, yes", "higher": "Here, no"}
+LEADS = {
+    Verdict.SUPPORTED: "Yes",
+    Verdict.CONTRADICTED: "No",
+    Verdict.LOWER: "Here, yes",
+    Verdict.HIGHER: "Here, no",
+}
 MOVIELENS = re.compile(r"ml[_-]|movielens", re.IGNORECASE)
 # What may be given test ratings, the field that says so, and its value under protocol=paper.
 LEAKS = (
@@ -72,14 +75,14 @@ def _on_personas(group: Group) -> tuple[str, str]:
     contrast = (both := pairs[line, other]) and both.decoded
     if contrast is None:
         return "Not answered: the rows gave no ratings that can be compared.", rows
-    lead = JUDGED[thesis.judgement] if thesis else COMPARED.get(verdict(contrast), "Not decided")
+    lead = LEADS.get(thesis.judgement if thesis else verdict(contrast), "Not decided")
     change = f"{difference(contrast)} against a single adapter, {verdict(contrast)}"
     return f"{lead}: persona adapters change the RMSE by {change}.", rows
 
 
 def _thesis(group: Group) -> Judged | None:
     judged = (claim for claim in claims(group) if claim.name == THESIS)
-    return next((claim for claim in judged if claim.judgement in JUDGED), None)
+    return next((claim for claim in judged if claim.judgement != Verdict.NOT_TESTABLE), None)
 
 
 def _on_the_best(group: Group) -> str:
@@ -140,7 +143,7 @@ def _findings(group: Group) -> Iterator[str]:
         why = f" ({thesis.why})" if thesis.why else ""
         yield f"The paper's thesis, {THESIS}{where(group)}: {thesis.judgement}{why}."
     judged = Counter(claim.judgement for claim in claims(group))
-    if judged.total() > judged["not testable"]:
+    if judged.total() > judged[Verdict.NOT_TESTABLE]:
         counts = ", ".join(f"{n} {judgement}" for judgement, n in judged.most_common())
         yield (
             f"Of {judged.total()} claims about Table 1{where(group)}, for and against the thesis: "
@@ -292,7 +295,10 @@ def reading(report: Report) -> tuple[str, ...]:
     """Return how to read the numbers of any report."""
     if not report.runs:
         return ()
-    labels = _all(f"{scale(run).labels[0]} to {scale(run).labels[-1]}" for run in report.runs)
+    labels = _all(
+        " to ".join(run.result.scale.labels[:: len(run.result.scale.labels) - 1])
+        for run in report.runs
+    )
     return (
         "RMSE and MAE are in stars, lower is better. r0 to r10 are the rows of the paper's "
         "Table 1. M_s is a user's profile, M_l are the memories recalled for the movie.",

@@ -16,6 +16,7 @@ from persona_lab.report.runs import Report
 from persona_lab.report.tables import leading
 from persona_lab.report.text import markdown_table, spoken
 
+PROJECT = "persona-lab"  # where the runs were logged nowhere
 FIGURES = "figures"
 ERRORS = ("rmse", "rmse_expected", "mae", "mae_expected", "urr")
 
@@ -90,7 +91,7 @@ def publish(report: Report, folder: Path) -> str:
 def place_of(report: Report, folder: Path) -> Place:
     """Return where a report's runs were logged; as a sweep in that folder would be, if nowhere."""
     logged = [run.logged for run in report.runs if run.logged]
-    first = logged[0] if logged else {"entity": None, "project": Wandb.project}
+    first = logged[0] if logged else {"entity": None, "project": PROJECT}
     home = (first["entity"], first["project"])
     near = [entry for entry in logged if (entry["entity"], entry["project"]) == home]
     groups = dict.fromkeys(entry["group"] for entry in near)

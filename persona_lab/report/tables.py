@@ -5,16 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from persona_lab.data.scale import Scale
-from persona_lab.evaluation import Contrast, Judged
-from persona_lab.report import compare, paper
+from persona_lab.evaluation import Contrast, Judged, Verdict, off_diagonal
+from persona_lab.report import paper
 from persona_lab.report.cells import NONE, Table, filled, number, percent, table, with_interval
 from persona_lab.report.compare import (
     FITTED,
-    MAIN,
-    NAMES,
-    UNVARIED,
-    Difference,
+    Comparison,
     Group,
     Pair,
     against_best,
@@ -22,16 +18,17 @@ from persona_lab.report.compare import (
     baseline_label,
     claims,
     compared,
-    crossed,
     groups,
     judged_setting,
     least,
+    spoken,
+    unvaried,
+    verdict,
 )
 from persona_lab.report.lines import Line, alone, trained
 from persona_lab.report.runs import MEMORIES, Report, Run
 
 CHOICES = ("setup", "data", "distiller", "embedder", "personas", "protocol", "decode", "peft")
-VERDICTS = {"equal": "within noise", "no interval": "not tested", "not compared": "not tested"}
 SOURCES = {"text": "the paper", "table": "its table alone", "ours": "no paper: ours"}
 PROMPTS_MEAN = ("prompt", "prompt_mean")
 """The average that the prompt shows: what a row has to beat."""
@@ -42,16 +39,6 @@ def difference(contrast: Contrast | None, metric: str = "rmse") -> str:
     return with_interval(contrast and vars(contrast.differences[metric]), "+")
 
 
-def verdict(contrast: Contrast | None) -> str:
-    """Say what a difference in RMSE shows.
-
-    Returns:
-        `lower`, `higher`, `undecided`, `within noise` or `not tested`.
-    """
-    word = compare.verdict(contrast)
-    return VERDICTS.get(word, word)
-
-
 def where(group: Group) -> str:
     """Return what names a group's test rows behind a title, nothing where there is one group."""
     return f", test rows {group.name}" if group.name else ""
@@ -60,15 +47,6 @@ def where(group: Group) -> str:
 def model(run: Run) -> str:
     """Return a run's model, marked where it stands in for the paper's."""
     return f"{run.result.row.model} (stand-in)" if run.stands_in else run.result.row.model
-
-
-def scale(run: Run) -> Scale:
-    """Return the values that a run's ratings take."""
-    if (recorded := getattr(run.result, "scale", None)) is not None:
-        return recorded
-    columns = [] if run.predictions is None else [*run.predictions.filter(regex=r"^p[\d.]+$")]
-    labels = [str(column)[1:] for column in columns] or list("12345")
-    return Scale([float(label) for label in labels], words=labels, labels=labels)
 
 
 def short_table(report: Report) -> Table:
@@ -187,11 +165,11 @@ def changed_alike(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def differences_table(title: str, pairs: Mapping[Pair, Difference | None], group: Group) -> Table:
+def differences_table(title: str, pairs: Mapping[Pair, Comparison | None], group: Group) -> Table:
     """Return the first line of each pair minus its other one."""
     checked = "RMSE on all rows, unrelated as the user's mean"
 
-    def cells(pair: Pair, both: Difference | None) -> dict[str, str]:
+    def cells(pair: Pair, both: Comparison | None) -> dict[str, str]:
         decoded, expected = both and both.decoded, both and both.expected
         check = decoded and decoded.check and vars(decoded.check["rmse"])
         return {
@@ -257,7 +235,7 @@ def claims_table(group: Group) -> Table:
             "stands in": SOURCES[claim.source],
         }
 
-    judged = sorted(claims(group), key=lambda claim: claim.judgement == "not testable")
+    judged = sorted(claims(group), key=lambda claim: claim.judgement == Verdict.NOT_TESTABLE)
     models = dict.fromkeys(model(line.first) for line in group.lines)
     return table(
         f"What the paper claims{where(group)}{f', judged by {setting}' if setting else ''}",
@@ -267,8 +245,6 @@ def claims_table(group: Group) -> Table:
 
 
 def _rests_on(claim: Judged) -> str:
-    if claim.trend:
-        return f"{with_interval(vars(claim.trend), '+')} per doubling of training rows"
     if claim.shares:
         shares = {row: vars(share) for row, share in claim.shares.items()}
         return "; ".join(f"{r} {with_interval(s, spoken=percent)}" for r, s in shares.items())
@@ -276,15 +252,12 @@ def _rests_on(claim: Judged) -> str:
 
 
 def _p_after_holm(claim: Judged) -> str:
-    if claim.trend:
-        return f"{number(claim.trend.p)}, not corrected"
     return number(claim.contrast.adjusted.get("rmse")) if claim.contrast else NONE
 
 
 def against_predictors_table(group: Group) -> Table:
     """Return every line minus the main simple predictors: as decoded, then as expected."""
-    keys = [key for key in group.predictors if key in MAIN]
-    pairs = against_predictors(group)
+    keys, pairs = group.main, against_predictors(group)
 
     def cells(line: Line, kind: str) -> dict[str, str]:
         contrasts = {key: (both := pairs[line, key]) and getattr(both, kind) for key in keys}
@@ -328,8 +301,8 @@ def predictors_table(group: Group) -> Table:
             minus = {}
         minus[f"{name} expected minus this [95%]"] = _judged(both and both.expected)
         return {
-            "predictor": NAMES.get(predictor, predictor),
-            "fitted on": NONE if predictor in UNVARIED else FITTED.get(version, version),
+            "predictor": spoken(predictor),
+            "fitted on": NONE if unvaried(predictor) else FITTED.get(version, version),
             "RMSE / MAE": errors(scores),
             **(minus if best else {}),
             "rounded: RMSE / MAE": errors(scores, "_rounded"),
@@ -363,13 +336,13 @@ def matrix_table(run: Run) -> Table:
             error += f", {with_interval(cell['difference']['rmse'], '+')}"
         row = rows.setdefault(cell["adapter"], {"adapter": cell["adapter"]})
         row[f"users {users} ({cell['n_users']:,})"] = error
-    verdicts = [verdict(contrast) for contrast in crossed(run)]
+    verdicts = [verdict(contrast) for contrast in off_diagonal(run.result.matrix)]
+    higher, lower = (verdicts.count(side) for side in (Verdict.HIGHER, Verdict.LOWER))
     note = (
         "A column is of the same users: on the diagonal their own adapter rates them, off it "
         "another one, with its error minus their own one's [95%]; adapters fit their users where "
-        "the diagonal is lowest. Beyond noise, after Holm's correction, "
-        f"{verdicts.count('higher')} of {len(verdicts)} cells off the diagonal are higher than the "
-        f"diagonal's, {verdicts.count('lower')} lower."
+        f"the diagonal is lowest. Beyond noise, after Holm's correction, {higher} of "
+        f"{len(verdicts)} cells off the diagonal are higher than the diagonal's, {lower} lower."
     )
     title = f"RMSE expected of every adapter on the users of each: {run.label}"
     return table(title, rows.values(), note)
