@@ -49,6 +49,11 @@ LEAKS = (
     ("traits are measured on all ratings", "protocol.traits", "all"),
     ("profiles and memories are distilled from all ratings", "distiller.scope", "training"),
 )
+# Of which choice, what it makes, and what the paper took: its name and how that is called.
+MADE_BY = (
+    ("distiller", "memories", paper.DISTILLER),
+    ("embedder", "vectors", paper.EMBEDDER),
+)
 
 
 def answer(report: Report) -> tuple[str, ...]:
@@ -58,7 +63,15 @@ def answer(report: Report) -> tuple[str, ...]:
     group = max(groups(report), key=lambda group: (len(against_single(group)), len(group.lines)))
     lead, rows = _on_personas(group)
     basis = " ".join(filter(None, [rows, _on_the_best(group)]))
-    return tuple(map(plain, (lead, basis, _on_what(group))))
+    run = group.runs[0]
+    n_users = sum(scores["n_users"] for scores in run.result.per_persona)
+    users = f" of {n_users:,} users" if n_users else ""
+    tested = f"Tested on {run.result.n_test:,} ratings{users} of {run.result.row.data}."
+    stand_ins = {run.result.row.role: run.result.row.model for run in group.runs if run.stands_in}
+    if stand_ins:
+        pairs = (f"{name} for {PAPERS_MODELS.get(role, role)}" for role, name in stand_ins.items())
+        tested += f" Stand-ins for the paper's models: {', '.join(pairs)}."
+    return tuple(map(plain, (lead, basis, tested)))
 
 
 def _on_personas(group: Group) -> tuple[str, str]:
@@ -81,8 +94,8 @@ def _on_personas(group: Group) -> tuple[str, str]:
 
 
 def _thesis(group: Group) -> Judged | None:
-    judged = (claim for claim in claims(group) if claim.name == THESIS)
-    return next((claim for claim in judged if claim.judgement != Verdict.NOT_TESTABLE), None)
+    thesis = next((claim for claim in claims(group) if claim.name == THESIS), None)
+    return thesis if thesis and thesis.judgement != Verdict.NOT_TESTABLE else None
 
 
 def _on_the_best(group: Group) -> str:
@@ -90,26 +103,13 @@ def _on_the_best(group: Group) -> str:
     if best is None:
         return f"No row gave a rating for {1 - MAX_URR:.0%} of the test rows{where(group)}."
     which = "The best row" if len(group.lines) > 1 else "The row"
-    rmse = with_interval(best.intervals["rmse"])
-    said = f"{which}{where(group)}, {best.label}, has RMSE {rmse}"
+    said = f"{which}{where(group)}, {best.label}, has RMSE {with_interval(best.intervals['rmse'])}"
     both = against_predictors(group).get((best, PROMPTS_MEAN))
     if prompts_mean and both and both.decoded:
         minus = f"{difference(both.decoded)}, {verdict(both.decoded)}"
         alone = number(prompts_mean["rmse"])
         said += f"; the item mean in its prompt alone has {alone} (a difference of {minus})"
     return f"{said}."
-
-
-def _on_what(group: Group) -> str:
-    run = group.runs[0]
-    n_users = sum(scores["n_users"] for scores in run.result.per_persona)
-    users = f" of {n_users:,} users" if n_users else ""
-    said = f"Tested on {run.result.n_test:,} ratings{users} of {run.result.row.data}."
-    stand_ins = {run.result.row.role: run.result.row.model for run in group.runs if run.stands_in}
-    if stand_ins:
-        pairs = (f"{name} for {PAPERS_MODELS.get(role, role)}" for role, name in stand_ins.items())
-        said += f" Stand-ins for the paper's models: {', '.join(pairs)}."
-    return said
 
 
 def findings(report: Report) -> tuple[str, ...]:
@@ -160,33 +160,40 @@ def _findings(group: Group) -> Iterator[str]:
 
 def limits(report: Report) -> tuple[str, ...]:
     """Return under which conditions the numbers stand, and what they cannot show."""
-    if not report.runs:
-        return ()
-    parts = (_conditions(report.runs), _few(report), _stand_ins(report.runs), _seen(report.runs))
-    return tuple(plain(said) for part in parts for said in part)
+    return tuple(map(plain, _limits(report))) if report.runs else ()
 
 
-def _conditions(runs: Sequence[Run]) -> Iterator[str]:
+def _limits(report: Report) -> Iterator[str]:
+    runs = report.runs
+    rows = [run.result.row for run in runs]
+    users = (
+        run.result.cohort
+        + " (rows held back from training)"
+        * (run.result.development and run.result.cohort != "dev")
+        for run in runs
+    )
     yield (
-        f"Setup: {_all(run.result.row.setup for run in runs)}. "
-        f"Protocol: {_all(run.result.row.protocol for run in runs)}. "
-        f"Users: {_all(map(_users, runs))}, of {_all(run.result.row.data for run in runs)}. "
-        f"Decode: {_all(run.result.row.decode for run in runs)}."
+        f"Setup: {_all(row.setup for row in rows)}. Protocol: {_all(row.protocol for row in rows)}."
+        f" Users: {_all(users)}, of {_all(row.data for row in rows)}. "
+        f"Decode: {_all(row.decode for row in rows)}."
     )
     if changed := settings(changed_alike(runs)):
         every = " in every run" if len(runs) > 1 else ""
         yield f"Changed from the defaults of the setup{every}: {changed}."
-    little = [run.label for run in runs if run.result.metrics.get("digit_mass", 1.0) < LITTLE_MASS]
-    if little:
+    if little := [run.label for run in runs if run.result.metrics["digit_mass"] < LITTLE_MASS]:
         yield (
             "The model puts less than half of its probability on the digits, so that expected "
             f"ratings say little: {_of(little, runs)}."
         )
-
-
-def _users(run: Run) -> str:
-    held_back = run.result.development and run.result.cohort != "dev"
-    return run.result.cohort + " (rows held back from training)" * held_back
+    yield from _few(report)
+    if any(run.stands_in for run in runs):
+        yield "Stand-ins draw no conclusion about LLaMA-3 or Phi-3."
+    for field, made, (papers, name) in MADE_BY:
+        if others := [by for row in rows if (by := getattr(row, field)) != papers]:
+            yield f"The {made} are by {_all(others)}, a stand-in for the paper's {name}."
+    if any(run.papers for run in runs):
+        yield "The paper's numbers come from other test rows, which are not known."
+    yield from _seen(runs)
 
 
 def _few(report: Report) -> Iterator[str]:
@@ -219,24 +226,15 @@ def _few(report: Report) -> Iterator[str]:
         )
 
 
-def _stand_ins(runs: Sequence[Run]) -> Iterator[str]:
-    if any(run.stands_in for run in runs):
-        yield "Stand-ins draw no conclusion about LLaMA-3 or Phi-3."
-    for papers, field, doing in (
-        (paper.DISTILLER, "distiller", "memories"),
-        (paper.EMBEDDER, "embedder", "vectors"),
-    ):
-        used = [getattr(run.result.row, field) for run in runs]
-        if others := [name for name in used if name != papers[0]]:
-            yield f"The {doing} are by {_all(others)}, a stand-in for the paper's {papers[1]}."
-    if any(run.papers for run in runs):
-        yield "The paper's numbers come from other test rows, which are not known."
-
-
 def _seen(runs: Sequence[Run]) -> Iterator[str]:
     """Say what models may have seen of the test ratings, and what they did not see of prompts."""
     for said, field, by_protocol in LEAKS:
-        showing = [run.label for run in runs if _effective(run, field, by_protocol) == "all"]
+        showing = [
+            run.label
+            for run in runs
+            for default in [by_protocol if run.result.row.protocol == "paper" else None]
+            if run.result.row.changed.get(field, default) == "all"
+        ]
         if showing:
             yield f"Test ratings were seen: {said} ({_of(showing, runs)})."
     audits: dict[str, list[str]] = {}
@@ -264,23 +262,17 @@ def _audited(audit: Sequence[dict[str, Any]]) -> str:
     """What one audit found, and what it could not check."""
     if not audit:
         return "not made"
+    places = [f"{finding['place']} {finding['what']}" for finding in audit]
     leaks = "; ".join(
-        f"{finding['place']} {finding['what']} ({finding['found']:,} of {finding['checked']:,})"
-        for finding in audit
+        f"{place} ({finding['found']:,} of {finding['checked']:,})"
+        for place, finding in zip(places, audit, strict=True)
         if finding["found"]
     )
-    unchecked = [finding for finding in audit if finding.get("note")]
-    if not unchecked:
+    reasons = {p: f["note"] for p, f in zip(places, audit, strict=True) if f.get("note")}
+    if not reasons:
         return leaks or "nothing"
-    places = ", ".join(f"{finding['place']} {finding['what']}" for finding in unchecked)
-    why = "; ".join(dict.fromkeys(finding["note"] for finding in unchecked))
-    return f"{leaks or 'nothing in what was checked'}. Not checked: {places} ({why})"
-
-
-def _effective(run: Run, field: str, by_protocol: str) -> Any:
-    """A field's value in a run: as set by itself, else as its protocol has it."""
-    row = run.result.row
-    return row.changed.get(field, by_protocol if row.protocol == "paper" else None)
+    why = "; ".join(dict.fromkeys(reasons.values()))
+    return f"{leaks or 'nothing in what was checked'}. Not checked: {', '.join(reasons)} ({why})"
 
 
 def _all(values: Iterable[str]) -> str:
@@ -295,10 +287,7 @@ def reading(report: Report) -> tuple[str, ...]:
     """Return how to read the numbers of any report."""
     if not report.runs:
         return ()
-    labels = _all(
-        " to ".join(run.result.scale.labels[:: len(run.result.scale.labels) - 1])
-        for run in report.runs
-    )
+    scales = [run.result.scale.labels for run in report.runs]
     return (
         "RMSE and MAE are in stars, lower is better. r0 to r10 are the rows of the paper's "
         "Table 1. M_s is a user's profile, M_l are the memories recalled for the movie.",
@@ -307,8 +296,9 @@ def reading(report: Report) -> tuple[str, ...]:
         "trained rows as if it were alike in all; else they do not cover another seed.",
         "URR is the share of responses without a rating. These are left out of RMSE and MAE; n "
         "counts what is left.",
-        f"RMSE expected scores the mean of the model's probabilities of {labels}, scaled to add up "
-        "to 1. Digit mass is their sum before.",
+        "RMSE expected scores the mean of the model's probabilities of "
+        f"{_all(f'{labels[0]} to {labels[-1]}' for labels in scales)}, scaled to add up to 1. "
+        "Digit mass is their sum before.",
         "Lower or higher: the interval excludes 0 and a test over users finds the difference at "
         "5%, on the rows that both answered and on all rows with the user's mean training rating "
         "for the others. Undecided: only the intervals exclude 0. Within noise: they do not.",
