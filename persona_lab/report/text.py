@@ -100,8 +100,8 @@ def csv_text(report: Report) -> str:
         {"kind": failure.state, "folder": failure.name, "error": plain(failure.error)}
         for failure in report.failures
     ]
-    frame = pd.DataFrame(records, dtype=object).map(_inert)
-    return frame.to_csv(index=False, lineterminator="\n")
+    inert = [{head: _inert(value) for head, value in record.items()} for record in records]
+    return pd.DataFrame(inert, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def _records(line: Line, group: str) -> Iterator[dict[str, Any]]:
