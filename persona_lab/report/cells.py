@@ -3,13 +3,17 @@
 All text from run folders passes through `plain`, so that no later step meets a control character.
 """
 
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 NONE = "–"
+TEXTS = tomllib.loads(Path(__file__).with_name("texts.toml").read_text(encoding="utf-8"))
+"""The report's longer texts."""
 
 
 @dataclass(frozen=True, eq=False)

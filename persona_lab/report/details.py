@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from persona_lab.report.cells import NONE, Table, filled, number, table, with_interval
+from persona_lab.report.cells import NONE, TEXTS, Table, filled, number, table, with_interval
 from persona_lab.report.compare import baseline_label, groups
 from persona_lab.report.runs import Report, Run
 from persona_lab.report.tables import CHOICES, errors, seeds_table, where
@@ -61,16 +61,10 @@ def beyond_table(report: Report) -> Table:
 
     rows = [(run.label, run.result.beyond) for run in report.runs if run.result.beyond]
     references = _references(report)
-    note = (
-        "Errors, scores and distances are better where lower, rank correlations where higher. "
-        "Probabilities say more than how often each rating is given only where their score is "
-        "below that of the training ratings' histogram; a rank correlation that does not exceed "
-        "the average in the prompt may be read off it. Intervals are over users."
-    )
     return table(
         "Calibration, ranks and histograms",
         [cells(*item) for item in (*rows, *references.items())],
-        note if references else "",
+        TEXTS["tables"]["beyond"] if references else "",
         range(len(rows), len(rows) + len(references)),
     )
 

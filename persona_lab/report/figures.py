@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.typing import RcKeyType
 
-from persona_lab.report.cells import plain
+from persona_lab.report.cells import TEXTS, plain
 from persona_lab.report.compare import Group, baseline_label, groups
 from persona_lab.report.runs import Report, Run
 from persona_lab.report.runs import label as label_of
@@ -104,32 +104,15 @@ def inline_svg(drawing: Drawing) -> str:
 
 
 def _drawings(report: Report, tagger: Tagger | None) -> Iterator[Drawing]:
-    if not report.runs:
-        return
-    yield Drawing(
-        "intervals",
-        "Each row's RMSE with its 95% interval, beside simple predictors on the same test rows. "
-        "The dashed line is the item mean that the prompt shows: what a row has to beat.",
-        _intervals(report),
-    )
+    said = TEXTS["captions"]
+    if report.runs:
+        yield Drawing("intervals", said["intervals"], _intervals(report))
     sizes = _sizes(report)
     if len(sizes):
-        yield Drawing(
-            "training_size",
-            "Error against the number of training rows (the paper's Figure 3): of each adapter, on "
-            "the test rows of the users that it rates. A line connects runs that differ in nothing "
-            "else. Different personas are different test users, some harder to predict than "
-            "others: only a persona's own points can be compared, not the heights of two personas.",
-            _training_size(sizes),
-        )
+        yield Drawing("training_size", said["training_size"], _training_size(sizes))
     forecasting = [run for run in report.runs if run.result.beyond]
     if forecasting:
-        yield Drawing(
-            "reliability",
-            "How often the likeliest rating was right, by the probability that the model gave it; "
-            "on the line, probabilities are right. The mean gap is the calibration error (ECE).",
-            _reliability(forecasting),
-        )
+        yield Drawing("reliability", said["reliability"], _reliability(forecasting))
     # Runs share personas: the first run of each set stands for it.
     partitions: dict[str, tuple[str, dict[str, Any]]] = {}
     for run in report.runs:
@@ -138,20 +121,11 @@ def _drawings(report: Report, tagger: Tagger | None) -> Iterator[Drawing]:
             partitions.setdefault(key, (run.label, run.personas))
     for number, (label, personas) in enumerate(partitions.values(), 1):
         suffix = "" if number == 1 else f"_{number}"
-        yield Drawing(
-            f"personas{suffix}",
-            "Map of the users' profiles by persona: the first two principal components, "
-            f"{sum(personas['explained']):.0%} of the variance. Beside it inertia and silhouette "
-            f"of k-means by the number of personas, where these were tried ({label}).",
-            _personas(personas),
-        )
+        caption = said["personas"].format(share=f"{sum(personas['explained']):.0%}", run=label)
+        yield Drawing(f"personas{suffix}", caption, _personas(personas))
         if tagger is not None and len({user["persona"] for user in personas["users"]}) > 1:
-            yield Drawing(
-                f"words{suffix}",
-                "Nouns and adjectives that set each persona's profiles apart from all others "
-                f"(the paper's Figure 2), by the z-score of their log-odds ({label}).",
-                _words(personas, tagger),
-            )
+            caption = said["words"].format(run=label)
+            yield Drawing(f"words{suffix}", caption, _words(personas, tagger))
 
 
 def _intervals(report: Report) -> Figure:

@@ -6,25 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 from persona_lab.evaluation import Contrast, Judged, Verdict, off_diagonal
-from persona_lab.report import paper
-from persona_lab.report.cells import NONE, Table, filled, number, percent, table, with_interval
-from persona_lab.report.compare import (
-    FITTED,
-    Comparison,
-    Group,
-    Pair,
-    against_best,
-    against_predictors,
-    baseline_label,
-    claims,
-    compared,
-    groups,
-    judged_setting,
-    least,
-    spoken,
-    unvaried,
-    verdict,
-)
+from persona_lab.report import compare, paper
+from persona_lab.report.cells import (
+    NONE,
+    TEXTS,
+    Table,
+    filled,
+    number,
+    percent,
+    table,
+    with_interval,
+)  # fmt: skip
+from persona_lab.report.compare import Comparison, Group, Pair, groups, least, verdict
 from persona_lab.report.lines import Line, alone
 from persona_lab.report.runs import MEMORIES, Report, Run
 
@@ -116,11 +109,7 @@ def _table_1(title: str, report: Report, lines: Sequence[Line]) -> Table:
             f"{paper.HEAD}: RMSE / MAE / URR": errors or NONE,
         }
 
-    note = (
-        "A row of several seeds counts its test rows under each of them, with intervals over users "
-        "and seeds; mean ± SD is of the seeds' own RMSE."
-    )
-    shown = table(title, map(cells, lines), note if pooled else "")
+    shown = table(title, map(cells, lines), TEXTS["tables"]["seeds"] if pooled else "")
     return _but_alike(shown, (*CHOICES, "seed", "users", "test rows", "changed"))
 
 
@@ -194,10 +183,7 @@ def too_small(detectable: Iterable[float | None], rows: str = "these test rows")
     if not sizes:
         return ""
     most = f" ({sizes[-1]} for some pairs)" if sizes[-1] != sizes[0] else ""
-    return (
-        f"Differences in RMSE below {sizes[0]}{most} cannot reliably be told apart on {rows}: a "
-        "true one of that size shows four times in five, a smaller one less often."
-    )
+    return TEXTS["limits"]["too_small"].format(size=f"{sizes[0]}{most}", rows=rows)
 
 
 def claims_table(group: Group) -> Table:
@@ -218,8 +204,10 @@ def claims_table(group: Group) -> Table:
             "stands in": SOURCES[claim.source],
         }
 
-    setting = judged_setting(group)
-    judged = sorted(claims(group), key=lambda claim: claim.judgement == Verdict.NOT_TESTABLE)
+    setting = compare.judged_setting(group)
+    judged = sorted(
+        compare.claims(group), key=lambda claim: claim.judgement == Verdict.NOT_TESTABLE
+    )
     models = dict.fromkeys(
         run.result.row.model + " (stand-in)" * run.stands_in for run in group.runs
     )
@@ -232,12 +220,12 @@ def claims_table(group: Group) -> Table:
 
 def against_predictors_table(group: Group) -> Table:
     """Return every line minus the main simple predictors: as decoded, then as expected."""
-    pairs = against_predictors(group)
+    pairs = compare.against_predictors(group)
     decoded = [line for line in group.lines if line.first.result.row.decode != "expected"]
     rows = [
         {"row": line.label, "rating": kind}
         | {
-            f"minus {baseline_label(*key)} [95%]": _judged(pairs[line, key], kind)
+            f"minus {compare.baseline_label(*key)} [95%]": _judged(pairs[line, key], kind)
             for key in group.main
         }
         for kind, lines in (("decoded", decoded), ("expected", group.lines))
@@ -254,7 +242,7 @@ def _judged(both: Comparison | None, kind: str) -> str:
 
 def _predictors_note(group: Group) -> str:
     """Say what p is corrected for: both tables of simple predictors are one family."""
-    pairs = against_predictors(group).values()
+    pairs = compare.against_predictors(group).values()
     decoded = [both and both.decoded for both in pairs]
     expected = [both and both.expected for both in pairs]
     what = "differences from simple predictors on these test rows"
@@ -266,7 +254,7 @@ def _predictors_note(group: Group) -> str:
 
 def predictors_table(group: Group) -> Table:
     """Return the simple predictors on a group's test rows, and its best row minus each."""
-    best, pairs = group.best, against_predictors(group)
+    best, pairs = group.best, compare.against_predictors(group)
     minus: dict[str, str] = {}
     if best:
         ids = [line.first.result.row.id for line in group.lines]
@@ -279,8 +267,10 @@ def predictors_table(group: Group) -> Table:
         scores = group.baselines[version, predictor]
         both = pairs[best, (version, predictor)] if best else None
         return {
-            "predictor": spoken(predictor),
-            "fitted on": NONE if unvaried(predictor) else FITTED.get(version, version),
+            "predictor": compare.spoken(predictor),
+            "fitted on": NONE
+            if compare.unvaried(predictor)
+            else compare.FITTED.get(version, version),
             "RMSE / MAE": errors(scores),
             **{head: _judged(both, kind) for kind, head in minus.items()},
             "rounded: RMSE / MAE": errors(scores, "_rounded"),
@@ -317,10 +307,7 @@ def matrix_table(run: Run) -> Table:
     return table(
         f"RMSE expected of every adapter on the users of each: {run.label}",
         rows.values(),
-        "A column is of the same users: on the diagonal their own adapter rates them, off it "
-        "another one, with its error minus their own one's [95%]; adapters fit their users where "
-        f"the diagonal is lowest. Beyond noise, after Holm's correction, {higher} of "
-        f"{len(verdicts)} cells off the diagonal are higher than the diagonal's, {lower} lower.",
+        TEXTS["tables"]["matrix"].format(higher=higher, lower=lower, n=len(verdicts)),
     )
 
 
@@ -330,9 +317,9 @@ def leading(report: Report) -> list[Table]:
     for group in groups(report):
         tables += [
             claims_table(group),
-            differences_table("Persona adapters against others", compared(group), group),
+            differences_table("Persona adapters against others", compare.compared(group), group),
             against_predictors_table(group),
             predictors_table(group),
-            differences_table("Rows against the best one", against_best(group), group),
+            differences_table("Rows against the best one", compare.against_best(group), group),
         ]
     return filled([*tables, *map(matrix_table, report.runs)])
