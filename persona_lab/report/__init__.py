@@ -14,16 +14,13 @@ __all__ = ["Failure", "Report", "Run", "Tagger", "build", "print_table", "tagger
 
 
 def write(report: Report, folder: Path, words: Tagger | None = None) -> list[Path]:
-    """Write report.html, table1.md, table1.csv, table1.tex and figures/ into a folder.
+    """Write report.html, table1.md, table1.csv, table1.tex and figures/; return their paths.
 
     Args:
         report: The runs.
         folder: Made where it is not there.
         words: Finds the nouns and adjectives of the personas' profiles; without it the figure of
             their distinct words is left out, and the report says so.
-
-    Returns:
-        The paths, report.html first.
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawings = figures.draw(report, words)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from persona_lab.errors import UserError
-from persona_lab.report import Report, Tagger, build, print_table, tagger, write
+from persona_lab.report import build, print_table, tagger, write
 from persona_lab.sources import Sources, default_cache
 
 
@@ -25,8 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("several folders were given", "add --into <folder for the report>")
         report = build(*options.folders)
         print_table(report)
+        words = None
+        try:
+            if any(run.personas for run in report.runs):
+                words = tagger(Sources(default_cache()))
+        except UserError as error:
+            print(f"no figure of the personas' words: {error}", file=sys.stderr)
         into = options.into or options.folders[0]
-        for path in write(report, into, _words(report)):
+        for path in write(report, into, words):
             print(path)
         if options.wandb:
             from persona_lab.report.online import publish  # what only this asks for
@@ -36,16 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-def _words(report: Report) -> Tagger | None:
-    if all(run.personas is None for run in report.runs):
-        return None
-    try:
-        return tagger(Sources(default_cache()))
-    except UserError as error:
-        print(f"no figure of the personas' words: {error}", file=sys.stderr)
-        return None
 
 
 if __name__ == "__main__":

@@ -3,13 +3,17 @@
 All text from run folders passes through `plain`, so that no later step meets a control character.
 """
 
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 NONE = "–"
+TEXTS = tomllib.loads(Path(__file__).with_name("texts.toml").read_text(encoding="utf-8"))
+"""The report's longer texts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +61,6 @@ def plain(text: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def visible(text: object) -> str:
-    """Return text with its line breaks, every other control character shown as its code."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in str(text))
-
-
 def number(value: float | None, sign: str = "") -> str:
     """Return a number with three decimals and a true minus, a dash for None."""
     return NONE if value is None else f"{value:{sign}.3f}".replace("-", "−")
@@ -81,9 +80,8 @@ def with_interval(
     if interval is None:
         return NONE
     value, low, high = (spoken(interval.get(name), sign) for name in ("value", "low", "high"))
-    if interval.get("low") is None or interval["low"] == interval["high"]:
-        return value
-    return f"{value} [{low}, {high}]"
+    ends = interval.get("low") is not None and interval["low"] != interval["high"]
+    return f"{value} [{low}, {high}]" if ends else value
 
 
 def filled(tables: Iterable[Table]) -> list[Table]:

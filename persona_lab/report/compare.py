@@ -1,9 +1,7 @@
 """Runs -> which of their differences are more than noise.
 
-Runs are compared wherever they were tested on the same ratings. Every statement rests on paired
-95% intervals and tests, clustered by user: of the ratings as decoded, on the rows that both
-answered and again with each user's mean training rating for what was not (decision 13), and of the
-expected ratings, which every row has. The p of what is read together is corrected by Holm. Pure.
+Every statement rests on paired 95% intervals and tests, clustered by user, wherever runs were
+tested on the same ratings (decision 13). The p of what is read together is corrected by Holm. Pure.
 """
 
 import json
@@ -32,7 +30,6 @@ from persona_lab.report.lines import Line, frames, lines
 from persona_lab.report.runs import Report, Run
 
 MAX_URR = 0.05
-VERSIONS = ("prompt", "all", "cohort")
 NAMES = {
     "prompt_mean": "item mean that the prompt shows",
     "prompt_mean_user_offset": "item mean that the prompt shows + user's offset",
@@ -61,16 +58,6 @@ MAIN = (
     ("all", "user_item_bias"),
 )
 """The simple predictors that every line is compared with: (version, kind)."""
-
-_FINDINGS = {
-    Verdict.LOWER: "Its error is lower, beyond noise, than that of",
-    (Verdict.UNDECIDED, -1): "Lower by the interval, undecided by the corrected test, than that of",
-    Verdict.WITHIN_NOISE: "Within noise of",
-    Verdict.EQUAL: "Exactly the error of",
-    (Verdict.UNDECIDED, 1): "Higher by the interval, undecided by the corrected test, than that of",
-    Verdict.HIGHER: "Its error is higher, beyond noise, than that of",
-    Verdict.NOT_TESTABLE: "Not testable, for want of users or rows, against",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,18 +88,12 @@ class Group:
     @property
     def predictors(self) -> tuple[tuple[str, str], ...]:
         """(version, name) of every baseline, those that all versions have alike once."""
-        return tuple(
-            (version, name)
-            for version, name in self.baselines
-            if version != "cohort" or not unvaried(name)
-        )
+        return tuple(key for key in self.baselines if key[0] != "cohort" or not unvaried(key[1]))
 
     @property
     def main(self) -> tuple[tuple[str, str], ...]:
         """The main ones of these, with which every line is compared."""
-        return tuple(
-            (version, name) for version, name in self.predictors if (version, _kind(name)) in MAIN
-        )
+        return tuple(key for key in self.predictors if (key[0], _kind(key[1])) in MAIN)
 
 
 @dataclass(frozen=True)
@@ -191,9 +172,10 @@ def _baselines(runs: list[Run]) -> dict[Predictor, dict[str, Any]]:
                 known = [baselines[key] for key in baselines if key[0] == version]
                 if baselines.setdefault((version, name), errors) != errors and errors not in known:
                     baselines[version, f"{spoken(name)}, in {run.label}"] = errors
-    order = {version: i for i, version in enumerate(VERSIONS)}
-    ranks = {name: i for i, name in enumerate(NAMES)}
-    keys = sorted(baselines, key=lambda k: (order.get(k[0], 99), ranks.get(_kind(k[1]), 99), k))
+    orders = [{name: i for i, name in enumerate(names)} for names in (FITTED, NAMES)]
+    keys = sorted(
+        baselines, key=lambda k: (orders[0].get(k[0], 99), orders[1].get(_kind(k[1]), 99), k)
+    )
     return {key: baselines[key] for key in keys}
 
 
@@ -221,14 +203,15 @@ def _compare(
     return expected and Comparison(minus("decoded"), expected)
 
 
-def _against_predictor(line: Line, version: str, name: str) -> Comparison | None:
+def _against_predictor(line: Line, key: Predictor) -> Comparison | None:
     """Return a line's errors minus a simple predictor's, None where its runs do not hold it."""
-    column = f"{version}/{name}"
-    frame = next(iter(frames(line.runs)), None)
-    if frame is None or column not in frame:
-        return None
-    simple = frame.assign(prediction=frame[column], expected_rating=frame[column])
-    return _compare(line, [simple], {})
+    column = "/".join(key)
+    simple = [
+        frame.assign(prediction=frame[column], expected_rating=frame[column])
+        for frame in frames(line.runs)[:1]
+        if column in frame
+    ]
+    return _compare(line, simple, {})
 
 
 def _corrected(comparisons: Mapping[Key, Comparison | None]) -> dict[Key, Comparison | None]:
@@ -251,7 +234,7 @@ def against_predictors(group: Group) -> dict[tuple[Line, Predictor], Comparison 
     best = group.best
     return _corrected(
         {
-            (line, key): _against_predictor(line, *key)
+            (line, key): _against_predictor(line, key)
             for line in group.lines
             for key in (group.predictors if line is best else group.main)
         }
@@ -264,6 +247,11 @@ def contrasts(group: Group) -> Iterator[Pair]:
     The question of the paper first: against one adapter for all users; then against groups of other
     users, persona adapters that began afresh where these did not, and the frozen model.
     """
+
+    def begins(line: Line) -> bool:
+        """Whether its adapters go on from another one."""
+        return any(adapter["start"] for adapter in line.first.result.adapters.values())
+
     kinds = ("all", "groups", "personas", "none")
     modes = list(dict.fromkeys(line.adapter for line in group.lines))
     pairs = [
@@ -273,14 +261,9 @@ def contrasts(group: Group) -> Iterator[Pair]:
         for other in group.lines
         if other.first.result.serving in kinds
         and _choices(other.first) == _choices(line.first)
-        and (other.first.result.serving != "personas" or (_begins(line) and not _begins(other)))
+        and (other.first.result.serving != "personas" or (begins(line) and not begins(other)))
     ]
     yield from ((line, other) for *_, line, other in sorted(pairs, key=lambda pair: pair[:3]))
-
-
-def _begins(line: Line) -> bool:
-    """Whether a line's adapters go on from another one."""
-    return any(adapter["start"] for adapter in line.first.result.adapters.values())
 
 
 @lru_cache(maxsize=8)
@@ -291,11 +274,8 @@ def compared(group: Group) -> dict[Pair, Comparison | None]:
 
 def against_single(group: Group) -> dict[Pair, Comparison | None]:
     """Return those contrasts that are the paper's question, corrected with all of them."""
-    return {
-        (line, other): comparison
-        for (line, other), comparison in compared(group).items()
-        if other.first.result.serving == "all"
-    }
+    pairs = compared(group).items()
+    return {pair: both for pair, both in pairs if pair[1].first.result.serving == "all"}
 
 
 @lru_cache(maxsize=8)
@@ -306,7 +286,6 @@ def against_best(group: Group) -> dict[Pair, Comparison | None]:
     return _corrected({(line, best): against(line, best) for line in others if best})
 
 
-@lru_cache(maxsize=8)
 def detectable(group: Group) -> tuple[float, ...]:
     """Return the smallest true differences in RMSE, in stars, that a group's test rows would show.
 
@@ -367,10 +346,12 @@ def _choices(run: Run, *but: str) -> dict[str, Any]:
     What makes it no row of Table 1 may be the adapter's doing; what else does is among the choices.
     """
     row = asdict(run.result.row)
-    changed = row.pop("changed")
-    left_out = ("id", "adapter", "seed", "departures", *but)
-    return {name: value for name, value in row.items() if name not in left_out} | {
-        name: value for name, value in changed.items() if not name.startswith("adapter")
+    choices = row | row.pop("changed")
+    left_out = ("id", "seed", "departures", *but)
+    return {
+        name: value
+        for name, value in choices.items()
+        if name not in left_out and not name.startswith("adapter")
     }
 
 
@@ -382,31 +363,3 @@ def verdict(difference: Contrast | None) -> Verdict:
 def least(difference: Contrast | None) -> float | None:
     """Return the smallest true difference in RMSE that would show, None where it is not known."""
     return difference.differences["rmse"].detectable if difference else None
-
-
-def findings(group: Group) -> Iterator[str]:
-    """Say how the best line's ratings stand to simple predictors on the same rows."""
-    best = group.best
-    if best is None:
-        return
-    # An average that another row's prompt shows is no predictor of this one's.
-    shown = {
-        key: _finding(comparison and comparison.decoded)
-        for (line, key), comparison in against_predictors(group).items()
-        if line is best and key[1] in best.first.result.baselines.get(key[0], ())
-    }
-    labels: dict[str, dict[str, None]] = {}
-    for (version, name), text in shown.items():
-        alike = {shown[key] for key in shown if key[1] == name} == {text}
-        label = spoken(name) if alike else baseline_label(version, name)
-        labels.setdefault(text, {})[label] = None
-    for text in _FINDINGS.values():
-        if text in labels:
-            yield f"{text}: {', '.join(labels[text])}."
-
-
-def _finding(difference: Contrast | None) -> str:
-    said = verdict(difference)
-    if difference is None or said != Verdict.UNDECIDED:
-        return _FINDINGS[said]
-    return _FINDINGS[said, difference.differences["rmse"].side]

@@ -1,30 +1,21 @@
 """Report -> the tables behind Table 1: what an error hides, and how the runs were made. Pure."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import pandas as pd
-
-from persona_lab.report.cells import NONE, Table, filled, number, table, with_interval
+from persona_lab.report.cells import NONE, TEXTS, Table, filled, number, table, with_interval
 from persona_lab.report.compare import baseline_label, groups
 from persona_lab.report.runs import Report, Run
-from persona_lab.report.tables import CHOICES, errors, scale, seeds_table, where
+from persona_lab.report.tables import CHOICES, errors, seeds_table, where
 
 SHOWN_RESPONSES = 5
 
 
 def details(report: Report) -> list[Table]:
     """Return the tables of what an error hides and how the runs were made, but empty ones."""
-    tables = [
-        seeds_table(report),
-        slices_table(report),
-        beyond_table(report),
-        unrelated_table(report),
-        responses_table(report),
-        *facts_tables(report),
-    ]
-    return filled(tables)
+    tables = (seeds_table, slices_table, beyond_table, unrelated_table, responses_table)
+    return filled([*(made(report) for made in tables), *facts_tables(report)])
 
 
 def slices_table(report: Report) -> Table:
@@ -42,8 +33,8 @@ def slices_table(report: Report) -> Table:
         for run in report.runs
         for part in run.result.beyond.get("slices", ())
     ]
-    order = {name: i for i, name in enumerate(dict.fromkeys(row["test rows of"] for row in rows))}
-    rows.sort(key=lambda row: order[row["test rows of"]])
+    order = list(dict.fromkeys(row["test rows of"] for row in rows))
+    rows.sort(key=lambda row: order.index(row["test rows of"]))
     return table("By persona, activity, history and popularity", rows)
 
 
@@ -70,16 +61,10 @@ def beyond_table(report: Report) -> Table:
 
     rows = [(run.label, run.result.beyond) for run in report.runs if run.result.beyond]
     references = _references(report)
-    note = (
-        "Errors, scores and distances are better where lower, rank correlations where higher. "
-        "Probabilities say more than how often each rating is given only where their score is "
-        "below that of the training ratings' histogram; a rank correlation that does not exceed "
-        "the average in the prompt may be read off it. Intervals are over users."
-    )
     return table(
         "Calibration, ranks and histograms",
         [cells(*item) for item in (*rows, *references.items())],
-        note if references else "",
+        TEXTS["tables"]["beyond"] if references else "",
         range(len(rows), len(rows) + len(references)),
     )
 
@@ -89,26 +74,26 @@ def _references(report: Report) -> dict[str, Mapping[str, Any]]:
     references: dict[str, Mapping[str, Any]] = {}
     for group in groups(report):
         for run in group.runs:
-            for name, reached in _reached(run):
+            recorded = run.result.beyond.get("references", {"rps": None, "spearman": {}})
+            reached = {
+                baseline_label(*key.split("/", 1)): {"spearman": ranks}
+                for key, ranks in recorded["spearman"].items()
+            }
+            if recorded["rps"]:
+                name = "histogram of the training ratings, for every row"
+                reached = {name: {"rps_interval": recorded["rps"]}} | reached
+            for name, scores in reached.items():
                 label = f"reference: {name}{where(group)}"
-                known = references.setdefault(label, reached) == reached
-                if not known and reached not in references.values():
-                    references[f"{label}, in {run.label}"] = reached
+                known = references.setdefault(label, scores) == scores
+                if not known and scores not in references.values():
+                    references[f"{label}, in {run.label}"] = scores
     return references
-
-
-def _reached(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if recorded := run.result.beyond.get("references"):
-        yield "histogram of the training ratings, for every row", {"rps_interval": recorded["rps"]}
-        for name, ranks in recorded["spearman"].items():
-            version, _, predictor = name.partition("/")
-            yield baseline_label(version, predictor), {"spearman": ranks}
 
 
 def unrelated_table(report: Report) -> Table:
     """Return what RMSE and MAE would be if unrelated responses counted (decision 13)."""
     runs = [run for run in report.runs if run.result.n_unrelated]
-    middle = " or ".join(dict.fromkeys(f"{scale(run).middle:g}" for run in runs))
+    middle = " or ".join(dict.fromkeys(f"{run.result.scale.middle:g}" for run in runs))
     readings = {
         "left out": "",
         "as the user's mean": "_user_mean",
@@ -116,13 +101,10 @@ def unrelated_table(report: Report) -> Table:
         "as the farthest rating": "_worst",
     }
     rows = [
-        {
-            "run": run.label,
-            "without a rating": f"{run.result.n_unrelated:,}",
-            **{
-                f"{reading}: RMSE / MAE": errors(run.result.metrics, variant)
-                for reading, variant in readings.items()
-            },
+        {"run": run.label, "without a rating": f"{run.result.n_unrelated:,}"}
+        | {
+            f"{reading}: RMSE / MAE": errors(run.result.metrics, variant)
+            for reading, variant in readings.items()
         }
         for run in runs
     ]
@@ -148,34 +130,25 @@ def facts_tables(report: Report) -> list[Table]:
     """Return every fact of the runs: those that all share, then those in which they differ."""
     if not report.runs:
         return []
-    by_run = _facts_by_run(report.runs)
-    shared = by_run.eq(by_run.iloc[:, 0], axis=0).all(axis=1)
-    differing = by_run[~shared].set_axis([run.label for run in report.runs], axis=1)
-    parts = {
-        "Facts of every run": by_run[shared].iloc[:, :1].set_axis(["value"], axis=1),
-        "Facts by run": differing,
-    }
-    return [
-        table(title, part.rename_axis(["of", "fact"]).reset_index().to_dict("records"))
-        for title, part in parts.items()
-    ]
-
-
-def _facts_by_run(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return settings, audit, training, memories, time, cost, versions and keys of runs.
-
-    Returns:
-        Text by (kind, name) and the run's place, None where a run has no such fact; the facts of
-        a kind stand together.
-    """
-    columns = [pd.Series({(kind, name): text for kind, name, text in _facts(run)}) for run in runs]
-    frame = pd.concat(columns, axis=1, sort=False).astype(object)
-    kinds = list(dict.fromkeys(kind for kind, _ in frame.index))
-    order = sorted(range(len(frame)), key=lambda i: kinds.index(frame.index[i][0]))
-    return frame.iloc[order]
+    # The facts of a kind stand together; None where a run has no such fact.
+    facts = [{(kind, name): text for kind, name, text in _facts(run)} for run in report.runs]
+    names = list(dict.fromkeys(name for of_run in facts for name in of_run))
+    kinds = list(dict.fromkeys(kind for kind, _ in names))
+    names.sort(key=lambda name: kinds.index(name[0]))
+    shared, differing = [], []
+    for kind, name in names:
+        fact = {"of": kind, "fact": name}
+        texts = [of_run.get((kind, name)) for of_run in facts]
+        if len({*texts}) == 1:
+            shared.append(fact | {"value": texts[0]})
+        else:
+            runs = zip(report.runs, texts, strict=True)
+            differing.append(fact | {run.label: text for run, text in runs})
+    return [table("Facts of every run", shared), table("Facts by run", differing)]
 
 
 def _facts(run: Run) -> Iterator[tuple[str, str, str]]:
+    """Settings, audit, training, memories, time, cost, versions and keys: kind, name and text."""
     result, row = run.result, run.result.row
     yield "setting", "folder", run.name
     for choice in ("role", "model", "adapter", "memory", *CHOICES, "seed"):

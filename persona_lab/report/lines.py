@@ -3,11 +3,10 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from persona_lab.evaluation import SeedVariance, intervals, varies
@@ -57,19 +56,13 @@ class Line:
     @property
     def rmse_by_seed(self) -> tuple[float, float] | None:
         """Mean and standard deviation of the seeds' RMSE; None unless two seeds have one."""
-        errors = [run.result.metrics["rmse"] for run in self.runs]
-        known = [rmse for rmse in errors if rmse is not None]
-        return (float(np.mean(known)), float(np.std(known, ddof=1))) if len(known) > 1 else None
+        rmse = pd.Series([run.result.metrics["rmse"] for run in self.runs], dtype=float)
+        return (float(rmse.mean()), float(rmse.std())) if rmse.count() > 1 else None
 
 
 def alone(run: Run) -> Line:
     """Return a run as a line of its own, with the numbers of its result."""
     return Line(run.label, (run,), run.result.metrics, run.result.intervals)
-
-
-def trained(run: Run) -> bool:
-    """Whether adapters were trained for a run."""
-    return bool(run.result.adapters)
 
 
 def lines(runs: Sequence[Run]) -> tuple[Line, ...]:
@@ -82,53 +75,34 @@ def lines(runs: Sequence[Run]) -> tuple[Line, ...]:
     alike: dict[tuple[str, int], list[Run]] = {}
     repeats = Counter[tuple[str, int]]()
     for run in runs:
-        row = run.result.row
-        apart = run.name if run.predictions is None else ""
-        choices = [asdict(row) | {"seed": None}, run.result.cohort, apart]
-        key = json.dumps(choices, sort_keys=True)
+        row, apart = run.result.row, run.name if run.predictions is None else ""
+        key = json.dumps([asdict(row) | {"seed": None}, run.result.cohort, apart], sort_keys=True)
         alike.setdefault((key, repeats[key, row.seed]), []).append(run)
         repeats[key, row.seed] += 1
-    labels = told_apart([_label(seeds) for seeds in alike.values()])
-    between = _between(alike.values())
+    by_model: dict[tuple[str, str] | None, list[list[pd.DataFrame]]] = {}
+    for seeds in alike.values():
+        by_model.setdefault(_varying_with(seeds[0]), []).append(frames(seeds))
+    between = {
+        model: {kind: known for kind in KINDS if model and (known := varies(rows, kind))}
+        for model, rows in by_model.items()
+    }
+    labels = told_apart(
+        (
+            f"{label(first.result.row)} · {1 + len(others)} seeds" if others else first.label,
+            re.sub(r"[-,]seed=\d+", "", first.name) if others else first.name,
+        )
+        for first, *others in alike.values()
+    )
     return tuple(
-        _line(name, seeds, between.get(_varying_with(seeds[0]), {}))
-        for name, seeds in zip(labels, alike.values(), strict=True)
+        _line(shown, seeds, between[_varying_with(seeds[0])])
+        for shown, seeds in zip(labels, alike.values(), strict=True)
     )
 
 
 def _varying_with(run: Run) -> tuple[str, str] | None:
     """What lines share a variance between seeds; None for what was not trained."""
-    row = run.result.row
-    return (row.model, row.decode) if trained(run) and run.predictions is not None else None
-
-
-def _between(
-    rows: Iterable[Sequence[Run]],
-) -> dict[tuple[str, str] | None, dict[Prediction, SeedVariance]]:
-    alike: dict[tuple[str, str], list[list[pd.DataFrame]]] = {}
-    for runs in rows:
-        if key := _varying_with(runs[0]):
-            alike.setdefault(key, []).append(frames(runs))
-    return {
-        key: {kind: variance for kind in KINDS if (variance := varies(predictions, kind))}
-        for key, predictions in alike.items()
-    }
-
-
-def frames(runs: Sequence[Run]) -> list[pd.DataFrame]:
-    """Predictions of a line's runs, `prediction` as its decoding has it."""
-    decode = runs[0].result.row.decode
-    kept = (run.predictions for run in runs if run.predictions is not None)
-    return [frame.assign(prediction=decoded(frame, decode)) for frame in kept]
-
-
-def _label(runs: Sequence[Run]) -> tuple[str, str]:
-    """A line's label, and what tells it from another one of that label."""
-    first = runs[0]
-    if len(runs) == 1:
-        return first.label, first.name
-    name = re.sub(r"[-,]seed=\d+", "", first.name)
-    return f"{label(first.result.row)} · {len(runs)} seeds", name
+    trained = run.result.adapters and run.predictions is not None
+    return (run.result.row.model, run.result.row.decode) if trained else None
 
 
 def _line(name: str, runs: Sequence[Run], between: Mapping[Prediction, SeedVariance]) -> Line:
@@ -137,7 +111,13 @@ def _line(name: str, runs: Sequence[Run], between: Mapping[Prediction, SeedVaria
     ends = intervals(frames(runs), runs[0].result.row.decode, between)
     names = ("rmse", "mae", "urr", "rmse_expected", "mae_expected")
     metrics = {metric: ends[metric]["value"] if metric in ends else None for metric in names}
-    masses = [run.result.metrics.get("digit_mass") for run in runs]
-    known = [mass for mass in masses if mass is not None]
-    metrics["digit_mass"] = float(np.mean(known)) if known else None
+    masses = [run.result.metrics["digit_mass"] for run in runs]
+    metrics["digit_mass"] = sum(masses) / len(masses)
     return Line(name, tuple(runs), metrics, ends, between)
+
+
+def frames(runs: Sequence[Run]) -> list[pd.DataFrame]:
+    """Predictions of a line's runs, `prediction` as its decoding has it."""
+    decode = runs[0].result.row.decode
+    kept = (run.predictions for run in runs if run.predictions is not None)
+    return [frame.assign(prediction=decoded(frame, decode)) for frame in kept]

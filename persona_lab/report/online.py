@@ -5,9 +5,8 @@ nowhere but there. Needs the extra `wandb`.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from persona_lab.errors import UserError
 from persona_lab.model.loggers import Labels, Wandb, table
@@ -16,12 +15,12 @@ from persona_lab.report.runs import Report
 from persona_lab.report.tables import leading
 from persona_lab.report.text import markdown_table, spoken
 
+PROJECT = "persona-lab"  # where the runs were logged nowhere
 FIGURES = "figures"
 ERRORS = ("rmse", "rmse_expected", "mae", "mae_expected", "urr")
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a report's runs are in Weights & Biases.
 
     Attributes:
@@ -50,32 +49,36 @@ def publish(report: Report, folder: Path) -> str:
     """
     import wandb
 
-    wr = _blocks_of_wandb()  # rather no run than one without its report
+    try:  # rather no run than one without its report
+        import wandb_workspaces.reports.v2 as wr
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "a W&B Report needs the package wandb-workspaces", "pip install -e '.[wandb]'"
+        ) from error
     place = place_of(report, folder)
     logger = Wandb(place.project, place.entity, place.groups[0], "auto")
     labels = Labels("report", ("report",), {"folder": folder.name}, {})
-    images = sorted((folder / FIGURES).glob("*.png"))
+    images = {f"{FIGURES}/{file.stem}": file for file in sorted((folder / FIGURES).glob("*.png"))}
     with logger.start(folder, labels, "report") as run:
         run.log({shown.title: table(shown.frame) for shown in leading(report)})
-        run.log({_key(image): wandb.Image(str(image)) for image in images})
+        run.log({key: wandb.Image(str(file)) for key, file in images.items()})
         artifact = wandb.Artifact("report", "report")
         for file in (folder / "report.html", *sorted(folder.glob("table1.*"))):
             artifact.add_file(str(file), file.name)
         run.log_artifact(artifact)
-        reached, entity, project = not run.offline, run.entity, run.project
+        reached, place = not run.offline, Place(run.entity, run.project, place.groups)
     if not reached:
         return (
             f"Weights & Biases was not reached: the report's run waits in {folder / 'wandb'} for "
             "`wandb sync`, and the W&B Report for this command to be given again, online"
         )
-    place = Place(entity, project, place.groups)
     online = wr.Report(
         entity=place.entity or "",
         project=place.project,
         title=QUESTION.rstrip("?"),  # a part of its address, in which that mark would end the path
         description=f"{len(report.runs)} runs: {', '.join(place.groups)}",
         width="fluid",
-        blocks=list(_blocks(report, place, images)),
+        blocks=list(_blocks(report, place, list(images))),
     )
     try:
         online.save()
@@ -89,56 +92,41 @@ def publish(report: Report, folder: Path) -> str:
 
 def place_of(report: Report, folder: Path) -> Place:
     """Return where a report's runs were logged; as a sweep in that folder would be, if nowhere."""
-    logged = [run.logged for run in report.runs if run.logged]
-    first = logged[0] if logged else {"entity": None, "project": Wandb.project}
-    home = (first["entity"], first["project"])
-    near = [entry for entry in logged if (entry["entity"], entry["project"]) == home]
-    groups = dict.fromkeys(entry["group"] for entry in near)
-    own = " ".join(folder.resolve().parts[-2:])
-    return Place(*home, tuple(groups) or (own,))
+    logged = [
+        Place(run.logged["entity"], run.logged["project"], (run.logged["group"],))
+        for run in report.runs
+        if run.logged
+    ]
+    if not logged:
+        return Place(None, PROJECT, (" ".join(folder.resolve().parts[-2:]),))
+    home = logged[0][:2]
+    groups = dict.fromkeys(place.groups[0] for place in logged if place[:2] == home)
+    return Place(*home, tuple(groups))
 
 
-def _blocks(report: Report, place: Place, images: Sequence[Path]) -> Iterator[Any]:
-    wr = _blocks_of_wandb()
-    from wandb_workspaces import expr  # of the same package
+def _blocks(report: Report, place: Place, images: Sequence[str]) -> Iterator[Any]:
+    import wandb_workspaces.reports.v2 as wr
+    from wandb_workspaces import expr
 
-    def runs_of(stage: str) -> Any:
+    def panels(stage: str, shown: Sequence[Any]) -> Any:
         ours = expr.Metric("Group").isin(list(place.groups))
-        return wr.Runset(
+        runs = wr.Runset(
             entity=place.entity or "", project=place.project, name=stage,
             filters=expr.And(expr.Metric("JobType") == stage, ours),
         )  # fmt: skip
+        return wr.PanelGrid(runsets=[runs], panels=list(shown))
 
     yield wr.UnorderedList(items=list(answer(report)))
     for shown in leading(report):
-        yield wr.H2(text=shown.title)
-        yield wr.MarkdownBlock(text=markdown_table(shown))
+        yield from (wr.H2(text=shown.title), wr.MarkdownBlock(text=markdown_table(shown)))
     for head, sentences in spoken(report).items():
-        yield wr.H2(text=head)
-        yield wr.UnorderedList(items=list(sentences))
+        yield from (wr.H2(text=head), wr.UnorderedList(items=list(sentences)))
     losses = dict.fromkeys(f"{name}/loss" for run in report.runs for name in run.result.adapters)
     if losses:
-        yield wr.H2(text="Training")
-        plots = [wr.LinePlot(title="loss", x="trainer/global_step", y=list(losses))]
-        yield wr.PanelGrid(runsets=[runs_of("adapters")], panels=plots)
-    yield wr.H2(text="Errors")
+        plot = wr.LinePlot(title="loss", x="trainer/global_step", y=list(losses))
+        yield from (wr.H2(text="Training"), panels("adapters", [plot]))
     bars = [wr.BarPlot(title=name, metrics=[name], orientation="h") for name in ERRORS]
-    yield wr.PanelGrid(runsets=[runs_of("predictions")], panels=bars)
+    yield from (wr.H2(text="Errors"), panels("predictions", bars))
     if images:
-        yield wr.H2(text="Figures")
-        media = [wr.MediaBrowser(media_keys=[_key(image)], num_columns=1) for image in images]
-        yield wr.PanelGrid(runsets=[runs_of("report")], panels=media)
-
-
-def _key(image: Path) -> str:
-    return f"{FIGURES}/{image.stem}"
-
-
-def _blocks_of_wandb() -> Any:
-    try:
-        import wandb_workspaces.reports.v2 as wr
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "a W&B Report needs the package wandb-workspaces", "pip install -e '.[wandb]'"
-        ) from error
-    return wr
+        media = [wr.MediaBrowser(media_keys=[key], num_columns=1) for key in images]
+        yield from (wr.H2(text="Figures"), panels("report", media))

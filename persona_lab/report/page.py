@@ -10,7 +10,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from persona_lab.report.cells import NONE, number, visible
+from persona_lab.report.cells import NONE, number
 from persona_lab.report.details import details, failure_table
 from persona_lab.report.figures import Drawing, inline_svg
 from persona_lab.report.notes import QUESTION, answer
@@ -28,6 +28,7 @@ def html(report: Report, drawings: Sequence[Drawing]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    wordless = not any(drawing.name.startswith("words") for drawing in drawings)
     return environment.get_template("page.html").render(
         question=QUESTION,
         answer=answer(report),
@@ -36,8 +37,7 @@ def html(report: Report, drawings: Sequence[Drawing]) -> str:
         spoken=spoken(report),
         # Our own drawings; matplotlib escapes the labels in them.
         figures=[(Markup(inline_svg(drawing)), drawing.caption) for drawing in drawings],
-        wordless=any(run.personas for run in report.runs)
-        and not any(drawing.name.startswith("words") for drawing in drawings),
+        wordless=wordless and any(run.personas for run in report.runs),
         sections={"Tables": leading(report), "Details": details(report)},
         examples=[(visible(run.label), list(_answers(run))) for run in report.runs if run.examples],
     )
@@ -58,3 +58,8 @@ def _answers(run: Run) -> Iterator[dict[str, str]]:
             "read": f"read as {read}; expected {number(row['expected_rating'])}; "
             f"rated {row['rating']:g} by the user",
         }
+
+
+def visible(text: object) -> str:
+    """Return text with its line breaks, every other control character shown as its code."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in str(text))

@@ -7,22 +7,21 @@ each run and nothing else.
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from persona_lab.data import Scale
 from persona_lab.errors import UserError
 from persona_lab.evaluation import Result, Row
 from persona_lab.report import paper
 
 MEMORIES = {"ms": "M_s", "ml": "M_l", "ms_ml": "M_s + M_l"}
+DEPTH = 2  # a sweep's folder holds runs; a day's folder holds sweeps
 _COLUMNS = {"user_id", "item_id", "rating", "response", "prediction", "expected_rating"}
 _COLUMNS |= {"digit_mass", "persona", "user_mean"}
-DEPTH = 2  # a sweep's folder holds runs; a day's folder holds sweeps
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,18 +97,18 @@ def build(*folders: Path) -> Report:
         mend = "give a folder that holds runs, each with a status.json or result.json"
         raise UserError(f"no runs in {named}", mend)
     runs = sorted((run for run in read if isinstance(run, Run)), key=_order)
-    labels = told_apart([(run.label, _mark(run, runs)) for run in runs])
+    # A seed tells runs of one label apart where each has another; else their folders do.
+    seeds = {run.label: [r.result.row.seed for r in runs if r.label == run.label] for run in runs}
+    repeated = {name for name, of_runs in seeds.items() if len({*of_runs}) < len(of_runs)}
+    labels = told_apart(
+        (run.label, run.name if run.label in repeated else f"seed {run.result.row.seed}")
+        for run in runs
+    )
     failures = (failure for failure in read if isinstance(failure, Failure))
     return Report(
         tuple(replace(run, label=shown) for run, shown in zip(runs, labels, strict=True)),
         tuple(sorted(failures, key=lambda failure: failure.name)),
     )
-
-
-def _mark(run: Run, runs: Sequence[Run]) -> str:
-    """What tells a run from others of its label: its seed, or its folder where that does not."""
-    seeds = [other.result.row.seed for other in runs if other.label == run.label]
-    return f"seed {run.result.row.seed}" if len({*seeds}) == len(seeds) else run.name
 
 
 def _order(run: Run) -> tuple[int, str, int]:
@@ -118,10 +117,11 @@ def _order(run: Run) -> tuple[int, str, int]:
     return number, "" if number < len(rows) else run.name, row.seed
 
 
-def told_apart(named: Sequence[tuple[str, str]]) -> list[str]:
-    """Return labels of (label, folder's name), with the name behind a label that several share."""
+def told_apart(named: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the labels of (label, mark), with its mark behind a label that several share."""
+    named = list(named)
     seen = Counter(label for label, _ in named)
-    return [f"{label} · {name}" if seen[label] > 1 else label for label, name in named]
+    return [f"{label} · {mark}" if seen[label] > 1 else label for label, mark in named]
 
 
 def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
@@ -137,7 +137,7 @@ def _read(folder: Path, name: str) -> Run | Failure:
     overrides: tuple[str, ...] = ()
     try:
         # A result without a status was written by hand or copied, and counts as done.
-        status = _json(folder / "status.json", absent={"state": "completed"})
+        status = _load(folder / "status.json", absent={"state": "completed"})
         if not isinstance(status, dict):
             raise UserError(f"{folder / 'status.json'} is damaged", "run it again")
         overrides = tuple(map(str, status.get("overrides") or ()))
@@ -146,11 +146,15 @@ def _read(folder: Path, name: str) -> Run | Failure:
             error = status.get("error") or ("not finished, or killed" if state == "running" else "")
             return Failure(name, state, str(error), overrides)
         result = Result.load(folder)
-        return Run(
-            name, label(result.row), result, _predictions(folder, result.scale),
-            _json(folder / "personas.json"), tuple(_json(folder / "examples.json") or ()),
-            _json(folder / "wandb.json"),
-        )  # fmt: skip
+        path = folder / "predictions.parquet"
+        frame = _load(path, pd.read_parquet)
+        if frame is not None and (missing := {*_COLUMNS, *result.scale.columns} - {*frame}):
+            raise UserError(f"{path} lacks {', '.join(sorted(missing))}", "run it again")
+        pictures, examples, logged = (
+            _load(folder / f"{kind}.json") for kind in ("personas", "examples", "wandb")
+        )
+        shown = label(result.row)
+        return Run(name, shown, result, frame, pictures, tuple(examples or ()), logged)
     except UserError as error:
         return Failure(name, "damaged", str(error), overrides)
 
@@ -161,22 +165,14 @@ def label(row: Row) -> str:
     return " · ".join(filter(None, (row.id, adapter, MEMORIES.get(row.memory, row.memory))))
 
 
-def _json(path: Path, absent: Any = None) -> Any:
-    return _load(path, lambda path: json.loads(path.read_text(encoding="utf-8")), absent)
-
-
-def _load(path: Path, read: Callable[[Path], Any], absent: Any = None) -> Any:
+def _load(
+    path: Path,
+    read: Callable[[Path], Any] = lambda path: json.loads(path.read_text(encoding="utf-8")),
+    absent: Any = None,
+) -> Any:
     try:
         return read(path)
     except FileNotFoundError:
         return absent
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}", "run it again") from error
-
-
-def _predictions(folder: Path, scale: Scale) -> pd.DataFrame | None:
-    path = folder / "predictions.parquet"
-    frame = _load(path, pd.read_parquet)
-    if frame is not None and (missing := {*_COLUMNS, *scale.columns} - {*frame}):
-        raise UserError(f"{path} lacks {', '.join(sorted(missing))}", "run it again")
-    return frame

