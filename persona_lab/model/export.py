@@ -10,8 +10,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from persona_lab.errors import UserError
-from persona_lab.model.adapters import TrainedAdapter
-from persona_lab.model.lending import attach
+from persona_lab.model.adapters import TrainedAdapter, attach
 from persona_lab.model.phi3 import fuse_adapter, fuse_weights
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

@@ -62,7 +62,7 @@ class Outcome:
 
 @runtime_checkable
 class Logger(Protocol):
-    """Where a run's curves and outcome go."""
+    """Where a run's curves and outcome go. Files go to the run's folder."""
 
     def prepared(self, folder: Path, labels: Labels, numbers: Mapping[str, Any]) -> None:
         """Show what the stages that rows share took, where a run computes no more than these."""
@@ -72,7 +72,7 @@ class Logger(Protocol):
         """A context manager in which adapters are trained; it yields Lightning's logger or None.
 
         Args:
-            folder: The run's folder; files go there.
+            folder: The run's.
             labels: What the run is found by.
             adapters: name -> folder in which it lies at the end, of those that are trained.
         """
@@ -83,27 +83,23 @@ class Logger(Protocol):
         ...
 
 
-class _CurvesOnly:
-    """The outcome stands in the run's folder anyway."""
+@component
+class NoLogger:
+    """No curves; the outcome stands in the run's folder anyway."""
 
     def prepared(self, folder: Path, labels: Labels, numbers: Mapping[str, Any]) -> None:
         """Show nothing."""
+
+    def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Any:
+        """Yield None."""
+        return nullcontext()
 
     def outcome(self, folder: Path, labels: Labels, outcome: Outcome) -> None:
         """Show nothing more."""
 
 
 @component
-class NoLogger(_CurvesOnly):
-    """No curves."""
-
-    def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Any:
-        """Yield None."""
-        return nullcontext()
-
-
-@component
-class Csv(_CurvesOnly):
+class Csv(NoLogger):
     """Curves as curves/metrics.csv in the run folder."""
 
     def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Any:
@@ -112,7 +108,7 @@ class Csv(_CurvesOnly):
 
 
 @component
-class Tensorboard(_CurvesOnly):
+class Tensorboard(NoLogger):
     """Curves for TensorBoard in the run folder."""
 
     def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Any:
@@ -173,9 +169,8 @@ class Wandb:
         with self.start(folder, labels, "predictions") as run:
             for name, place in outcome.adapters.items():
                 # What `use_artifact` does, but that refuses to do it offline.
-                run._log_artifact(
-                    _artifact(name, place, labels), is_user_created=True, use_after_commit=True
-                )
+                made = _artifact(name, place, labels)
+                run._log_artifact(made, is_user_created=True, use_after_commit=True)
             run.log({"predictions": table(outcome.predictions)})
             run.summary.update(dict(outcome.metrics))
             place = {"entity": run.entity or None, "project": run.project, "group": run.group}
@@ -222,10 +217,9 @@ class Wandb:
         except wandb.Error as error:
             if mode != "online":
                 raise
+            failure = f"Weights & Biases cannot be reached: {error}"
             if self.mode == "online":
-                raise UserError(
-                    f"Weights & Biases cannot be reached: {error}", "use logger.mode=auto"
-                ) from error
+                raise UserError(failure, "use logger.mode=auto") from error
             _log.warning(
                 "Weights & Biases cannot be reached (%s): runs stay in %s, for `wandb sync`",
                 *(error, folder / "wandb"),

@@ -158,7 +158,9 @@ class Lines(Callback):
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without Lightning's warnings that nobody can follow."""
+    """Without what Lightning says of devices and tips, and its warnings that nobody can follow."""
+    names = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
     with warnings.catch_warnings():
         # A batch is a list of indices: there is nothing for workers to load.
         warnings.filterwarnings("ignore", ".*does not have many workers", PossibleUserWarning)
@@ -166,4 +168,10 @@ def quietly() -> Iterator[None]:
         warnings.filterwarnings("ignore", "The `srun` command is available", PossibleUserWarning)
         # Lightning asks torch for a class by its former use.
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
-        yield
+        for logger in levels:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in levels.items():
+                logger.setLevel(level)
