@@ -71,10 +71,7 @@ class Logger(Protocol):
     def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Any:
         """A context manager in which adapters are trained; it yields Lightning's logger or None.
 
-        Args:
-            folder: The run's.
-            labels: What the run is found by.
-            adapters: name -> folder in which it lies at the end, of those that are trained.
+        `adapters`: name -> folder in which it lies at the end, of those that are trained.
         """
         ...
 
@@ -179,10 +176,7 @@ class Wandb:
     def start(self, folder: Path, labels: Labels, stage: str) -> "wandb.Run":
         """Begin a run of W&B, to be used in a `with`: finished in any case, none merge into one.
 
-        Args:
-            folder: What it writes goes there; the folder above names its group.
-            labels: What it is found by.
-            stage: Its job type.
+        It writes into `folder`, of which the folder above names its group; `stage` is its job type.
 
         Raises:
             UserError: `mode` is `online` and nobody is logged in, or the service is not reached.

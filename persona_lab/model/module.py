@@ -60,14 +60,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Rating:
-    """The answering of rows.
-
-    Attributes:
-        name: Who answers: the adapter's name, or that of the base.
-        examples: The rows.
-        decode: How they are answered.
-        seed: Of the rows' generators.
-    """
+    """The answering of rows, by an adapter or the base of this name; the seed is of its draws."""
 
     name: str
     examples: Sequence[Example]
@@ -138,27 +131,28 @@ class UserAgentModule(L.LightningModule):
         Raises:
             UserError: The loss is not finite; nothing is learned from it.
         """
-        fit = self.fit
-        rows = answered([fit.examples[i] for i in batch], self.codec)
+        recipe, n = self.fit.recipe, len(batch)
+        rows = answered([self.fit.examples[i] for i in batch], self.codec)
         optimiser: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
         optimiser.zero_grad()
         groups = own_share(rows.groups)
-        budget = fit.recipe.tokens_per_microbatch
-        total = accumulate(
-            *(self.model, groups, rows, fit.recipe.loss, budget),
-            lambda loss: self.manual_backward(loss / len(batch)),
-        )
+
+        def backward(loss: Tensor) -> None:
+            self.manual_backward(loss / n)
+
+        budget = recipe.tokens_per_microbatch
+        total = accumulate(self.model, groups, rows, recipe.loss, budget, backward)
         n_tokens = sum(one.n_tokens for one in groups)
-        mean, n_tokens = add_up(self.trained, total / len(batch), n_tokens)
+        mean, n_tokens = add_up(self.trained, total / n, n_tokens)
         if not math.isfinite(mean):
-            raise _diverged(fit.name, f"the loss of step {len(self.losses) + 1} is {mean}")
+            raise _diverged(self.fit, f"the loss of step {len(self.losses) + 1} is {mean}")
         optimiser.step()
         schedule.step()
         self.losses.append(mean)
         self.unique_tokens += int(n_tokens)
-        self.n_done += len(batch)
-        self.log(f"{fit.name}/loss", mean, batch_size=len(batch))
+        self.n_done += n
+        self.log(f"{self.fit.name}/loss", mean, batch_size=n)
 
     def predict_dataloader(self) -> DataLoader:
         """Numbers of batches of groups of rows, users in order."""
@@ -177,9 +171,9 @@ class UserAgentModule(L.LightningModule):
         return self.n_done
 
 
-def _diverged(name: str, what: str) -> UserError:
+def _diverged(fit: Fit, what: str) -> UserError:
     mend = "lower train.lr, or take trainer.precision=32-true"
-    return UserError(f"{name} diverged: {what}", mend)
+    return UserError(f"{fit.name} diverged: {what}", mend)
 
 
 def accumulate(
@@ -190,18 +184,15 @@ def accumulate(
     budget: int,
     backward: Callable[[Tensor], None],
 ) -> float:
-    """Add up the gradients of a step's rows, no more than `budget` tokens at once.
+    """Add up the gradients of a step's rows; the sum of the rows' losses.
 
     Args:
         model: With what is trained attached.
         groups: The rows of the step that are this process's.
         rows: All rows of the step, with their answers.
         loss: What is made small.
-        budget: Tokens; a single row may have more.
+        budget: Tokens computed at once; a single row may have more.
         backward: Takes the loss of a part.
-
-    Returns:
-        The sum of the rows' losses.
     """
     total = 0.0
     for tree in trees(model, groups, budget):
@@ -266,7 +257,7 @@ def fit_adapter(
     # No loss has seen the last step's weights.
     if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
         step = f"step {len(module.losses)}, whose loss was {module.losses[-1]:.4g}"
-        raise _diverged(fit.name, f"weights are not finite after {step}")
+        raise _diverged(fit, f"weights are not finite after {step}")
     last = module.losses[-len(module.losses) // fit.recipe.epochs :]
     summary = {
         "n_rows": len(fit.examples),
@@ -300,9 +291,7 @@ def fit_on_devices(
 
     Args:
         load: Gives the base, in the process that calls it; picklable.
-        codec: As in `fit_adapter`, and so the others.
-        fit: What is trained, on what and how.
-        trainer: Says on how many devices.
+        codec, fit, trainer: As in `fit_adapter`.
         folder: For what Lightning may write, and where processes meet.
         logger: Gets the losses of several devices when they are done.
     """
