@@ -79,11 +79,8 @@ def lend(
 ) -> Iterator[PeftModel]:
     """Attach an adapter to a shared frozen base model and take it back at the end.
 
-    Args:
-        base: The base model.
-        config: PEFT's configuration.
-        seed: Of fresh weights, and of torch's generator from here on.
-        weights: Tensors by PEFT's names, which may become the adapter's own; None: fresh ones.
+    Weights are tensors by PEFT's names, which may become the adapter's own; without any it gets
+    fresh ones. The seed is theirs, and that of torch's generator from here on.
     """
     torch.manual_seed(seed)
     with warnings.catch_warnings():
@@ -118,11 +115,8 @@ def attach(
 ) -> Iterator[None]:
     """Attach a trained adapter to a shared base model and take it back; None: the base as it is.
 
-    Args:
-        base: The frozen base model.
-        adapter: The adapter.
-        merge: Add it to a copy of the weights it adapts instead of computing it beside them
-            (decision 22); the weights themselves are put back.
+    Merged, it is added to a copy of the weights it adapts instead of computed beside them
+    (decision 22); the weights themselves are put back.
 
     Raises:
         UserError: It cannot be merged: what it would be added to is held in 4 bits.

@@ -111,16 +111,10 @@ def respond(
     seed: int,
     budget: int,
 ) -> dict[int, Response]:
-    """Answer rows, by the adapter that is attached; responses by their index in `examples`.
+    """Answer rows by a model on the engine's attention; responses by their index in `examples`.
 
-    Args:
-        model: A causal language model on the engine's attention.
-        codec: Its tokenizer, the scale's values and ends.
-        decode: How to answer.
-        groups: The rows; `Group.rows` index `examples`.
-        examples: All examples.
-        seed: Of the rows' generators.
-        budget: Tokens computed at once; a single row may have more.
+    `Group.rows` index `examples`, the seed is that of the rows' generators, and `budget` tokens are
+    computed at once; a single row may have more.
     """
     samples = decode.name != "expected"
     values = np.asarray(codec.scale.values, dtype=float)

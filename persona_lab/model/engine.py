@@ -46,13 +46,9 @@ class Group:
 
 
 def group(rows: Sequence[list[int]], indices: Sequence[int], shortest: int = 1) -> Group:
-    """Split rows into their longest common prefix and their suffixes.
+    """Split rows, of these indices in the caller's list, into their longest common prefix and rest.
 
-    Args:
-        rows: Token ids of each row.
-        indices: The rows' indices in the caller's list.
-        shortest: Tokens that every row has, at least, and every suffix keeps: as many hidden
-            states are a row's own.
+    Every suffix keeps `shortest` tokens, at least: as many hidden states are a row's own.
     """
     first, last = min(rows), max(rows)
     limit = min(map(len, rows)) - shortest
@@ -220,11 +216,7 @@ def trees(model: PreTrainedModel, groups: Sequence[Group], budget: int) -> Itera
 
     The prefix of a group beyond the budget is computed once for all its trees. In training, a
     tree's backward pass must be done before the next one is asked for, and all must be asked for.
-
-    Args:
-        model: As in `run`.
-        groups: The rows.
-        budget: Tokens; a single row may have more.
+    A single row may have more tokens than the budget.
     """
     for batch in pack(groups, budget):
         if sum(one.n_tokens for one in batch) <= budget:
@@ -242,11 +234,7 @@ def run(model: PreTrainedModel, tree: Tree, cache: TreeCache | None = None) -> T
     """Hidden states of shape (T, hidden) after the last norm, in packed order.
 
     Those of a trunk, which are not computed again, are left out: shape (T - n_before, hidden).
-
-    Args:
-        model: A causal language model whose `attn_implementation` is `ATTENTION`.
-        tree: The packed rows.
-        cache: Filled with the keys and values; None: they are not kept.
+    The model's `attn_implementation` is `ATTENTION`. The cache is filled with keys and values.
     """
     return _decoder(model)(
         input_ids=tree.ids[:, tree.n_before :],
@@ -260,11 +248,8 @@ def run(model: PreTrainedModel, tree: Tree, cache: TreeCache | None = None) -> T
 def step(model: PreTrainedModel, tokens: Tensor, cache: TreeCache, n_before: int) -> Tensor:
     """Hidden states of shape (N, hidden) of one more token per row.
 
-    Args:
-        model: As in `run`.
-        tokens: The rows' next tokens, of shape (N,), in the tree's row order.
-        cache: Filled by `run`; the tokens' keys and values are added to it.
-        n_before: Tokens decoded before this one.
+    `tokens` are of shape (N,), in the tree's row order, `n_before` were decoded before them. The
+    cache was filled by `run`; their keys and values are added to it.
     """
     positions = cache.tree.positions[0, cache.tree.ends] + 1 + n_before
     return _decoder(model)(

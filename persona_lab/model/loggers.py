@@ -47,13 +47,7 @@ class Labels:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a run came to.
-
-    Attributes:
-        metrics: Numbers, by name or nested.
-        predictions: Its test rows, as in predictions.parquet.
-        adapters: name -> folder of each adapter that rated.
-    """
+    """What a run came to: numbers by name or nested, its test rows, and adapters' folders."""
 
     metrics: Mapping[str, Any]
     predictions: pd.DataFrame

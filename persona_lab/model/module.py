@@ -184,15 +184,9 @@ def accumulate(
     budget: int,
     backward: Callable[[Tensor], None],
 ) -> float:
-    """Add up the gradients of a step's rows; the sum of the rows' losses.
+    """Add up the gradients of this process's groups of a step's rows; the sum of their losses.
 
-    Args:
-        model: With what is trained attached.
-        groups: The rows of the step that are this process's.
-        rows: All rows of the step, with their answers.
-        loss: What is made small.
-        budget: Tokens computed at once; a single row may have more.
-        backward: Takes the loss of a part.
+    `backward` takes the loss of a part of at most `budget` tokens; a single row may have more.
     """
     total = 0.0
     for tree in trees(model, groups, budget):
@@ -223,15 +217,9 @@ def fit_adapter(
     folder: Path,
     logger: Logger | None = None,
 ) -> TrainedAdapter:
-    """Train an adapter; the base is unchanged afterwards.
+    """Train an adapter on a shared frozen base, which is unchanged afterwards.
 
-    Args:
-        base: Shared frozen base model.
-        codec: Its way of reading and answering.
-        fit: What is trained, on what and how.
-        trainer: Where it is trained.
-        folder: For what Lightning may write.
-        logger: Of the loss, as `<name>/loss`.
+    Lightning may write into the folder; the logger gets the loss of every step as `<name>/loss`.
 
     Raises:
         UserError: Its training diverged, or what it starts from is of another kind.
@@ -287,13 +275,8 @@ def fit_on_devices(
     """`fit_adapter` here or, on several devices, in a process for each.
 
     Without dropout the adapter is that of one process, up to the order in which gradients are
-    added. The caller alone touches the cache and the logger.
-
-    Args:
-        load: Gives the base, in the process that calls it; picklable.
-        codec, fit, trainer: As in `fit_adapter`.
-        folder: For what Lightning may write, and where processes meet.
-        logger: Gets the losses of several devices when they are done.
+    added. The caller alone touches the cache and the logger, which gets the losses of several
+    devices when they are done. `load` gives the base in the process that calls it; it is picklable.
     """
     if trainer.n_devices == 1:
         adapter = fit_adapter(load(), codec, fit, trainer, folder, logger)

@@ -66,16 +66,11 @@ def fuse_adapter(
 
     Low rank: the n parts' A stand on each other and their B are blocks beside each other, so the
     rank is n r; the scale stays, and a part that was not adapted gets rows of zeros. IA3: the
-    parts' factors side by side, and ones. As it came, where nothing was split.
-
-    Args:
-        config: PEFT's configuration of the adapter.
-        weights: Its tensors by PEFT's names.
-        model: transformers' configuration of the model.
+    parts' factors side by side, and ones. As it came, where nothing was split. `model` is
+    transformers' configuration.
 
     Raises:
-        UserError: A kind that has no such form: DoRA has no magnitudes of a part that it does not
-            adapt.
+        UserError: It has no such form: DoRA has no magnitudes of a part that it does not adapt.
     """
     whole, split = _by_projection(weights)
     fitting: Any = copy.deepcopy(config)

@@ -42,13 +42,9 @@ class Predictions:
         persona: Callable[[int], int],
         columns: Sequence[str],
     ) -> Self:
-        """Lay out responses beside the examples that they answer, with no timing yet.
+        """Lay out responses beside the test rows that they answer, with no timing yet.
 
-        Args:
-            examples: Test rows.
-            responses: Their responses, in the same order.
-            persona: A user's persona.
-            columns: Names of the columns of probabilities, from the lowest value of the scale.
+        `persona` tells a user's; `columns` name the scale's probabilities, from its lowest value.
         """
         rows = [
             {
@@ -74,13 +70,7 @@ class Predictions:
     def timed(
         self, seconds: float, adapters: Mapping[str, Entry[TrainedAdapter]], epochs: int
     ) -> Self:
-        """Add what training and rating took.
-
-        Args:
-            seconds: Of rating.
-            adapters: Those that rated.
-            epochs: Passes over their rows.
-        """
+        """Add the seconds that rating took, and what the training of those that rated took."""
         summaries = {
             name: entry.part(TrainedAdapter.load_summary) for name, entry in adapters.items()
         }

@@ -24,11 +24,8 @@ def spread(
 ) -> None:
     """Do the same work in n processes, one per device, and wait for all of them.
 
-    Args:
-        n: Number of processes.
-        accelerator: What each gets one of; several on the CPU divide the threads among them.
-        folder: An empty folder, where they meet.
-        work: Picklable; knows its process by `rank`.
+    Each gets a GPU, or its share of the CPU's threads. They meet in the folder, which is empty. The
+    work is picklable and knows its process by `rank`.
 
     Raises:
         UserError: One of them raised it; the others are ended.

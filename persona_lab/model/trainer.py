@@ -100,11 +100,7 @@ class Trainer:
     ) -> L.Trainer:
         """Lightning's trainer for one adapter's training or one evaluation.
 
-        Args:
-            folder: For what Lightning may write.
-            logger: Of the loss of every step.
-            doing: What lines of progress say, as "training persona_0".
-            epochs: Passes over the training rows.
+        Lines of progress say what it is `doing`, as "training persona_0".
         """
         bar = sys.stderr.isatty() if self.progress is None else self.progress
         return L.Trainer(
