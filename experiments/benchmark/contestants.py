@@ -40,7 +40,7 @@ from persona_lab.model import (
     lend,
     rate_examples,
 )
-from persona_lab.model.lending import weights_of
+from persona_lab.model.adapters import weights_of
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Example
 

@@ -1,13 +1,18 @@
 """Base models, adapters and the shared-prefix engine: examples -> adapters -> predictions."""
 
-from persona_lab.model.adapters import TrainedAdapter
+from persona_lab.model.adapters import TrainedAdapter, attach, lend
 from persona_lab.model.base import BaseModel
 from persona_lab.model.decode import Decode, Response
-from persona_lab.model.fit import fit_adapter, fit_on_devices, rate_examples
-from persona_lab.model.lending import attach, lend
 from persona_lab.model.loss import AnswerLoss, Loss
 from persona_lab.model.modes import Mode, Plan
-from persona_lab.model.module import Fit, Rating, UserAgentModule
+from persona_lab.model.module import (
+    Fit,
+    Rating,
+    UserAgentModule,
+    fit_adapter,
+    fit_on_devices,
+    rate_examples,
+)
 from persona_lab.model.peft import Peft
 from persona_lab.model.predictions import Predictions
 from persona_lab.model.train import Train

@@ -36,8 +36,14 @@ from persona_lab.prompting import Codec
 from persona_lab.sources import Hub, Source, Sources
 
 _ARCHITECTURES = {"llama": LlamaConfig, "phi3": Phi3Config, "gemma3": Gemma3TextConfig}
-# Sizes that most architectures derive from others.
-_OPTIONAL = ("head_dim", "tie_word_embeddings")
+# Our names of sizes -> transformers'; and those that most architectures derive from others.
+_SIZES = {
+    **{name: name for name in ("vocab_size", "hidden_size", "intermediate_size")},
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+}
+_OPTIONAL = ("head_dim", "tie_word_embeddings", "initializer_range")
 
 
 @component
@@ -77,7 +83,7 @@ class BaseModel:
         if self.path is None:
             return {"source": vars(self.source)}
         digests = {}
-        for file in sorted(self._local_folder().iterdir()):
+        for file in sorted(self._folder(sources).iterdir()):
             if file.suffix in {".json", ".safetensors", ".model", ".jinja"}:
                 state = file.stat()
                 digests[file.name] = _digest(file, state.st_size, state.st_mtime_ns)
@@ -86,14 +92,10 @@ class BaseModel:
     def codec(self, sources: Sources, new_tokens: int, scale: Scale) -> Codec:
         """How the model reads prompts and answers; loads the tokenizer only, once per process.
 
-        Args:
-            sources: Public artefacts.
-            new_tokens: Tokens that decoding may add to a prompt.
-            scale: The values that it answers with.
+        `new_tokens` are those that decoding may add to a prompt.
         """
-        folder = None if self.random is not None else self._folder(sources)
-        vocab_size = 0 if self.random is None else int(self.random["vocab_size"])
-        return _codec(folder, vocab_size, self.chat, self.context, new_tokens, scale)
+        where = self._folder(sources) if self.random is None else int(self.random["vocab_size"])
+        return _codec(where, self.chat, self.context, new_tokens, scale)
 
     def load(
         self,
@@ -104,19 +106,13 @@ class BaseModel:
     ) -> PreTrainedModel:
         """Frozen weights in evaluation mode; the same object for every job of a process.
 
-        Args:
-            sources: Public artefacts.
-            dtype: Of the weights, or, where they are in 4 bits, of what is computed with them.
-            device: Where they are.
-            quantisation: The 4-bit type of the linear layers; None: not in 4 bits.
+        `dtype` is that of the weights or, where they are in 4 bits, of what is computed with them.
 
         Raises:
-            UserError: There are no weights where `path` points, or 4 bits need what is not
-                installed.
+            UserError: No weights are where `path` points, or what 4 bits need is not installed.
         """
-        folder = None if self.random is not None else self._folder(sources)
-        spec = json.dumps(dict(self.random) if self.random is not None else None)
-        return _load(folder, spec, self.sliding_window, dtype, device, quantisation)
+        where = self._folder(sources) if self.random is None else json.dumps(dict(self.random))
+        return _load(where, self.sliding_window, dtype, device, quantisation)
 
     def outline(self, sources: Sources) -> PreTrainedModel:
         """The model without its weights, on torch's meta device: to count by.
@@ -151,25 +147,21 @@ class BaseModel:
 
     def _folder(self, sources: Sources) -> Path:
         if self.path is not None:
-            return self._local_folder()
-        assert self.source is not None, "a base model needs source, path or random"
+            folder = Path(self.path).expanduser()
+            if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+                raise UserError(
+                    f"model.path {folder} has no config.json with *.safetensors beside it",
+                    "point it to a folder saved by transformers' save_pretrained",
+                )
+            return folder
+        source = self.source
+        assert source is not None, "a base model needs source, path or random"
         if self.gguf is None:
-            return sources.fetch(self.source)
-        spec = {"source": vars(self.source), "gguf": self.gguf}
+            return sources.fetch(source)
+        spec = json.loads(json.dumps({"source": vars(source), "gguf": self.gguf}, default=vars))
         return sources.derive(
-            self.name,
-            json.loads(json.dumps(spec, default=vars)),
-            lambda target: _dequantise(sources.fetch(self.source), str(self.gguf), target),  # pyright: ignore[reportArgumentType]
+            self.name, spec, lambda target: _dequantise(sources.fetch(source), self.gguf, target)
         )
-
-    def _local_folder(self) -> Path:
-        folder = Path(str(self.path)).expanduser()
-        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-            raise UserError(
-                f"model.path {folder} has no config.json with *.safetensors beside it",
-                "point it to a folder saved by transformers' save_pretrained",
-            )
-        return folder
 
 
 @lru_cache
@@ -178,7 +170,7 @@ def _digest(file: Path, size: int, changed: int) -> str:
     return hash_file(file)
 
 
-def _dequantise(source: Path, gguf: str, target: Path) -> None:
+def _dequantise(source: Path, gguf: str | None, target: Path) -> None:
     """Write a GGUF file's weights and tokenizer as a folder that loads in under a second."""
     loading: Any = AutoModelForCausalLM.from_pretrained
     model = loading(source, gguf_file=gguf, dtype=torch.float32)
@@ -190,45 +182,32 @@ def _dequantise(source: Path, gguf: str, target: Path) -> None:
 
 
 @lru_cache(maxsize=2)
-def _codec(
-    folder: Path | None,
-    vocab_size: int,
-    chat: Literal["template", "plain"],
-    context: int,
-    new_tokens: int,
-    scale: Scale,
-) -> Codec:
-    tokenizer = (
-        _tiny_tokenizer(vocab_size) if folder is None else AutoTokenizer.from_pretrained(folder)
-    )
+def _codec(where: Path | int, chat: Any, context: int, new_tokens: int, scale: Scale) -> Codec:
+    """`where`: the tokenizer's folder, or the size of the vocabulary of one for random weights."""
+    made = isinstance(where, int)
+    tokenizer = _tiny_tokenizer(where) if made else AutoTokenizer.from_pretrained(where)
     return Codec(tokenizer, chat, context, new_tokens, scale)
 
 
 @lru_cache(maxsize=1)
 def _load(
-    folder: Path | None,
-    random: str,
-    window: str,
-    dtype: torch.dtype,
-    device: str,
-    quantisation: Quantisation | None,
+    where: Path | str, window: str, dtype: torch.dtype, device: str, bits: Quantisation | None
 ) -> PreTrainedModel:
-    config = (
-        _tiny_config(json.loads(random)) if folder is None else AutoConfig.from_pretrained(folder)
-    )
+    """`where`: the weights' folder, or the sizes of random ones in JSON."""
+    made = isinstance(where, str)
+    config = _tiny_config(json.loads(where)) if made else AutoConfig.from_pretrained(where)
     if window == "off" and getattr(config, "sliding_window", None) is not None:
         config.sliding_window = None
-    if folder is None:
-        building: Any = AutoModelForCausalLM.from_config
+    options: Any = {"dtype": dtype, "attn_implementation": ATTENTION}
+    if made:
         with torch.random.fork_rng(), torch.device(device):
             torch.manual_seed(0)
-            model = building(config, dtype=dtype, attn_implementation=ATTENTION)
+            model = AutoModelForCausalLM.from_config(config, **options)
     else:
-        loading: Any = AutoModelForCausalLM.from_pretrained
-        model = loading(folder, config=config, dtype=dtype, attn_implementation=ATTENTION)
+        model = AutoModelForCausalLM.from_pretrained(where, config=config, **options)
     split_projections(model)
-    if quantisation is not None:
-        quantise(model, quantisation, device)
+    if bits is not None:
+        quantise(model, bits, device)
     model = model.to(device).requires_grad_(False).eval()
     _compare(model)
     return model
@@ -237,8 +216,7 @@ def _load(
 def _compare(model: PreTrainedModel) -> None:
     """Refuse a model whose own forward pass gives other logits than the engine and its head.
 
-    Some scale or cap their logits (Granite, Cohere, Gemma-2), which sampling and probabilities
-    would silently miss.
+    Some scale or cap them (Granite, Cohere, Gemma-2), which all that is read of them would miss.
     """
     rows = [[3, 4, 5, 6], [3, 4, 9]]
     tree = Tree([group(rows, [0, 1])], model.device)
@@ -263,38 +241,24 @@ def _compare(model: PreTrainedModel) -> None:
 
 
 def _tiny_config(sizes: Mapping[str, Any]) -> Any:
-    try:
-        config = _ARCHITECTURES[sizes["architecture"]]
-    except KeyError:
+    kind = _ARCHITECTURES.get(sizes.get("architecture", ""))
+    if kind is None:
         raise UserError(
             f"model.random.architecture {sizes.get('architecture')!r} does not exist",
             f"choose {' or '.join(_ARCHITECTURES)}",
-        ) from None
-    options = {name: sizes[name] for name in _OPTIONAL if name in sizes}
-    return config(
-        vocab_size=sizes["vocab_size"],
-        hidden_size=sizes["hidden_size"],
-        intermediate_size=sizes["intermediate_size"],
-        num_hidden_layers=sizes["layers"],
-        num_attention_heads=sizes["heads"],
-        num_key_value_heads=sizes["kv_heads"],
-        initializer_range=sizes.get("initializer_range", 0.02),
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-        **options,
-    )
+        )
+    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    named = {theirs: sizes[ours] for ours, theirs in _SIZES.items()}
+    return kind(**special, **named, **{n: sizes[n] for n in _OPTIONAL if n in sizes})
 
 
-_TINY_TEXT = (
-    "PERSONA: I rate movies from 1 to 5. The movie was released in the year of genre, Action, "
-    "Adventure, Animation, Children's, Comedy, Crime, Documentary, Drama, Fantasy, Film-Noir, "
-    "Horror, Musical, Mystery, Romance, Sci-Fi, Thriller, War, Western. TASK: MOVIE: RATING:"
-)
-_TINY_CHAT = (
-    "{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] + '<|end|>' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
-)
+_TINY_TEXT = """\
+PERSONA: I rate movies from 1 to 5. The movie was released in the year of genre, Action, \
+Adventure, Animation, Children's, Comedy, Crime, Documentary, Drama, Fantasy, Film-Noir, \
+Horror, Musical, Mystery, Romance, Sci-Fi, Thriller, War, Western. TASK: MOVIE: RATING:"""
+_TINY_CHAT = """\
+{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] + '<|end|>' }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"""
 
 
 def _tiny_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:

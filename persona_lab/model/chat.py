@@ -6,6 +6,7 @@ one row of a batch each. `converse` and `fingerprint` read weights through the s
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import re
@@ -39,7 +40,7 @@ T = TypeVar("T")
 # A model in need of tokens gives them, is sent the logits of what comes next, and returns a value.
 _Writing = Generator[int, Tensor, T]
 
-_SAMPLED_AGAIN = 0.7
+_SAMPLED_AGAIN = 0.7  # temperature, where the likeliest tokens would be the same again
 _UNTIL_SENTENCE_END = re.compile(r".*[.!?]", re.DOTALL)
 
 
@@ -79,17 +80,15 @@ class LocalChat:
         codec = self.model.codec(sources, self.max_new_tokens, _DIGITS)
         device = "cuda" if self.accelerator == "gpu" else "cpu"
         model = self.model.load(sources, getattr(torch, self.weights), device)
-        ends = _ends(codec)
+        # Tokens after which a text in JSON is over, or would have to be escaped.
+        texts = codec.tokenizer.batch_decode([[token] for token in range(len(codec.tokenizer))])
+        escaped = {token for token, text in enumerate(texts) if re.search(r'["\\\n{}]', text)}
+        ends = escaped.union(codec.stop_ids, codec.tokenizer.all_special_ids)
 
         def answer(requests: Sequence[Request]) -> Sequence[Reply]:
-            parts = range(0, len(requests), self.side_by_side)
-            return [
-                reply
-                for start in parts
-                for reply in self._answer(
-                    model, codec, ends, requests[start : start + self.side_by_side]
-                )
-            ]
+            starts = range(0, len(requests), self.side_by_side)
+            parts = [requests[start : start + self.side_by_side] for start in starts]
+            return [reply for part in parts for reply in self._answer(model, codec, ends, part)]
 
         return converse_in_rounds(conversations, answer)
 
@@ -103,11 +102,7 @@ class LocalChat:
         return hashlib.sha256(identity.encode()).hexdigest()
 
     def _answer(
-        self,
-        model: PreTrainedModel,
-        codec: Codec,
-        ends: frozenset[int],
-        requests: Sequence[Request],
+        self, model: PreTrainedModel, codec: Codec, ends: set[int], requests: Sequence[Request]
     ) -> list[Reply]:
         """Answer as many requests as fit into one batch."""
         start = time.perf_counter()
@@ -128,11 +123,10 @@ class LocalChat:
                 tokens = torch.tensor([writer.token for writer in writers], device=model.device)
                 logits = head(model, step(model, tokens, cache, n)).float().cpu()
                 n += 1
-        seconds = time.perf_counter() - start
-        written = sum(writer.tokens for writer in writers)
         _log.info(
             "%d replies (%s) with %d tokens in %.1f s",
-            *(len(requests), requests[0].purpose, written, seconds),
+            *(len(requests), requests[0].purpose, sum(writer.tokens for writer in writers)),
+            time.perf_counter() - start,
         )
         return [
             Reply(writer.reply or "", tokens_in=len(ids), tokens_out=writer.tokens)
@@ -150,7 +144,7 @@ class _Writer:
     """
 
     def __init__(
-        self, chat: LocalChat, codec: Codec, ends: frozenset[int], request: Request, room: int
+        self, chat: LocalChat, codec: Codec, ends: set[int], request: Request, room: int
     ) -> None:
         self.chat, self.codec, self.ends, self.request = chat, codec, ends, request
         self.room = min(room, request.max_tokens)
@@ -158,7 +152,6 @@ class _Writer:
         self.reply: str | None = None
         question = zlib.crc32(json.dumps(request.messages).encode())
         self.rng = np.random.default_rng([chat.seed, request.sample, question])
-        # The likeliest tokens would be the same again.
         self.temperature = request.temperature or (_SAMPLED_AGAIN if request.sample else 0)
         self.writing = self._write()
         next(self.writing)
@@ -177,7 +170,7 @@ class _Writer:
     def _write(self) -> _Writing[str]:
         logits = yield 0  # before the first logits are there
         if self.request.schema is None:
-            text, _ = yield from self._text(logits, frozenset(self.codec.stop_ids))
+            text, _ = yield from self._text(logits, {*self.codec.stop_ids})
             return text
         schema = self.request.schema.model_json_schema()
         value, _ = yield from self._value(logits, schema, schema.get("$defs", {}))
@@ -201,12 +194,30 @@ class _Writer:
                 return value, (yield from self._say('"', logits))
             case "integer":
                 options = range(schema["minimum"], schema["maximum"] + 1)
-                ids = [self._ids(str(option))[-1] for option in options]
-                chosen = self._draw(logits[ids])
-                return options[chosen], (yield ids[chosen])
+                return (yield from self._number(logits, options))
+            case "number" if "enum" in schema:
+                return (yield from self._number(logits, schema["enum"]))
         raise TypeError(f"a reply cannot hold {schema['type']}")
 
-    def _text(self, logits: Tensor, ends: frozenset[int]) -> _Writing[tuple[str, Tensor]]:
+    def _number(self, logits: Tensor, options: Iterable[float]) -> _Writing[tuple[float, Tensor]]:
+        """One of some numbers: each token is one that any of them goes on with."""
+        lead, ends = len(self._ids(":")), [self._ids(sign)[-1] for sign in ",}"]
+        left = {option: self._ids(f":{option}")[lead:] for option in options}
+        for n in itertools.count():
+            whole = [option for option, ids in left.items() if len(ids) == n]
+            after = list(dict.fromkeys(ids[n] for ids in left.values() if len(ids) > n))
+            if not after:
+                return whole[0], logits
+            # Where a number may go on as another (3 as 3.5), it may end as well.
+            tokens = after + ends if whole else after
+            token = tokens[self._draw(logits[tokens])] if len(tokens) > 1 else tokens[0]
+            if token in ends:
+                return whole[0], logits
+            left = {option: ids for option, ids in left.items() if ids[n : n + 1] == [token]}
+            logits = yield token
+        raise AssertionError
+
+    def _text(self, logits: Tensor, ends: set[int]) -> _Writing[tuple[str, Tensor]]:
         ids: list[int] = []
         while len(ids) < self.chat.max_new_tokens and self.tokens < self.room:
             token = self._draw(logits)
@@ -239,16 +250,8 @@ class _Writer:
 
 
 def _prompt(request: Request) -> Prompt:
-    return Prompt(
-        tuple(
-            Section(f"message_{n}", "system" if role == "system" else "user", text)
-            for n, (role, text) in enumerate(request.messages)
-        )
+    sections = (
+        Section(f"message_{n}", "system" if role == "system" else "user", text)
+        for n, (role, text) in enumerate(request.messages)
     )
-
-
-def _ends(codec: Codec) -> frozenset[int]:
-    """Tokens after which a text in JSON is over, or would have to be escaped."""
-    texts = codec.tokenizer.batch_decode([[token] for token in range(len(codec.tokenizer))])
-    ends = (token for token, text in enumerate(texts) if re.search(r'["\\\n{}]', text))
-    return frozenset([*ends, *codec.stop_ids, *codec.tokenizer.all_special_ids])
+    return Prompt(tuple(sections))

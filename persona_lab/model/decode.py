@@ -1,8 +1,7 @@
 """Prompts' token ids and a model -> ratings: each value's probability, sampled responses, parsed.
 
-The first answer position gives the values' probabilities, the softmax over the values' tokens,
-whatever the decoding; `paper` samples up to four tokens and searches them for a rating (decisions
-14, 15). Randomness comes from a generator per row, so that batching cannot change a result.
+The first answer position gives the values' probabilities, whatever the decoding (decisions 14, 15).
+Randomness comes from a generator per row, so that batching cannot change a result.
 """
 
 import re
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel
 from persona_lab.component import component
 from persona_lab.data import Scale
 from persona_lab.errors import UserError
-from persona_lab.model.engine import Group, Tree, TreeCache, run, step, trees
+from persona_lab.model.engine import Group, TreeCache, run, step, trees
 from persona_lab.prompting import Codec, Example
 
 
@@ -83,8 +82,7 @@ class Decode:
         match = self._search(text, scale)
         if match is None:
             return None
-        label = match.group(1)
-        if label not in scale.labels:
+        if (label := match.group(1)) not in scale.labels:
             raise UserError(
                 f"decode.pattern {self.pattern!r} finds {label!r} in the response {text!r}",
                 f"let its first group give one of {scale.listed} alone, as ({{values}}) does",
@@ -113,50 +111,29 @@ def respond(
     seed: int,
     budget: int,
 ) -> dict[int, Response]:
-    """Answer rows.
+    """Answer rows by a model on the engine's attention; responses by their index in `examples`.
 
-    Args:
-        model: A causal language model on the engine's attention, adapter attached.
-        codec: Its tokenizer, the scale's values and ends.
-        decode: How to answer.
-        groups: The rows; `Group.rows` index `examples`.
-        examples: All examples.
-        seed: Of the rows' generators.
-        budget: Tokens computed at once; a single row may have more.
-
-    Returns:
-        Responses of the rows by their index in `examples`.
+    `Group.rows` index `examples`, the seed is that of the rows' generators, and `budget` tokens are
+    computed at once; a single row may have more.
     """
+    samples = decode.name != "expected"
+    values = np.asarray(codec.scale.values, dtype=float)
     responses: dict[int, Response] = {}
     with torch.inference_mode():
         for tree in trees(model, groups, budget):
-            responses |= _respond(model, codec, decode, tree, examples, seed)
-    return responses
-
-
-def _respond(
-    model: PreTrainedModel,
-    codec: Codec,
-    decode: Decode,
-    tree: Tree,
-    examples: Sequence[Example],
-    seed: int,
-) -> dict[int, Response]:
-    samples = decode.name != "expected"
-    cache = TreeCache(tree) if samples and decode.max_new_tokens > 1 else None
-    logits = head(model, run(model, tree, cache)[tree.ends - tree.n_before])
-    of_values = logits[:, list(codec.value_ids)].double()
-    probabilities = of_values.softmax(-1).cpu().numpy()
-    mass = (of_values.logsumexp(-1) - logits.double().logsumexp(-1)).exp().tolist()
-    rows = [examples[i] for i in tree.order]
-    texts = _generate(model, codec, decode, logits, cache, rows, seed) if samples else None
-    responses = {}
-    for n, index in enumerate(tree.order):
-        p = probabilities[n] / probabilities[n].sum()
-        expected = float(p @ np.asarray(codec.scale.values, dtype=float))
-        text = texts[n] if texts is not None else ""
-        prediction = decode.parse(text, codec.scale) if texts is not None else expected
-        responses[index] = Response(text, prediction, expected, p, mass[n])
+            cache = TreeCache(tree) if samples and decode.max_new_tokens > 1 else None
+            logits = head(model, run(model, tree, cache)[tree.ends - tree.n_before])
+            of_values = logits[:, list(codec.value_ids)].double()
+            probabilities = of_values.softmax(-1).cpu().numpy()
+            mass = (of_values.logsumexp(-1) - logits.double().logsumexp(-1)).exp().tolist()
+            rows = [examples[i] for i in tree.order]
+            texts = _generate(model, codec, decode, logits, cache, rows, seed) if samples else None
+            for n, index in enumerate(tree.order):
+                p = probabilities[n] / probabilities[n].sum()
+                expected = float(p @ values)
+                text = texts[n] if texts else ""
+                prediction = decode.parse(text, codec.scale) if samples else expected
+                responses[index] = Response(text, prediction, expected, p, mass[n])
     return responses
 
 
@@ -169,12 +146,10 @@ def _generate(
     rows: Sequence[Example],
     seed: int,
 ) -> list[str]:
-    draws = np.stack(
-        [
-            np.random.default_rng([seed, row.user_id, row.item_id]).random(decode.max_new_tokens)
-            for row in rows
-        ]
-    )
+    generators = [np.random.default_rng([seed, row.user_id, row.item_id]) for row in rows]
+    draws = np.stack([generator.random(decode.max_new_tokens) for generator in generators])
+    # As written: a clean-up would make "4 .5" of a settled "4 " into "4.5".
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     tokens: list[list[int]] = [[] for _ in rows]
     texts = [""] * len(rows)
     done = np.zeros(len(rows), dtype=bool)
@@ -185,19 +160,13 @@ def _generate(
                 done[i] = True
                 continue
             tokens[i].append(int(chosen[i]))
-            texts[i] = _text(codec, tokens[i])
+            texts[i] = str(codec.tokenizer.decode(tokens[i], **options))
             done[i] = decode.settled(texts[i], codec.scale)
         if done.all() or n + 1 == decode.max_new_tokens:
             break
         assert cache is not None
         logits = head(model, step(model, torch.from_numpy(chosen).to(model.device), cache, n))
     return texts
-
-
-def _text(codec: Codec, tokens: list[int]) -> str:
-    # As written: a clean-up would make "4 .5" of a settled "4 " into "4.5".
-    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    return str(codec.tokenizer.decode(tokens, **options))
 
 
 def _choose(logits: Tensor, decode: Decode, draws: np.ndarray) -> np.ndarray:

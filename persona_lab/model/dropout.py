@@ -4,22 +4,16 @@ torch draws a CPU mask by one double-precision number per element, one after ano
 training step of SmolLM2. 16 random bits per element decide as well, in a quarter of the time.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 
 class FastDropout(nn.Dropout):
-    """`torch.nn.Dropout`, four elements to a random number.
-
-    The probability is rounded to a multiple of 1/65536, and what is kept is scaled by exactly the
-    inverse of the probability that it is. Seeded by torch's generator.
-    """
+    """`torch.nn.Dropout` by multiples of 1/65536; what is kept is scaled by exactly the inverse."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Zero elements at random in training; leave the input as it is in evaluation."""
+        """Zero elements at random in training, by torch's generator; else return the input."""
         dropped = round(self.p * 2**16)
         if not self.training or not dropped:
             return input

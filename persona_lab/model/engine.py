@@ -46,13 +46,9 @@ class Group:
 
 
 def group(rows: Sequence[list[int]], indices: Sequence[int], shortest: int = 1) -> Group:
-    """Split rows into their longest common prefix and their suffixes.
+    """Split rows, of these indices in the caller's list, into their longest common prefix and rest.
 
-    Args:
-        rows: Token ids of each row.
-        indices: The rows' indices in the caller's list.
-        shortest: Tokens that every row has, at least, and every suffix keeps: as many hidden
-            states are a row's own.
+    Every suffix keeps `shortest` tokens, at least: as many hidden states are a row's own.
     """
     first, last = min(rows), max(rows)
     limit = min(map(len, rows)) - shortest
@@ -93,6 +89,10 @@ class Span:
     prefix: slice
     suffix: slice
     rows: slice
+
+    def has_prefix(self) -> bool:
+        """Whether any token is shared."""
+        return self.prefix.stop > self.prefix.start
 
 
 class Trunk:
@@ -144,14 +144,11 @@ class Tree:
         device: torch.device | str = "cpu",
         trunk: Trunk | None = None,
     ) -> None:
-        ids: list[int] = []
-        positions: list[int] = []
-        starts: list[int] = []
-        lengths: list[int] = []
+        ids, positions, starts, lengths = ([], [], [], [])
         self.spans: list[Span] = []
         self.order = [row for one in groups for row in one.rows]
         for one in groups:
-            begin, first_row, n = len(ids), len(starts), len(one.prefix)
+            begin, first, n = len(ids), len(starts), len(one.prefix)
             ids += one.prefix
             positions += range(n)
             for own in one.suffixes:
@@ -159,13 +156,8 @@ class Tree:
                 lengths.append(len(own))
                 ids += own
                 positions += range(n, n + len(own))
-            end, rows = len(ids), slice(first_row, len(starts))
-            whole, prefix, suffix = (
-                slice(begin, end),
-                slice(begin, begin + n),
-                slice(begin + n, end),
-            )
-            self.spans.append(Span(whole, prefix, suffix, rows))
+            bounds = (begin, len(ids)), (begin, begin + n), (begin + n, len(ids))
+            self.spans.append(Span(*(slice(*pair) for pair in (*bounds, (first, len(starts))))))
         self.ids = torch.tensor([ids], device=device)
         self.positions = torch.tensor([positions], device=device)
         self.lengths = torch.tensor(lengths, device=device)
@@ -179,7 +171,12 @@ class Tree:
         self.span = max(positions) + 1
         self.trunk = trunk
         self.n_before = len(groups[0].prefix) if trunk else 0
+        self.suffix_queries = self.suffix_tokens - self.n_before
         self._masks: dict[int | None, list[Tensor]] = {}
+
+    def queries(self, tokens: slice) -> slice:
+        """Packed tokens' places among the queries, which a trunk's tokens are not."""
+        return slice(max(tokens.start - self.n_before, 0), tokens.stop - self.n_before)
 
     def masks(self, window: int | None) -> list[Tensor]:
         """Per group, which of its t packed tokens may see which: bool of shape (t, t).
@@ -214,24 +211,12 @@ class TreeCache:
     added: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Step:
-    """One more token for every row of a cached tree."""
-
-    cache: TreeCache
-    positions: Tensor
-
-
 def trees(model: PreTrainedModel, groups: Sequence[Group], budget: int) -> Iterator[Tree]:
     """Groups -> trees of at most `budget` tokens, so that memory is bounded whatever a user's rows.
 
     The prefix of a group beyond the budget is computed once for all its trees. In training, a
     tree's backward pass must be done before the next one is asked for, and all must be asked for.
-
-    Args:
-        model: As in `run`.
-        groups: The rows.
-        budget: Tokens; a single row may have more.
+    A single row may have more tokens than the budget.
     """
     for batch in pack(groups, budget):
         if sum(one.n_tokens for one in batch) <= budget:
@@ -249,11 +234,7 @@ def run(model: PreTrainedModel, tree: Tree, cache: TreeCache | None = None) -> T
     """Hidden states of shape (T, hidden) after the last norm, in packed order.
 
     Those of a trunk, which are not computed again, are left out: shape (T - n_before, hidden).
-
-    Args:
-        model: A causal language model whose `attn_implementation` is `ATTENTION`.
-        tree: The packed rows.
-        cache: Filled with the keys and values; None: they are not kept.
+    The model's `attn_implementation` is `ATTENTION`. The cache is filled with keys and values.
     """
     return _decoder(model)(
         input_ids=tree.ids[:, tree.n_before :],
@@ -267,18 +248,17 @@ def run(model: PreTrainedModel, tree: Tree, cache: TreeCache | None = None) -> T
 def step(model: PreTrainedModel, tokens: Tensor, cache: TreeCache, n_before: int) -> Tensor:
     """Hidden states of shape (N, hidden) of one more token per row.
 
-    Args:
-        model: As in `run`.
-        tokens: The rows' next tokens, of shape (N,), in the tree's row order.
-        cache: Filled by `run`; the tokens' keys and values are added to it.
-        n_before: Tokens decoded before this one.
+    `tokens` are of shape (N,), in the tree's row order, `n_before` were decoded before them. The
+    cache was filled by `run`; their keys and values are added to it.
     """
     positions = cache.tree.positions[0, cache.tree.ends] + 1 + n_before
     return _decoder(model)(
         input_ids=tokens[None],
         position_ids=positions[None],
         use_cache=False,
-        tree=Step(cache, positions),
+        tree=cache.tree,
+        cache=cache,
+        next_positions=positions,
     ).last_hidden_state[0]
 
 
@@ -295,9 +275,10 @@ def _attend(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    tree: Tree | Step,
+    tree: Tree,
     scaling: float,
     cache: TreeCache | None = None,
+    next_positions: Tensor | None = None,
     sliding_window: int | None = None,
     dropout: float = 0.0,
     **others: Any,
@@ -308,16 +289,19 @@ def _attend(
         raise NotImplementedError(f"attention with {unknown or 'dropout'} is not supported")
     layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType]
     key, value = key.to(query.dtype), value.to(query.dtype)
-    if isinstance(tree, Step):
-        out = _attend_step(query[0], key[0], value[0], tree, layer, scaling, sliding_window)
-        return out.transpose(0, 1)[None], None
+    if next_positions is not None:
+        assert cache is not None
+        step = (cache, next_positions, layer, scaling, sliding_window)
+        return _attend_step(query[0], key[0], value[0], *step).transpose(0, 1)[None], None
     if tree.trunk is not None:
         before_key, before_value = (t[None].to(key.dtype) for t in tree.trunk.layers[layer])
         key, value = torch.cat([before_key, key], 2), torch.cat([before_value, value], 2)
     if cache is not None:
         cache.layers[layer] = (key[0], value[0])
     window = None if sliding_window is None or sliding_window >= tree.span else sliding_window
-    attend = _TwoParts.apply if window is None and _has_flash(query) else partial(_masked, window)
+    halves = (torch.float16, torch.bfloat16)
+    flash = query.device.type == "cpu" or (query.is_cuda and query.dtype in halves)
+    attend = _TwoParts.apply if window is None and flash else partial(_masked, window)
     return attend(query[0], key[0], value[0], tree, scaling).transpose(0, 1)[None], None
 
 
@@ -325,16 +309,14 @@ def _masked(
     window: int | None, query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float
 ) -> Tensor:
     """Attention over a tree by torch's own kernel and the tree's masks."""
+    attend = nn.functional.scaled_dot_product_attention
     groups = query.shape[0] // key.shape[0]
     outs = []
     for span, mask in zip(tree.spans, tree.masks(window), strict=True):
         # The kernels that are thrifty with memory want as many heads of keys as of queries.
         wide = (t[None, :, span.tokens].repeat_interleave(groups, 1) for t in (key, value))
-        own = query[None, :, _of_queries(tree, span.tokens)]
-        seen = mask[tree.n_before :]
-        outs.append(
-            nn.functional.scaled_dot_product_attention(own, *wide, attn_mask=seen, scale=scaling)[0]
-        )
+        own, seen = query[None, :, tree.queries(span.tokens)], mask[tree.n_before :]
+        outs.append(attend(own, *wide, attn_mask=seen, scale=scaling)[0])
     return torch.cat(outs, dim=1)
 
 
@@ -342,25 +324,25 @@ def _attend_step(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    at: Step,
+    cache: TreeCache,
+    positions: Tensor,
     layer: int,
     scaling: float,
     window: int | None,
 ) -> Tensor:
     """One token per row, query (H, N, D) and key (K, N, D), against all it may see -> (H, N, D)."""
-    tree = at.cache.tree
+    tree = cache.tree
     key, value = key.transpose(0, 1)[:, :, None], value.transpose(0, 1)[:, :, None]
-    if layer in at.cache.added:
-        before_key, before_value = at.cache.added[layer]
+    if layer in cache.added:
+        before_key, before_value = cache.added[layer]
         key, value = torch.cat([before_key, key], 2), torch.cat([before_value, value], 2)
-    at.cache.added[layer] = (key, value)
-    packed_key, packed_value = at.cache.layers[layer]
+    cache.added[layer] = (key, value)
+    packed_key, packed_value = cache.layers[layer]
     n_kv, n_added = packed_key.shape[0], key.shape[2]
     offsets = torch.arange(tree.padded.shape[1], device=key.device)
-    reach = at.positions[:, None] - (window or tree.span + n_added + 1)
+    reach = positions[:, None] - (window or tree.span + n_added + 1)
     begin = tree.positions[0, tree.ends] - tree.lengths + 1
-    own_position = begin[:, None] + offsets
-    own_seen = (offsets < tree.lengths[:, None]) & (own_position > reach)
+    own_seen = (offsets < tree.lengths[:, None]) & (begin[:, None] + offsets > reach)
     added_position = (begin + tree.lengths)[:, None] + torch.arange(n_added, device=key.device)
     own_seen = torch.cat([own_seen, added_position > reach], 1)
     own_key = torch.cat([packed_key[:, tree.padded].transpose(0, 1), key], 2)
@@ -385,12 +367,6 @@ def _attend_step(
 _aten = torch.ops.aten
 
 
-def _has_flash(query: Tensor) -> bool:
-    """Whether the flash kernel takes such queries."""
-    halves = (torch.float16, torch.bfloat16)
-    return query.device.type == "cpu" or (query.is_cuda and query.dtype in halves)
-
-
 def _flash(
     query: Tensor, key: Tensor, value: Tensor, causal: bool, scaling: float
 ) -> tuple[Tensor, Tensor]:
@@ -401,18 +377,9 @@ def _flash(
     return _aten._scaled_dot_product_flash_attention_for_cpu(*arguments, scale=scaling)
 
 
-def _flash_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    causal: bool,
-    scaling: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Its backward pass: gradients of query, key and value."""
-    arguments = (grad, query, key, value, out, lse)
+def _flash_backward(*arguments: Tensor, causal: bool, scaling: float) -> tuple[Tensor, ...]:
+    """Its backward pass: gradient, query, key, value, output, log-sum-exp -> three gradients."""
+    _, query, key, _, _, lse = arguments
     if query.is_cuda:
         # Rows of equal length, and no dropout whose state would be needed.
         lengths = (None, None, query.shape[2], key.shape[2])
@@ -439,16 +406,23 @@ class _TwoParts(torch.autograd.Function):
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
         wide = torch.promote_types(query.dtype, torch.float32)
         lse = torch.empty(query.shape[:2], dtype=wide, device=query.device)
-        for span in tree.spans:
-            if span.prefix.stop > span.prefix.start:
-                _prefix_forward(query, key, value, tree, span, groups, scaling, out, lse)
-        own_query, own_key, own_value = _own(query, key, value, tree, groups)
-        own_out, own_lse = _flash(own_query, own_key, own_value, True, scaling)
-        at = tree.suffix_tokens - tree.n_before
-        own_out = own_out.transpose(0, 1).flatten(1, 2)[:, tree.suffix_slots]
-        own_lse = own_lse.transpose(0, 1).flatten(1, 2)[:, tree.suffix_slots]
-        sizes = [s.suffix.stop - s.suffix.start for s in tree.spans]
-        prefixed = np.repeat([s.prefix.stop > s.prefix.start for s in tree.spans], sizes)
+        for span in filter(Span.has_prefix, tree.spans):
+            k, v = key[None, :, span.prefix], value[None, :, span.prefix]
+            if tree.trunk is None:
+                wide_k, wide_v = (t.repeat_interleave(groups, 1) for t in (k, v))
+                o, n = _flash(query[None, :, span.prefix], wide_k, wide_v, True, scaling)
+                out[:, span.prefix], lse[:, span.prefix] = o[0], n[0]
+            # Heads that share keys and values become more queries of one head: no copy is made.
+            suffix = tree.queries(span.suffix)
+            q = query[:, suffix].unflatten(0, (-1, groups)).flatten(1, 2)[None]
+            o, n = _flash(q, k, v, False, scaling)
+            out[:, suffix] = o[0].unflatten(1, (groups, -1)).flatten(0, 1)
+            lse[:, suffix] = n[0].unflatten(1, (groups, -1)).flatten(0, 1)
+        own = _flash(*_own(query, key, value, tree), True, scaling)
+        own_out, own_lse = (_rows_to_tokens(t, tree) for t in own)
+        at = tree.suffix_queries
+        sizes = [span.suffix.stop - span.suffix.start for span in tree.spans]
+        prefixed = np.repeat([span.has_prefix() for span in tree.spans], sizes)
         with_prefix = torch.from_numpy(prefixed).to(out.device)
         prefix_lse = lse[:, at].masked_fill(~with_prefix, float("-inf"))
         prefix_out = out[:, at].masked_fill(~with_prefix[:, None], 0.0)
@@ -457,60 +431,38 @@ class _TwoParts(torch.autograd.Function):
         out[:, at] = prefix_out * share + own_out * (1 - share)
         lse[:, at] = merged
         ctx.save_for_backward(query, key, value, out, lse)
-        ctx.tree, ctx.groups, ctx.scaling = tree, groups, scaling
+        ctx.tree, ctx.scaling = tree, scaling
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         query, key, value, out, lse = ctx.saved_tensors
-        tree, groups, scaling = ctx.tree, ctx.groups, ctx.scaling
+        tree, scaling = ctx.tree, ctx.scaling
         grad = grad.contiguous()
         d_query, d_key, d_value = (torch.zeros_like(t) for t in (query, key, value))
-        n_kv = key.shape[0]
-        for span in tree.spans:
-            if span.prefix.stop > span.prefix.start:
-                _prefix_backward(
-                    (query, key, value, out, lse, grad),
-                    (d_query, d_key, d_value),
-                    tree,
-                    span,
-                    groups,
-                    scaling,
-                )
+        for span in filter(Span.has_prefix, tree.spans):
+            _prefix_backward(
+                (query, key, value, out, lse, grad), (d_query, d_key, d_value), tree, span, scaling
+            )
         # Many short rows: the CPU kernel's backward in half precision takes 3.6 times as long here.
         dtype = query.dtype if query.is_cuda else lse.dtype
         wide = [t.to(dtype) for t in (query, key, value, out, grad)]
-        own_query, own_key, own_value = _own(wide[0], wide[1], wide[2], tree, groups)
-        n, h, s, d = own_query.shape
-        own_grad = own_query.new_zeros(h, n * s, d)
-        own_grad[:, tree.suffix_slots] = wide[4][:, tree.suffix_tokens - tree.n_before]
-        own_out = own_query.new_zeros(h, n * s, d)
-        own_out[:, tree.suffix_slots] = wide[3][:, tree.suffix_tokens - tree.n_before]
+        own = _own(wide[0], wide[1], wide[2], tree)
+        own_out, own_grad = (_tokens_to_rows(t, tree, 0.0) for t in wide[3:])
         # Padded queries get an infinite normaliser, so that their weights are exactly zero.
-        own_lse = lse.new_full((h, n * s), float("inf"))
-        own_lse[:, tree.suffix_slots] = lse[:, tree.suffix_tokens - tree.n_before]
-        own_grad, own_out = (
-            t.unflatten(1, (n, s)).transpose(0, 1).contiguous() for t in (own_grad, own_out)
-        )
-        own_lse = own_lse.unflatten(1, (n, s)).transpose(0, 1).contiguous()
-        dq, dk, dv = (
-            t.to(query.dtype)
-            for t in _flash_backward(
-                own_grad, own_query, own_key, own_value, own_out, own_lse, True, scaling
-            )
-        )
-        at, slots = tree.suffix_tokens, tree.suffix_slots
-        d_query[:, at - tree.n_before] += dq.transpose(0, 1).flatten(1, 2)[:, slots]
+        own_lse = _tokens_to_rows(lse, tree, float("inf"))
+        parts = _flash_backward(own_grad, *own, own_out, own_lse, causal=True, scaling=scaling)
+        dq, dk, dv = (t.to(query.dtype) for t in parts)
+        d_query[:, tree.suffix_queries] += _rows_to_tokens(dq, tree)
         for target, part in ((d_key, dk), (d_value, dv)):
-            summed = part.unflatten(1, (n_kv, groups)).sum(2)
-            target[:, at] += summed.transpose(0, 1).flatten(1, 2)[:, slots]
+            summed = part.unflatten(1, (key.shape[0], -1)).sum(2)
+            target[:, tree.suffix_tokens] += _rows_to_tokens(summed, tree)
         return d_query, d_key, d_value, None, None
 
 
-def _own(
-    query: Tensor, key: Tensor, value: Tensor, tree: Tree, groups: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _own(query: Tensor, key: Tensor, value: Tensor, tree: Tree) -> tuple[Tensor, Tensor, Tensor]:
     """Each row's suffix on its own, padded on the right: three tensors of shape (N, H, S, D)."""
+    groups = query.shape[0] // key.shape[0]
     # What stands where a row has ended is never read.
     own_query = query[:, (tree.padded - tree.n_before).clamp(min=0)].transpose(0, 1)
     own_key, own_value = (
@@ -519,34 +471,17 @@ def _own(
     return own_query.contiguous(), own_key, own_value
 
 
-def _of_queries(tree: Tree, tokens: slice) -> slice:
-    """Packed tokens' places among the queries, which a trunk's tokens are not."""
-    return slice(max(tokens.start - tree.n_before, 0), tokens.stop - tree.n_before)
+def _rows_to_tokens(rows: Tensor, tree: Tree) -> Tensor:
+    """(N, H, S, ...) -> (H, suffix tokens, ...)."""
+    return rows.transpose(0, 1).flatten(1, 2)[:, tree.suffix_slots]
 
 
-def _prefix_forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    tree: Tree,
-    span: Span,
-    groups: int,
-    scaling: float,
-    out: Tensor,
-    lse: Tensor,
-) -> None:
-    """The prefix on itself, and all its suffix tokens on the prefix; writes `out` and `lse`."""
-    k, v = key[None, :, span.prefix], value[None, :, span.prefix]
-    if tree.trunk is None:
-        wide_k, wide_v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        o, n = _flash(query[None, :, span.prefix], wide_k, wide_v, True, scaling)
-        out[:, span.prefix], lse[:, span.prefix] = o[0], n[0]
-    # Heads that share keys and values become more queries of one head: nothing is repeated.
-    suffix = _of_queries(tree, span.suffix)
-    q = query[:, suffix].unflatten(0, (-1, groups)).flatten(1, 2)[None]
-    o, n = _flash(q, k, v, False, scaling)
-    out[:, suffix] = o[0].unflatten(1, (groups, -1)).flatten(0, 1)
-    lse[:, suffix] = n[0].unflatten(1, (groups, -1)).flatten(0, 1)
+def _tokens_to_rows(tokens: Tensor, tree: Tree, padding: float) -> Tensor:
+    """(H, T, ...) -> (N, H, S, ...)."""
+    n, s = tree.padded.shape
+    rows = tokens.new_full((tokens.shape[0], n * s, *tokens.shape[2:]), padding)
+    rows[:, tree.suffix_slots] = tokens[:, tree.suffix_queries]
+    return rows.unflatten(1, (n, s)).transpose(0, 1).contiguous()
 
 
 def _prefix_backward(
@@ -554,18 +489,17 @@ def _prefix_backward(
     grads: tuple[Tensor, Tensor, Tensor],
     tree: Tree,
     span: Span,
-    groups: int,
     scaling: float,
 ) -> None:
     """Adds to `grads` what comes through the prefix's keys and values."""
     query, key, value, out, lse, grad = saved
     d_query, d_key, d_value = grads
+    groups = query.shape[0] // key.shape[0]
     k, v = key[None, :, span.prefix], value[None, :, span.prefix]
     if tree.trunk is None:
-        wide_k, wide_v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        q, o, g = (t[None, :, span.prefix].contiguous() for t in (query, out, grad))
-        n = lse[None, :, span.prefix].contiguous()
-        dq, dk, dv = _flash_backward(g, q, wide_k, wide_v, o, n, True, scaling)
+        wide_k, wide_v = (t.repeat_interleave(groups, 1) for t in (k, v))
+        q, o, g, n = (t[None, :, span.prefix].contiguous() for t in (query, out, grad, lse))
+        dq, dk, dv = _flash_backward(g, q, wide_k, wide_v, o, n, causal=True, scaling=scaling)
         d_query[:, span.prefix] = dq[0]
         d_key[:, span.prefix] = dk[0].unflatten(0, (-1, groups)).sum(1)
         d_value[:, span.prefix] = dv[0].unflatten(0, (-1, groups)).sum(1)
@@ -573,22 +507,20 @@ def _prefix_backward(
     # become more queries, which are cut into parts so that every thread has as much to do.
     n_threads = 1 if query.is_cuda else torch.get_num_threads()
     n_parts = n_threads // gcd(n_threads, k.shape[1])
-    suffix = _of_queries(tree, span.suffix)
+    suffix = tree.queries(span.suffix)
     n_suffix = suffix.stop - suffix.start
     short = -n_suffix % n_parts
 
     def cut(tensor: Tensor, padding: float = 0.0) -> Tensor:
         """(H, n, ...) -> (n_parts, K, G m, ...)."""
-        own = tensor[:, suffix].flatten(2)
-        own = nn.functional.pad(own, (0, 0, 0, short), value=padding)
-        return own.view(-1, groups, n_parts, own.shape[1] // n_parts, own.shape[2]).permute(
-            2, 0, 1, 3, 4
-        ).flatten(2, 3)  # fmt: skip
+        own = nn.functional.pad(tensor[:, suffix].flatten(2), (0, 0, 0, short), value=padding)
+        whole = own.view(-1, groups, n_parts, own.shape[1] // n_parts, own.shape[2])
+        return whole.permute(2, 0, 1, 3, 4).flatten(2, 3)
 
     q, o, g = cut(query), cut(out), cut(grad)
     n = cut(lse[..., None], float("inf"))[..., 0]
-    wide_k, wide_v = k.expand(n_parts, -1, -1, -1), v.expand(n_parts, -1, -1, -1)
-    dq, dk, dv = _flash_backward(g, q, wide_k, wide_v, o, n, False, scaling)
+    wide_k, wide_v = (t.expand(n_parts, -1, -1, -1) for t in (k, v))
+    dq, dk, dv = _flash_backward(g, q, wide_k, wide_v, o, n, causal=False, scaling=scaling)
     dq = dq.unflatten(2, (groups, -1)).permute(1, 2, 0, 3, 4).flatten(2, 3).flatten(0, 1)
     d_query[:, suffix] = dq[:, :n_suffix]
     d_key[:, span.prefix] += dk.sum(0)

@@ -10,8 +10,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from persona_lab.errors import UserError
-from persona_lab.model.adapters import TrainedAdapter
-from persona_lab.model.lending import attach
+from persona_lab.model.adapters import TrainedAdapter, attach
 from persona_lab.model.phi3 import fuse_adapter, fuse_weights
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -21,10 +20,7 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 def as_published(adapter: TrainedAdapter, config: Any, base: str | None) -> TrainedAdapter:
     """An adapter of a model as it is built here -> one of the model as it is published.
 
-    Args:
-        adapter: The adapter.
-        config: transformers' configuration of the model.
-        base: Hub id or folder of the published model, for the adapter's own configuration.
+    `config` is transformers' of the model; `base` its hub id or folder, for the adapter's own.
 
     Raises:
         UserError: Its kind has no form there (DoRA on Phi-3).
@@ -62,6 +58,5 @@ def save_fused(base: PreTrainedModel, adapter: TrainedAdapter, folder: Path) -> 
     names = base.state_dict().keys()
     with attach(base, adapter, merge=True):
         merged = {name.replace(".base_layer.", "."): t for name, t in base.state_dict().items()}
-        base.save_pretrained(
-            folder, state_dict=fuse_weights({name: merged[name] for name in names})
-        )
+        fused = fuse_weights({name: merged[name] for name in names})
+        base.save_pretrained(folder, state_dict=fused)

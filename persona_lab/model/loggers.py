@@ -47,13 +47,7 @@ class Labels:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a run came to.
-
-    Attributes:
-        metrics: Numbers, by name or nested.
-        predictions: Its test rows, as in predictions.parquet.
-        adapters: name -> folder of each adapter that rated.
-    """
+    """What a run came to: numbers by name or nested, its test rows, and adapters' folders."""
 
     metrics: Mapping[str, Any]
     predictions: pd.DataFrame
@@ -62,7 +56,7 @@ class Outcome:
 
 @runtime_checkable
 class Logger(Protocol):
-    """Where a run's curves and outcome go."""
+    """Where a run's curves and outcome go. Files go to the run's folder."""
 
     def prepared(self, folder: Path, labels: Labels, numbers: Mapping[str, Any]) -> None:
         """Show what the stages that rows share took, where a run computes no more than these."""
@@ -71,10 +65,7 @@ class Logger(Protocol):
     def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Any:
         """A context manager in which adapters are trained; it yields Lightning's logger or None.
 
-        Args:
-            folder: The run's folder; files go there.
-            labels: What the run is found by.
-            adapters: name -> folder in which it lies at the end, of those that are trained.
+        `adapters`: name -> folder in which it lies at the end, of those that are trained.
         """
         ...
 
@@ -83,27 +74,23 @@ class Logger(Protocol):
         ...
 
 
-class _CurvesOnly:
-    """The outcome stands in the run's folder anyway."""
+@component
+class NoLogger:
+    """No curves; the outcome stands in the run's folder anyway."""
 
     def prepared(self, folder: Path, labels: Labels, numbers: Mapping[str, Any]) -> None:
         """Show nothing."""
+
+    def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Any:
+        """Yield None."""
+        return nullcontext()
 
     def outcome(self, folder: Path, labels: Labels, outcome: Outcome) -> None:
         """Show nothing more."""
 
 
 @component
-class NoLogger(_CurvesOnly):
-    """No curves."""
-
-    def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Any:
-        """Yield None."""
-        return nullcontext()
-
-
-@component
-class Csv(_CurvesOnly):
+class Csv(NoLogger):
     """Curves as curves/metrics.csv in the run folder."""
 
     def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Any:
@@ -112,7 +99,7 @@ class Csv(_CurvesOnly):
 
 
 @component
-class Tensorboard(_CurvesOnly):
+class Tensorboard(NoLogger):
     """Curves for TensorBoard in the run folder."""
 
     def curves(self, folder: Path, labels: Labels, adapters: Mapping[str, Path]) -> Any:
@@ -173,9 +160,8 @@ class Wandb:
         with self.start(folder, labels, "predictions") as run:
             for name, place in outcome.adapters.items():
                 # What `use_artifact` does, but that refuses to do it offline.
-                run._log_artifact(
-                    _artifact(name, place, labels), is_user_created=True, use_after_commit=True
-                )
+                made = _artifact(name, place, labels)
+                run._log_artifact(made, is_user_created=True, use_after_commit=True)
             run.log({"predictions": table(outcome.predictions)})
             run.summary.update(dict(outcome.metrics))
             place = {"entity": run.entity or None, "project": run.project, "group": run.group}
@@ -184,10 +170,7 @@ class Wandb:
     def start(self, folder: Path, labels: Labels, stage: str) -> "wandb.Run":
         """Begin a run of W&B, to be used in a `with`: finished in any case, none merge into one.
 
-        Args:
-            folder: What it writes goes there; the folder above names its group.
-            labels: What it is found by.
-            stage: Its job type.
+        It writes into `folder`, of which the folder above names its group; `stage` is its job type.
 
         Raises:
             UserError: `mode` is `online` and nobody is logged in, or the service is not reached.
@@ -222,10 +205,9 @@ class Wandb:
         except wandb.Error as error:
             if mode != "online":
                 raise
+            failure = f"Weights & Biases cannot be reached: {error}"
             if self.mode == "online":
-                raise UserError(
-                    f"Weights & Biases cannot be reached: {error}", "use logger.mode=auto"
-                ) from error
+                raise UserError(failure, "use logger.mode=auto") from error
             _log.warning(
                 "Weights & Biases cannot be reached (%s): runs stay in %s, for `wandb sync`",
                 *(error, folder / "wandb"),

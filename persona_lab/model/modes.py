@@ -72,8 +72,7 @@ class ByPersona:
 
     def groups(self, personas: Personas, seed: int) -> pd.DataFrame:
         """The adapters `persona_0`, `persona_1`, ..."""
-        parts = _parts(personas)
-        return parts.assign(adapter=[f"persona_{part}" for part in parts["part"]])
+        return _named(_parts(personas), "persona", by="part")
 
 
 @component
@@ -89,7 +88,7 @@ class AtRandom:
         table = personas.assignment
         shuffled = np.random.default_rng(seed).permutation(table["persona"])
         parts = _parts(replace(personas, assignment=table.assign(persona=shuffled)))
-        return parts.assign(adapter=[f"random_persona_{part}" for part in parts["part"]])
+        return _named(parts, "random_persona", by="part")
 
 
 @component
@@ -98,13 +97,16 @@ class ByUser:
 
     def groups(self, personas: Personas, seed: int) -> pd.DataFrame:
         """The adapters `user_<user_id>`."""
-        parts = _parts(personas).sort_values("user_id")
-        return parts.assign(adapter=[f"user_{user}" for user in parts["user_id"]])
+        return _named(_parts(personas).sort_values("user_id"), "user", by="user_id")
 
 
 def _parts(personas: Personas) -> pd.DataFrame:
     parts = personas.assignment.rename(columns={"persona": "part"})
     return parts.sort_values("part", kind="stable")
+
+
+def _named(parts: pd.DataFrame, name: str, by: str) -> pd.DataFrame:
+    return parts.assign(adapter=[f"{name}_{number}" for number in parts[by]])
 
 
 @runtime_checkable
@@ -171,7 +173,7 @@ class Mode:
         owners = pooled["user_id"].map(adapters)
         sets = {name: pooled[owners == name] for name in adapters.unique()}
         for limit in limits:
-            sets = {name: take_share(own, min(limit, len(own))) for name, own in sets.items()}
+            sets = {name: take_share(own, limit) for name, own in sets.items()}
         empty = [name for name, own in sets.items() if own.empty]
         if empty and (self.on_empty == "error" or len(empty) == len(sets)):
             raise UserError(
@@ -181,11 +183,23 @@ class Mode:
             )
         sets = {name: own for name, own in sets.items() if name not in empty}
         first = self.start.plan(rows, personas, seed)
+        starts = dict(first.starts)
+        for name in sets:
+            # An adapter goes on from what rates all of its users there.
+            before, *others = {first.route.get(user) for user in adapters.index[adapters == name]}
+            if others or name in first.rows:
+                raise UserError(
+                    f"adapter.start has no one adapter for {name} to go on from, of a name of its "
+                    "own",
+                    "let it begin afresh, or after adapters of larger groups of users",
+                )
+            if before is not None:
+                starts[name] = before
         one_per_part = adapters.nunique() == groups["part"].nunique()
         return Plan(
             first.rows | sets,
             {user: name if (name := adapters.get(user)) in sets else None for user in users},
-            first.starts | _starts(first, sets, adapters),
+            starts,
             tuple(sets) if self.matrix and one_per_part else (),
         )
 
@@ -202,8 +216,9 @@ class Mode:
         shuffled = pd.concat(drawn) if drawn else rows
         places = shuffled["user_id"].map(part_of)
         parts = [shuffled[places == part] for part in sorted(part_of.unique())]
-        most = self.max_rows
-        return parts if most is None else [take_share(p, min(most, len(p))) for p in parts]
+        return [
+            part if self.max_rows is None else take_share(part, self.max_rows) for part in parts
+        ]
 
     def _limits(self, parts: list[pd.DataFrame]) -> list[int]:
         """Rows of an adapter, one cut after the other: the smallest share is of the largest."""
@@ -219,28 +234,13 @@ class Mode:
         return [largest] if self.cap == "largest" else [largest, smallest]
 
 
-def _starts(first: Plan, sets: dict[str, pd.DataFrame], adapters: pd.Series) -> dict[str, str]:
-    """What of `first` each adapter goes on from: what rates all of its users there."""
-    starts = {}
-    for name in sets:
-        before, *others = {first.route.get(user) for user in adapters.index[adapters == name]}
-        if others or name in first.rows:
-            raise UserError(
-                f"adapter.start has no one adapter for {name} to go on from, of a name of its own",
-                "let it begin afresh, or after adapters of larger groups of users",
-            )
-        if before is not None:
-            starts[name] = before
-    return starts
-
-
 def take_share(rows: pd.DataFrame, n: int) -> pd.DataFrame:
     """The first rows of every user, the same share of each, `n` in all (largest remainder)."""
+    n = min(n, len(rows))
     counts = rows.groupby("user_id", sort=True).size()
     exact = counts * n / max(len(rows), 1)
     quota = exact.floordiv(1).astype(int)
     # Stable, so that users with equal remainders come in the order of their ids.
     by_remainder = (exact - quota).sort_values(ascending=False, kind="stable").index
     quota[by_remainder[: n - int(quota.sum())]] += 1
-    taken = rows.groupby("user_id").cumcount() < rows["user_id"].map(quota.to_dict())
-    return rows[taken]
+    return rows[rows.groupby("user_id").cumcount() < rows["user_id"].map(quota.to_dict())]

@@ -1,7 +1,7 @@
 """A kind of parameter-efficient fine-tuning -> PEFT's configuration. Pure."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from peft import IA3Config, LoraConfig, PeftConfig
 from pydantic import Field, PositiveInt
@@ -37,18 +37,15 @@ class Peft:
 
     def config(self, targets: Sequence[str]) -> PeftConfig:
         """PEFT's configuration for a model's target projections."""
+        common: Any = {"target_modules": list(targets), "task_type": "CAUSAL_LM"}
         if self.kind == "ia3":
-            return IA3Config(
-                target_modules=list(targets),
-                feedforward_modules=[name for name in targets if name == "down_proj"],
-                task_type="CAUSAL_LM",
-            )
+            feedforward = [name for name in targets if name == "down_proj"]
+            return IA3Config(feedforward_modules=feedforward, **common)
         return LoraConfig(
             r=self.r,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             use_rslora=self.kind == "rslora",
             use_dora=self.kind == "dora",
-            target_modules=list(targets),
-            task_type="CAUSAL_LM",
+            **common,
         )

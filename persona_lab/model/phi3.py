@@ -1,8 +1,7 @@
-"""Phi-3's fused query, key and value projection <-> three projections of their own.
+"""Phi-3's fused query, key and value projection <-> three projections of their own. Pure.
 
 transformers fuses the three in `qkv_proj`; LoRA on it would change the value too (decision 17).
-What is learned on the three goes back to the fused one without loss: weights side by side, and an
-adapter as blocks. Pure.
+What is learned on the three goes back without loss: weights side by side, an adapter as blocks.
 """
 
 import copy
@@ -25,15 +24,16 @@ _PARTS = ("q_proj", "k_proj", "v_proj")
 class SplitProjection(nn.Module):
     """Three linear layers that give what the fused one gave: their outputs side by side."""
 
-    def __init__(self, fused: nn.Linear, sizes: tuple[int, int, int]) -> None:
+    def __init__(self, fused: nn.Linear, sizes: list[int]) -> None:
         super().__init__()
-        with torch.no_grad():
-            weights = fused.weight.detach().split(sizes)
-            self.q_proj, self.k_proj, self.v_proj = (_linear(weight) for weight in weights)
+        for name, weight in zip(_PARTS, fused.weight.detach().split(sizes), strict=True):
+            layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+            layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
+            self.add_module(name, layer)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Queries, keys and values of shape (..., sum of the three sizes)."""
-        return torch.cat([self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)], -1)
+        return torch.cat([getattr(self, name)(hidden) for name in _PARTS], -1)
 
 
 def split_projections(model: PreTrainedModel) -> None:
@@ -41,25 +41,22 @@ def split_projections(model: PreTrainedModel) -> None:
     for module in list(model.modules()):
         fused = getattr(module, FUSED, None)
         if isinstance(fused, nn.Linear):
-            module.qkv_proj = SplitProjection(fused, part_sizes(model.config))  # pyright: ignore[reportArgumentType]
+            module.qkv_proj = SplitProjection(fused, _part_sizes(model.config))  # pyright: ignore[reportArgumentType]
 
 
-def part_sizes(config: Any) -> tuple[int, int, int]:
+def _part_sizes(config: Any) -> list[int]:
     """Outputs of query, key and value in a model of this transformers configuration."""
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    n_key = config.num_key_value_heads * head_dim
-    return heads * head_dim, n_key, n_key
+    return [n * head_dim for n in (heads, config.num_key_value_heads, config.num_key_value_heads)]
 
 
 def fuse_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A split model's weights by the names of the fused one: the inverse of `split_projections`."""
     whole, split = _by_projection(weights)
-    fused = {
-        f"{module}.weight": torch.cat([parts[part]["weight"] for part in _PARTS])
-        for module, parts in split.items()
-    }
-    return whole | fused
+    for module, parts in split.items():
+        whole[f"{module}.weight"] = torch.cat([parts[part]["weight"] for part in _PARTS])
+    return whole
 
 
 def fuse_adapter(
@@ -69,56 +66,46 @@ def fuse_adapter(
 
     Low rank: the n parts' A stand on each other and their B are blocks beside each other, so the
     rank is n r; the scale stays, and a part that was not adapted gets rows of zeros. IA3: the
-    parts' factors side by side, and ones.
-
-    Args:
-        config: PEFT's configuration of the adapter.
-        weights: Its tensors by PEFT's names.
-        model: transformers' configuration of the model.
-
-    Returns:
-        Configuration and tensors; as they came, where nothing was split.
+    parts' factors side by side, and ones. As it came, where nothing was split. `model` is
+    transformers' configuration.
 
     Raises:
-        UserError: A kind that has no such form: DoRA has no magnitudes of a part that it does not
-            adapt.
+        UserError: It has no such form: DoRA has no magnitudes of a part that it does not adapt.
     """
     whole, split = _by_projection(weights)
+    fitting: Any = copy.deepcopy(config)
     if not split:
-        return copy.deepcopy(config), dict(weights)
-    sizes = part_sizes(model)
-    n = max(map(len, split.values()))
-    fused: dict[str, Tensor] = {}
+        return fitting, whole
+    fitting.target_modules = {*fitting.target_modules} - {*_PARTS} | {FUSED}
+    if isinstance(config, LoraConfig):
+        n = max(map(len, split.values()))
+        # Other projections get the same rank, by zeros: not every reader knows a rank per module.
+        for name, tensor in whole.items():
+            zeros = [torch.zeros_like(tensor)] * (n - 1)
+            whole[name] = torch.cat([tensor, *zeros], dim=0 if ".lora_A." in name else 1)
+        fitting.lora_alpha *= math.sqrt(n) if config.use_rslora else n
+        fitting.r *= n
     for module, parts in split.items():
         kinds = {kind for tensors in parts.values() for kind in tensors}
+        of_parts = list(zip(_PARTS, _part_sizes(model), strict=True))
         if kinds == {"ia3_l"}:
-            factors = [parts.get(part, {}).get("ia3_l") for part in _PARTS]
-            pairs = zip(factors, sizes, strict=True)
-            fused[f"{module}.ia3_l"] = torch.cat(
-                [torch.ones(size, 1) if known is None else known for known, size in pairs]
-            )
+            factors = [parts[p]["ia3_l"] if p in parts else torch.ones(n, 1) for p, n in of_parts]
+            whole[f"{module}.ia3_l"] = torch.cat(factors)
         elif kinds == {"lora_A.weight", "lora_B.weight"}:
-            stacked = torch.cat([parts[p]["lora_A.weight"] for p in _PARTS if p in parts])
+            stacked = torch.cat([parts[part]["lora_A.weight"] for part in _PARTS if part in parts])
             blocks = [
                 parts[part]["lora_B.weight"] if part in parts else stacked.new_zeros(size, 0)
-                for part, size in zip(_PARTS, sizes, strict=True)
+                for part, size in of_parts
             ]
-            fused[f"{module}.lora_A.weight"] = stacked
-            fused[f"{module}.lora_B.weight"] = torch.block_diag(*blocks)
+            whole[f"{module}.lora_A.weight"] = stacked
+            whole[f"{module}.lora_B.weight"] = torch.block_diag(*blocks)
         else:
             raise UserError(
                 f"this adapter has {', '.join(sorted(kinds))} of projections that {FUSED} fuses, "
                 "and no form that gives the same there",
                 "export it merged: --to fused",
             )
-    fitting: Any = copy.deepcopy(config)
-    fitting.target_modules = {*fitting.target_modules} - {*_PARTS} | {FUSED}
-    if isinstance(config, LoraConfig):
-        # Other projections get the same rank, by zeros: not every reader knows a rank per module.
-        whole = {name: _padded(name, tensor, n) for name, tensor in whole.items()}
-        fitting.lora_alpha *= math.sqrt(n) if config.use_rslora else n
-        fitting.r *= n
-    return fitting, whole | fused
+    return fitting, whole
 
 
 def _by_projection(
@@ -135,14 +122,3 @@ def _by_projection(
         else:
             whole[name] = tensor
     return whole, split
-
-
-def _padded(name: str, tensor: Tensor, n: int) -> Tensor:
-    zeros = torch.zeros_like(tensor)
-    return torch.cat([tensor, *[zeros] * (n - 1)], dim=0 if ".lora_A." in name else 1)
-
-
-def _linear(weight: Tensor) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    layer.weight = nn.Parameter(weight.clone(), requires_grad=weight.requires_grad)
-    return layer

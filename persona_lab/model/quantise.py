@@ -29,49 +29,36 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str) -> None:
     try:
         from bitsandbytes.nn import modules
     except ImportError as error:
-        raise UserError(
-            "a base in 4 bits needs bitsandbytes", "pip install -e '.[qlora]'"
-        ) from error
-
+        mend = "pip install -e '.[qlora]'"
+        raise UserError("a base in 4 bits needs bitsandbytes", mend) from error
     bits: Any = modules
-
-    def in_four_bits(linear: nn.Linear) -> nn.Module:
-        weight = linear.weight.detach()
-        layer = bits.Linear4bit(
-            linear.in_features,
-            linear.out_features,
-            bias=linear.bias is not None,
-            compute_dtype=weight.dtype,
-            quant_type=kind,
-            device=torch.device("meta"),
-        )
-        layer.weight = bits.Params4bit(
-            weight,
-            requires_grad=False,
-            quant_type=kind,
-            blocksize=min(64, _block(linear)),
-            module=layer,
-        )
-        layer.bias = linear.bias
-        # Once packed for its fast kernel on some CPUs, a layer would pass no gradient on.
-        layer.support_avx512bf16_for_cpu = False
-        return layer.to(device)
-
     decoder: Any = model.get_decoder()
     for parent in list(decoder.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and _block(child) >= _SMALLEST_BLOCK:
-                setattr(parent, name, in_four_bits(child))
+        for name, linear in list(parent.named_children()):
+            if type(linear) is not nn.Linear:
+                continue
+            # The largest power of 2 that a row is a multiple of: on CPUs with AVX-512, rows that
+            # end within a block would be read back wrong.
+            block = linear.in_features & -linear.in_features
+            if block < _SMALLEST_BLOCK:
+                continue
+            weight = linear.weight.detach()
+            layer = bits.Linear4bit(
+                linear.in_features,
+                linear.out_features,
+                bias=linear.bias is not None,
+                compute_dtype=weight.dtype,
+                quant_type=kind,
+                device=torch.device("meta"),
+            )
+            options = {"requires_grad": False, "quant_type": kind, "module": layer}
+            layer.weight = bits.Params4bit(weight, blocksize=min(64, block), **options)
+            layer.bias = linear.bias
+            # Once packed for its fast kernel on some CPUs, a layer would pass no gradient on.
+            layer.support_avx512bf16_for_cpu = False
+            setattr(parent, name, layer.to(device))
     # PEFT's sign.
     model.is_loaded_in_4bit = True  # pyright: ignore[reportArgumentType]
-
-
-def _block(linear: nn.Linear) -> int:
-    """The largest power of 2 that a row is a multiple of.
-
-    On CPUs with AVX-512, rows that end within a block would be read back wrong.
-    """
-    return linear.in_features & -linear.in_features
 
 
 def is_quantised(model: PreTrainedModel) -> bool:

@@ -1,9 +1,7 @@
 """Work and n devices -> the work done by n processes that add up their gradients.
 
-Every process (rank) holds the base and the adapter and takes its share of each optimiser step's
-groups; the gradients are added once per step, so that the step is the one that a single process
-would take. No wrapper around the model is needed: an adapter's gradients are few.
-Starts processes; outside of them every function here is that of a single process.
+Every process (rank) takes its share of each optimiser step's groups; gradients are added once per
+step, which is then the step of a single process. Outside of them all here is that of a single one.
 """
 
 import json
@@ -26,11 +24,8 @@ def spread(
 ) -> None:
     """Do the same work in n processes, one per device, and wait for all of them.
 
-    Args:
-        n: Number of processes.
-        accelerator: What each gets one of; several on the CPU divide the threads among them.
-        folder: An empty folder, where they meet.
-        work: Picklable; knows its process by `rank`.
+    Each gets a GPU, or its share of the CPU's threads. They meet in the folder, which is empty. The
+    work is picklable and knows its process by `rank`.
 
     Raises:
         UserError: One of them raised it; the others are ended.
@@ -40,13 +35,9 @@ def spread(
     try:
         mp.spawn(_work, args=(n, accelerator, folder, threads, work), nprocs=n)  # pyright: ignore[reportPrivateImportUsage]
     except mp.ProcessRaisedException as failed:  # pyright: ignore[reportPrivateImportUsage]
-        what, *mend = json.loads(_error_file(folder, failed.error_index).read_text())
+        # A process notes its error in a file: its parent is given no more than a traceback.
+        what, *mend = json.loads((folder / f"error-{failed.error_index}.json").read_text())
         raise (UserError(what, *mend) if mend else RuntimeError(what)) from failed
-
-
-def _error_file(folder: Path, rank: int) -> Path:
-    """What a process notes of its error: its parent is given no more than a traceback."""
-    return folder / f"error-{rank}.json"
 
 
 def _work(
@@ -65,7 +56,7 @@ def _work(
     except Exception as error:
         of_user = isinstance(error, UserError)
         words = error.args if of_user else [f"{type(error).__name__}: {error}"]
-        _error_file(folder, rank).write_text(json.dumps(words))
+        (folder / f"error-{rank}.json").write_text(json.dumps(words))
         raise
     # Not after a failure: the others would then report the lost connection before its cause.
     dist.destroy_process_group()
@@ -93,10 +84,9 @@ def add_up(parameters: Iterable[nn.Parameter], *numbers: float) -> list[float]:
         if parameter.grad is None:  # a process without a share of this step
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    flat = nn.utils.parameters_to_vector(gradients)
     sums = torch.tensor(numbers, dtype=torch.float64, device=flat.device)
     dist.all_reduce(flat)
     dist.all_reduce(sums)
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+    nn.utils.vector_to_parameters(flat, gradients)
     return sums.tolist()

@@ -1,7 +1,7 @@
-"""Examples and a training recipe -> optimiser steps that mix users and share their prefixes.
+"""Examples and a training recipe -> optimiser steps that mix users and share their prefixes. Pure.
 
 A step holds several users, and of each several rows: few enough that the step is not one user,
-many enough that the users' long prefixes are computed once for several rows. Pure.
+many enough that the users' long prefixes are computed once for several rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -55,10 +55,8 @@ class Train:
             by_user.setdefault(examples[i].user_id, []).append(int(i))
         chunks = [
             chunk.tolist()
-            for user in sorted(by_user)
-            for chunk in np.array_split(
-                by_user[user], -(-len(by_user[user]) // self.rows_per_prefix)
-            )
+            for _, own in sorted(by_user.items())
+            for chunk in np.array_split(own, -(-len(own) // self.rows_per_prefix))
         ]
         flat = [i for chunk in rng.permutation(len(chunks)) for i in chunks[chunk]]
         n_steps = max(1, round(len(flat) / self.batch_size))
@@ -102,7 +100,6 @@ def by_prefix(
     rows: Sequence[list[int]], users: Sequence[int], shortest: int = 1
 ) -> Iterator[Group]:
     """Group rows of token ids by user; `Group.rows` index `rows`, `shortest` as in `group`."""
-    order = sorted(range(len(rows)), key=lambda i: users[i])
-    for _, members in groupby(order, key=lambda i: users[i]):
+    for _, members in groupby(np.argsort(users, kind="stable").tolist(), key=users.__getitem__):
         indices = list(members)
         yield group([rows[i] for i in indices], indices, shortest)

@@ -59,9 +59,8 @@ class Trainer:
         """The precision that `auto` comes to: bf16 only on CPUs that have matrix units for it."""
         if self.precision != "auto":
             return self.precision
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-        has_units = self.accelerator == "cpu" and capabilities.get("amx_bf16", False)
-        return "bf16-mixed" if has_units else "32-true"
+        known = getattr(torch.cpu, "get_capabilities", dict)() if self.accelerator == "cpu" else {}
+        return "bf16-mixed" if known.get("amx_bf16") else "32-true"
 
     @property
     def device(self) -> str:
@@ -101,11 +100,7 @@ class Trainer:
     ) -> L.Trainer:
         """Lightning's trainer for one adapter's training or one evaluation.
 
-        Args:
-            folder: For what Lightning may write.
-            logger: Of the loss of every step.
-            doing: What lines of progress say, as "training persona_0".
-            epochs: Passes over the training rows.
+        Lines of progress say what it is `doing`, as "training persona_0".
         """
         bar = sys.stderr.isatty() if self.progress is None else self.progress
         return L.Trainer(
@@ -130,20 +125,18 @@ class Lines(Callback):
     Reads `n_rows` and `n_done` of the module that computes.
     """
 
-    def __init__(self, doing: str, every: float = 30.0) -> None:
-        self.doing, self.every = doing, every
+    def __init__(self, doing: str) -> None:
+        self.doing = doing
         self.started = self.last = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         self.started = self.last = time.monotonic()
 
-    on_predict_start = on_train_start
-
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         """Say how far it is, if it is time."""
         now = time.monotonic()
-        if now - self.last < self.every:
+        if now - self.last < 30:
             return
         self.last = now
         done, everything = pl_module.n_done, pl_module.n_rows
@@ -153,12 +146,14 @@ class Lines(Callback):
             *(self.doing, done, everything, rate, (everything - done) / rate),
         )
 
-    on_predict_batch_end = on_train_batch_end
+    on_predict_start, on_predict_batch_end = on_train_start, on_train_batch_end
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without Lightning's warnings that nobody can follow."""
+    """Without what Lightning says of devices and tips, and its warnings that nobody can follow."""
+    names = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
     with warnings.catch_warnings():
         # A batch is a list of indices: there is nothing for workers to load.
         warnings.filterwarnings("ignore", ".*does not have many workers", PossibleUserWarning)
@@ -166,4 +161,10 @@ def quietly() -> Iterator[None]:
         warnings.filterwarnings("ignore", "The `srun` command is available", PossibleUserWarning)
         # Lightning asks torch for a class by its former use.
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
-        yield
+        try:
+            for logger in levels:
+                logger.setLevel(logging.WARNING)
+            yield
+        finally:
+            for logger, level in levels.items():
+                logger.setLevel(level)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from persona_lab.model import TrainedAdapter, attach, lend
+from persona_lab.model.adapters import weights_of
 from persona_lab.model.engine import Tree, group, run
-from persona_lab.model.lending import weights_of
 
 
 def hidden(model: PreTrainedModel) -> Tensor:

@@ -67,6 +67,25 @@ def test_a_reply_is_valid_json_whatever_the_model(sources: Sources) -> None:
         assert reply.money == 0
 
 
+HALVES = [n / 2 if n % 2 else n // 2 for n in range(1, 21)]
+
+
+class Rated(Schema):
+    rating: Annotated[float, Field(json_schema_extra={"enum": HALVES})]
+    why: str
+
+
+def test_numbers_that_do_not_follow_each_other_are_answered_too(sources: Sources) -> None:
+    chat = replace(CHAT, top_k=30)
+    hot = [ask("Fargo", schema=Rated, temperature=9.0, sample=n) for n in range(60)]
+    ratings = [json.loads(reply.text)["rating"] for reply in answers(sources, *hot, chat=chat)]
+    assert {*ratings} <= {*HALVES}
+    # Of one token and of several, and those that others go on from.
+    assert {1, 10} < {*ratings}
+    assert any(rating % 1 for rating in ratings)
+    assert any(1 < rating < 10 and not rating % 1 for rating in ratings)
+
+
 def test_side_by_side_as_alone(sources: Sources) -> None:
     requests = [ask("Fargo"), ask("Heat, a movie with a longer description"), ask("Alien")]
     chat = replace(CHAT, side_by_side=2)

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from persona_lab.data import Scale
 from persona_lab.errors import UserError
 from persona_lab.model import BaseModel, Decode, Response, TrainedAdapter, attach, lend
+from persona_lab.model.adapters import weights_of
 from persona_lab.model.decode import respond
-from persona_lab.model.lending import weights_of
 from persona_lab.model.train import by_prefix
 from persona_lab.prompting import Codec, Example
 

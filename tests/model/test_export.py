@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from persona_lab.errors import UserError
 from persona_lab.model import Peft, TrainedAdapter, attach, lend
+from persona_lab.model.adapters import weights_of
 from persona_lab.model.engine import Tree, group, run
 from persona_lab.model.export import as_published, save_fused, vllm_rank
-from persona_lab.model.lending import weights_of
 from persona_lab.model.phi3 import FUSED, fuse_weights, split_projections
 
 # PEFT asks transformers for a property by its former name.

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from persona_lab.model import Peft, TrainedAdapter, attach, lend
+from persona_lab.model.adapters import describe_size, weights_of
 from persona_lab.model.engine import Tree, group, run
-from persona_lab.model.lending import describe_size, weights_of
 
 ROWS = [[5, 6, 7, row, 9] for row in range(4)]
 LORA: Peft = configured("peft=lora", r=4, alpha=8, dropout=0.0)

@@ -85,3 +85,21 @@ def test_a_bar_is_shown_where_it_is_asked_for(
         trainer = replace(CPU, progress=progress, precision="32-true")
         rate_examples(confident, codec, rating, trainer, tmp_path)
         assert ("Predicting" in capsys.readouterr().out) == progress
+
+
+def test_of_lightning_nothing_is_heard(
+    confident: PreTrainedModel,
+    codec: Codec,
+    make_examples: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # It has a handler of its own, which writes to the terminal.
+    chatter = logging.getLogger("lightning.pytorch")
+    monkeypatch.setattr(chatter, "handlers", [caplog.handler])
+    chatter.getChild("utilities.rank_zero").info("before")
+    rating = Rating("toy", make_examples(), configured("decode=expected"), 0)
+    rate_examples(confident, codec, rating, replace(CPU, precision="32-true"), tmp_path)
+    chatter.getChild("utilities.rank_zero").info("after")
+    assert caplog.messages == ["before", "after"]
