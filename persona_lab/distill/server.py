@@ -8,9 +8,9 @@ import asyncio
 import base64
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -35,6 +35,8 @@ from persona_lab.sources import Sources
 
 _log = logging.getLogger(__name__)
 
+# Of one call of embeddings.
+_TEXTS = 64
 # A message's frame beside its words; a token has at least one byte.
 _TOKENS_OF_MESSAGE = 10
 
@@ -95,50 +97,43 @@ class OpenAI:
             try:
                 request = next(talk)
                 while True:
-                    answer = await desk.ask(self._chat_call(request))
-                    request = talk.send(_reply(answer))
+                    request = talk.send(_reply(await desk.ask(self._question(request))))
             except StopIteration as end:
                 return end.value
 
-        with self._desk(sources, expected) as (desk, runner):
+        with self._desk(sources, expected) as (desk, run):
             if self.mode == "sync":
-                return runner.run(desk.all(one(desk, talk) for talk in talks))
+                return run(desk.all(one(desk, talk) for talk in talks))
 
             def answer(requests: Sequence[Request]) -> list[Reply]:
-                calls = [self._chat_call(request) for request in requests]
-                return [_reply(answer) for answer in runner.run(desk.batches.ask(calls))]
+                return [*map(_reply, run(desk.ask_in_batches([*map(self._question, requests)])))]
 
             return converse_in_rounds(talks, answer)
 
-    def embed(
-        self, texts: Sequence[str], sources: Sources, at_once: int = 64
-    ) -> tuple[np.ndarray, Cost]:
+    def embed(self, texts: Sequence[str], sources: Sources) -> tuple[np.ndarray, Cost]:
         """Vectors of texts as the server gives them, float32 of shape (n_texts, dim); their cost.
-
-        Args:
-            texts: At least one.
-            sources: Where the ledger is.
-            at_once: Texts in one call.
 
         Raises:
             UserError: The server cannot be reached or may not be paid, takes no such texts, or
                 gives other than one vector for each.
         """
-        parts = [texts[start : start + at_once] for start in range(0, len(texts), at_once)]
-        calls = [self._embeddings_call(part) for part in parts]
+        parts = [texts[start : start + _TEXTS] for start in range(0, len(texts), _TEXTS)]
+        calls = [
+            self._call("embeddings", "embed/1", {"input": list(part), "encoding_format": "base64"})
+            for part in parts
+        ]
         tokens = round(TOKENS_PER_WORD * sum(len(text.split()) for text in texts))
         _log.info(
             "vectors of %d texts take %d calls, about %d tokens, money %.2f",
             *(len(texts), len(calls), tokens, self.price(tokens, 0)),
         )
-        with self._desk(sources, len(calls)) as (desk, runner):
-            if self.mode == "batch":
-                answers = runner.run(desk.batches.ask(calls))
-            else:
-                answers = runner.run(desk.all(map(desk.ask, calls)))
+        with self._desk(sources, len(calls)) as (desk, run):
+            batch = self.mode == "batch"
+            answers = run(desk.ask_in_batches(calls) if batch else desk.all(map(desk.ask, calls)))
         pairs = zip(parts, answers, strict=True)
         vectors = np.stack([row for part, answer in pairs for row in self._vectors(part, answer)])
-        return vectors, sum((answer.cost for answer in answers), Cost())
+        costs = (Cost(1, each.tokens_in, each.tokens_out, each.money) for each in answers)
+        return vectors, sum(costs, Cost())
 
     def _vectors(self, texts: Sequence[str], answer: Attempt) -> list[np.ndarray]:
         """The vectors of an answer in the order of its texts: servers may give them in another."""
@@ -154,11 +149,11 @@ class OpenAI:
         """Price of tokens, none of them cached, in the mode chosen; 0 where none is known."""
         return self.money(tokens_in, 0, tokens_out, batch=self.mode == "batch")
 
-    def money(self, tokens_in: int, cached: int, tokens_out: int, *, batch: bool) -> float:
-        """Price of an answer with these tokens, `cached` of `tokens_in` from the server's cache."""
+    def money(self, tokens_in: int, tokens_cached: int, tokens_out: int, *, batch: bool) -> float:
+        """Price of an answer; `tokens_cached` of `tokens_in` come from the server's cache."""
         price = self.prices.get(self.model, {})
         full = price.get("input", 0.0)
-        paid = (tokens_in - cached) * full + cached * price.get("cached", full)
+        paid = (tokens_in - tokens_cached) * full + tokens_cached * price.get("cached", full)
         paid += tokens_out * price.get("output", 0.0)
         return paid / 1e6 * (1 - self.batch_discount * batch)
 
@@ -169,13 +164,13 @@ class OpenAI:
     @contextmanager
     def _desk(
         self, sources: Sources, expected: int | None
-    ) -> Iterator[tuple[Desk, asyncio.Runner]]:
+    ) -> Iterator[tuple[Desk, Callable[[Coroutine[Any, Any, T]], T]]]:
         if sources.offline:
             raise NotAtHand(f"{self.model} would have to be asked", "run it without task=plan")
         with Ledger(sources.ledger) as ledger, asyncio.Runner() as runner:
             desk = Desk(self, ledger, expected)
             try:
-                yield desk, runner
+                yield desk, runner.run
             finally:
                 runner.run(desk.client.close())
 
@@ -187,38 +182,27 @@ class OpenAI:
         at_most = self.price(tokens, body.get("max_tokens", 0))
         return Call(purpose, self.model, {**request, **other}, at_most)
 
-    def _chat_call(self, request: Request) -> Call:
+    def _question(self, request: Request) -> Call:
         body = {
             "messages": [{"role": role, "content": text} for role, text in request.messages],
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
         }
-        schema = None
-        if request.schema is not None:
-            schema = _strict(request.schema)
+        schema = request.schema and _strict(request.schema)
         return self._call("chat", request.purpose, body, schema=schema, sample=request.sample)
 
-    def _embeddings_call(self, texts: Sequence[str]) -> Call:
-        body = {"input": list(texts), "encoding_format": "base64"}
-        return self._call("embeddings", "embed/1", body)
 
-
-@lru_cache
+@cache
 def _strict(form: type[BaseModel]) -> dict[str, Any]:
     return {"name": form.__name__, "strict": True, "schema": form.model_json_schema()}
 
 
 def _reply(answer: Attempt) -> Reply:
     choice = json.loads(answer.body)["choices"][0]
-    message = choice["message"]
-    refusal = message.get("refusal")
-    return Reply(
-        text=refusal or message.get("content") or "",
-        refused=bool(refusal) or choice.get("finish_reason") == "content_filter",
-        tokens_in=answer.tokens_in,
-        tokens_out=answer.tokens_out,
-        money=answer.money,
-    )
+    refusal = choice["message"].get("refusal")
+    text = refusal or choice["message"].get("content") or ""
+    refused = bool(refusal) or choice.get("finish_reason") == "content_filter"
+    return Reply(text, refused, answer.tokens_in, answer.tokens_out, answer.money)
 
 
 def _vector(embedding: str | list[float]) -> np.ndarray:
