@@ -6,7 +6,7 @@ nothing of networks, ledgers or money, and a `Chat` carries many of them side by
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -28,8 +28,6 @@ class Request:
             without one: the messages must tell the form too, with the word JSON.
         purpose: Name and version of the prompt, such as `reflect/1`.
         sample: 0, 1, ...: the same question asked again is another request.
-        max_tokens: Longest answer.
-        temperature: Of sampling.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -42,14 +40,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a request; the text is any text, whatever the request's schema.
+    """What came of a request.
 
     Attributes:
-        text: The answer, or the words of a refusal.
+        text: Any text, whatever the request's schema; the words of a refusal.
         refused: Whether the server marked it as a refusal or withheld it.
-        tokens_in: Tokens of the prompt.
-        tokens_out: Tokens of the answer.
-        money: Price of this answer.
     """
 
     text: str
@@ -78,15 +73,12 @@ class Chat(Protocol):
         sources: Sources,
         expected: int | None = None,
     ) -> list[T]:
-        """Carry conversations side by side to their ends.
+        """Carry conversations side by side to their ends; their results in the order given.
 
         Args:
             conversations: Not yet begun.
             sources: Where the ledger and models are.
             expected: Number of calls that they will probably take, for the time left.
-
-        Returns:
-            Their results, in the order given, whatever the order in which replies came.
 
         Raises:
             UserError: The LLM cannot be reached or may not be paid; what was answered is kept.
@@ -106,24 +98,19 @@ def converse_in_rounds(
     conversations: Iterable[Conversation[T]],
     answer: Callable[[Sequence[Request]], Sequence[Reply]],
 ) -> list[T]:
-    """Carry conversations to their ends, all requests that are open at a time at once.
-
-    Args:
-        conversations: Not yet begun.
-        answer: Gives a reply to each of a few requests, in order.
-    """
+    """Carry conversations to their ends; `answer` is handed all requests that are open at a time,
+    and gives a reply to each, in order."""
     running = dict(enumerate(conversations))
     results: dict[int, T] = {}
-    replies: dict[int, Reply | None] = dict.fromkeys(running)
+    replies: dict[int, Any] = dict.fromkeys(running)
     while replies:
         requests: dict[int, Request] = {}
         for number, reply in replies.items():
             try:
                 # The first step of a generator takes None.
-                requests[number] = running[number].send(reply)  # type: ignore[arg-type]
+                requests[number] = running[number].send(reply)
             except StopIteration as end:
                 results[number] = end.value
-        if not requests:
-            break
-        replies = dict(zip(requests, answer(list(requests.values())), strict=True))
+        answers = answer(list(requests.values())) if requests else ()
+        replies = dict(zip(requests, answers, strict=True))
     return [results[number] for number in running]

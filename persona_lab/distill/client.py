@@ -42,14 +42,8 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Failed(Exception):
-    """An attempt that brought no answer.
-
-    Attributes:
-        outcome: What happened.
-        wait: Seconds that the server asks to wait.
-        lost: Whether it may be billed all the same.
-        body: What came.
-    """
+    """An attempt that brought no answer, seconds that the server asks to wait, whether it may be
+    billed all the same, and what came."""
 
     outcome: str
     wait: float = 0.0
@@ -58,13 +52,8 @@ class Failed(Exception):
 
 
 class Client:
-    """One job's way to a server.
-
-    Attributes:
-        free: Clients of the `openai` package that nobody uses.
-        api: One of them, for what is asked one at a time.
-        stopped: What has ended the job, None while it goes on.
-    """
+    """One job's way to a server: clients of the `openai` package, those that are `free` and `api`
+    for what is asked one at a time; `stopped` is what has ended the job."""
 
     def __init__(self, server: "OpenAI") -> None:
         # Imported here: it takes a second, and the package is an extra.
@@ -102,14 +91,14 @@ class Client:
 
     async def turn(self) -> None:
         """Wait as long as the server asked for; raise what has ended the job."""
-        if (wait := self._until - _now()) > 0:
-            await _sleep(wait)
+        await self.wait(self._until - _now())
         if self.stopped is not None:
             raise self.stopped
 
     async def wait(self, seconds: float) -> None:
-        """Wait for something else than the server's word."""
-        await _sleep(seconds)
+        """Let others go on for so long."""
+        if seconds > 0:
+            await _sleep(seconds)
 
     async def retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """The outcome of what may fail for a while, or UserError after `max_attempts`."""

@@ -10,7 +10,6 @@ import json
 import logging
 import time
 import uuid
-from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -37,38 +36,26 @@ T = TypeVar("T")
 
 
 class Budget:
-    """What the calls of one job may cost, have cost and will take: none is sent that the budget
-    may not cover.
-
-    Attributes:
-        spent: What its calls have cost, whenever they were paid for.
-        lost: What attempts at a call, by its key, may have cost for nothing.
-    """
+    """What the calls of one job may cost, what they have cost, whenever they were paid for, and how
+    it goes."""
 
     def __init__(self, limit: float | None, model: str, expected: int | None) -> None:
         self._limit = float("inf") if limit is None else limit
         self._model, self._expected = model, expected
-        self.spent = self._aside = self._paid = 0.0
-        self.lost: defaultdict[str, float] = defaultdict(float)
+        self._spent = self._aside = self._paid = 0.0
+        # What attempts at a call may have cost for nothing, by its key.
+        self._lost: defaultdict[str, float] = defaultdict(float)
         self._calls = self._reused = self._tokens = 0
         self._change = asyncio.Condition()
         self._start = self._told = time.monotonic()
 
     @asynccontextmanager
     async def hold(self, money: float) -> AsyncIterator[None]:
-        """Set money aside for what is sent; wait while what is in flight may need it.
-
-        Raises:
-            UserError: It would pass the limit, whatever comes of what is in flight.
-        """
+        """Set money aside for what is sent; wait while what is in flight may need it."""
         async with self._change:
-            while self.spent + self._aside + money > self._limit:
+            while self._spent + self._aside + money > self._limit:
                 if self._aside == 0:
-                    raise UserError(
-                        f"the budget of {self._limit:g} ends here: {self.spent:.4f} are spent, and "
-                        f"the next call may cost {money:.4f}",
-                        "raise the budget and run the same command: it goes on from here",
-                    )
+                    raise self._end(money)
                 await self._change.wait()
             self._aside += money
         try:
@@ -79,19 +66,31 @@ class Budget:
                 self._aside = round(self._aside - money, 12)
                 self._change.notify_all()
 
-    def covered(self, calls: Sequence[Call]) -> int:
-        """How many of the first calls it surely covers."""
-        sums = list(itertools.accumulate(call.at_most for call in calls))
-        return bisect_right(sums, self._limit - self.spent)
+    def cover(self, calls: Sequence[Call]) -> Sequence[Call]:
+        """As many calls, the cheapest first, as it surely covers; at least one."""
+        calls = sorted(calls, key=lambda call: call.at_most)
+        sums = itertools.accumulate(call.at_most for call in calls)
+        covered = calls[: sum(total <= self._limit - self._spent for total in sums)]
+        if not covered:
+            raise self._end(calls[0].at_most)
+        return covered
 
-    def lose(self, key: str, money: float) -> None:
-        """Count what attempts at a call may have cost for nothing, `money` in all."""
-        self.spent += max(0.0, money - self.lost[key])
-        self.lost[key] = max(money, self.lost[key])
+    def _end(self, money: float) -> UserError:
+        return UserError(
+            f"the budget of {self._limit:g} ends here: {self._spent:.4f} are spent, and "
+            f"the next call may cost {money:.4f}",
+            "raise the budget and run the same command: it goes on from here",
+        )
+
+    def lose(self, key: str, *, in_all: float = 0.0, more: float = 0.0) -> None:
+        """Count what attempts at a call may have cost for nothing."""
+        lost = max(in_all, self._lost[key] + more)
+        self._spent += lost - self._lost[key]
+        self._lost[key] = lost
 
     def count(self, answer: Attempt, *, reused: bool) -> Attempt:
         """Count an answer, and say now and then how it goes."""
-        self.spent += answer.money
+        self._spent += answer.money
         self._paid += 0 if reused else answer.money
         self._calls += 1
         self._reused += reused
@@ -112,15 +111,17 @@ class Budget:
                 left = f", about {seconds / 60:.0f} min left"
         _log.info(
             f"{self._model}: {self._calls:,}{of} calls ({self._reused:,} from the ledger), "
-            f"{self._tokens:,} tokens, money {self.spent:.4f} ({self._paid:.4f} now){left}"
+            f"{self._tokens:,} tokens, money {self._spent:.4f} ({self._paid:.4f} now){left}"
         )
 
 
 class Desk:
-    """What one job has in flight."""
+    """What one job has in flight, in the loop of `runner`."""
 
-    def __init__(self, server: "OpenAI", ledger: Ledger, expected: int | None) -> None:
-        self._server, self._ledger = server, ledger
+    def __init__(
+        self, server: "OpenAI", ledger: Ledger, runner: asyncio.Runner, expected: int | None
+    ) -> None:
+        self._server, self._ledger, self.run = server, ledger, runner.run
         self.client = Client(server)
         self._budget = Budget(server.budget, server.model, expected)
 
@@ -129,8 +130,9 @@ class Desk:
         results = await asyncio.gather(*work, return_exceptions=True)
         self._budget.tell(last=True)
         errors = [result for result in results if isinstance(result, BaseException)]
-        if errors:
-            raise next((each for each in errors if not isinstance(each, UserError)), errors[0])
+        # An error of ours comes before what the user can mend.
+        for error in sorted(errors, key=lambda error: isinstance(error, UserError)):
+            raise error
         return results  # type: ignore[return-value]
 
     async def ask(self, call: Call) -> Attempt:
@@ -154,37 +156,30 @@ class Desk:
         finally:
             self.client.free.put_nowait(client)
 
-    async def ask_in_batches(self, calls: Sequence[Call]) -> list[Attempt]:
-        """Answers of calls, in order."""
+    async def ask_all(self, calls: Sequence[Call]) -> list[Attempt]:
+        """Answers of calls, in order; in the mode `batch` by way of the server's batches."""
+        if self._server.mode == "sync":
+            return await self.all(map(self.ask, calls))
         answers: dict[str, Attempt] = {}
         tries: Counter[str] = Counter()
         while missing := {call.key: call for call in calls if call.key not in answers}:
-            ours, batches, others = [], set(), False
-            for call in missing.values():
-                claim = await self._claim(call)
+            claims = {key: await self._claim(call) for key, call in missing.items()}
+            for key, claim in claims.items():
                 if claim.answer is not None:
-                    reused = call.key not in tries
-                    answers[call.key] = self._budget.count(claim.answer, reused=reused)
-                elif claim.batch is not None:
-                    batches.add(claim.batch)
-                elif claim.ours:
-                    ours.append(call)
-                else:
-                    others = True
-            if ours:
-                n = self._budget.covered(ours)
-                await self._ledger.hand([call.key for call in ours[n:]])
-                if not n:
-                    # This says what is missing.
-                    async with self._budget.hold(min(call.at_most for call in ours)):
-                        pass
-                tries.update(call.key for call in ours[:n])
+                    answers[key] = self._budget.count(claim.answer, reused=key not in tries)
+            batches = {claim.batch for claim in claims.values() if claim.batch is not None}
+            if ours := [missing[key] for key, claim in claims.items() if claim.ours]:
+                covered = self._budget.cover(ours)
+                tries.update(call.key for call in covered)
                 if max(tries.values()) > _BATCHES_OF_A_CALL:
                     raise UserError(f"{self._server.model} fails calls of its batches", AGAIN)
-                batches.add(await self._submit(ours[:n]))
+                await self._ledger.hand(
+                    {call.key for call in ours} - {call.key for call in covered}
+                )
+                batches.add(await self._submit(covered))
             for batch in batches:
                 await self._collect(batch)
-            if others:
+            if not batches and missing.keys() - answers.keys():
                 await self.client.wait(_OTHER_JOB_SECONDS)
         self._budget.tell(last=True)
         return [answers[call.key] for call in calls]
@@ -193,7 +188,7 @@ class Desk:
         if self.client.stopped is not None:
             raise self.client.stopped
         claim = await self._ledger.claim(call)
-        self._budget.lose(call.key, claim.lost)
+        self._budget.lose(call.key, in_all=claim.lost)
         return claim
 
     async def _send(self, call: Call, client: "openai.AsyncOpenAI") -> Attempt:
@@ -208,7 +203,7 @@ class Desk:
                 # The job may end; the server may answer, and bill, all the same.
                 failed = error if isinstance(error, Failed) else Failed("cancelled", lost=True)
                 money = call.at_most * failed.lost
-                self._budget.lose(call.key, self._budget.lost[call.key] + money)
+                self._budget.lose(call.key, more=money)
                 seconds = time.monotonic() - start
                 attempt = Attempt(failed.outcome, failed.body, money=money, seconds=seconds)
                 await self._ledger.record(call.key, attempt)
@@ -228,15 +223,14 @@ class Desk:
         """Hand calls to a new batch; the ledger knows its token before the server."""
         api, token = self.client.api, f"{self._ledger.owner}-{uuid.uuid4().hex}"
         url: Any = f"/v1{ROUTES[calls[0].request['route']]}"
-        keys = [call.key for call in calls]
-        bodies = [self.client.body(call.request) for call in calls]
+        bodies = {call.key: self.client.body(call.request) for call in calls}
         lines = [
             json.dumps({"custom_id": key, "method": "POST", "url": url, "body": body})
-            for key, body in zip(keys, bodies, strict=True)
+            for key, body in bodies.items()
         ]
         upload = (f"persona_lab-{token}.jsonl", "\n".join(lines).encode())
         file = await self._surely(lambda: api.files.create(file=upload, purpose="batch"))
-        await self._ledger.hand(keys, to=token)
+        await self._ledger.hand(bodies, to=token)
         tries = itertools.count()
 
         async def create() -> str:
@@ -252,7 +246,7 @@ class Desk:
             return batch.id
 
         name = await self._surely(create)
-        await self._ledger.hand(keys, token, to=f"{token} {name}")
+        await self._ledger.hand(bodies, token, to=f"{token} {name}")
         _log.info("batch %s: %d calls", name, len(calls))
         return f"{token} {name}"
 

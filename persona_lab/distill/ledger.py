@@ -48,14 +48,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Call:
-    """What a server is asked.
-
-    Attributes:
-        purpose: Name and version of the prompt.
-        model: Name of the model.
-        request: All that the answer depends on, JSON-able.
-        at_most: What it can cost at most.
-    """
+    """What a server is asked: the purpose, which is the name and version of the prompt, the model,
+    all that the answer depends on, JSON-able, and what it can cost at most."""
 
     purpose: str
     model: str
@@ -77,14 +71,9 @@ class Call:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try at a call.
-
-    Attributes:
-        outcome: `answered`, or what went wrong.
-        body: What came, as it came; "" where nothing did.
-        tokens_cached: Those of `tokens_in` from the server's cache.
-        money: Its price; of one that was lost on the way, what it can have cost at most.
-    """
+    """One try at a call: `answered`, or what went wrong; what came, as it came; and the price or,
+    of one that was lost on the way, what it can have cost at most. `tokens_cached` of `tokens_in`
+    come from the server's cache."""
 
     outcome: str
     body: str = ""
@@ -134,12 +123,10 @@ class Ledger:
     reads it, every attempt is kept with its tokens and money, and a call in flight has an owner, so
     that of several jobs one asks and the others wait. An owner lives while it holds a lock, which
     the system frees when it dies. One thread writes, and commits together what has come together: a
-    disk's slow flush is shared by all calls in flight. A locked file for each call would need no
-    database, but commits half as many answers a second with 32 calls in flight, a third with 64,
-    and takes six times the processor's time.
+    disk's slow flush is shared by all calls in flight. (A locked file for each call commits half as
+    many answers a second with 32 calls in flight, and takes six times the processor's time.)
 
-    A batch is known as `<owner that submits it>-<anything>` and, once the server has named it, as
-    this, a space, and the server's name.
+    A batch owns calls as `<its submitter>-<anything>`, with ` <server's name>` once it has one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -231,13 +218,11 @@ class Ledger:
         try:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
-                values = [work() for work, _ in jobs]
+                settle = [partial(result.set_result, work()) for work, result in jobs]
         except Exception as error:
-            for _, result in jobs:
-                result.set_exception(error)
-        else:
-            for (_, result), value in zip(jobs, values, strict=True):
-                result.set_result(value)
+            settle = [partial(result.set_exception, error) for _, result in jobs]
+        for done in settle:
+            done()
 
 
 def totals(path: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import asyncio
 import base64
 import json
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
@@ -101,12 +101,12 @@ class OpenAI:
             except StopIteration as end:
                 return end.value
 
-        with self._desk(sources, expected) as (desk, run):
+        with self._desk(sources, expected) as desk:
             if self.mode == "sync":
-                return run(desk.all(one(desk, talk) for talk in talks))
+                return desk.run(desk.all(one(desk, talk) for talk in talks))
 
             def answer(requests: Sequence[Request]) -> list[Reply]:
-                return [*map(_reply, run(desk.ask_in_batches([*map(self._question, requests)])))]
+                return [*map(_reply, desk.run(desk.ask_all([*map(self._question, requests)])))]
 
             return converse_in_rounds(talks, answer)
 
@@ -127,9 +127,8 @@ class OpenAI:
             "vectors of %d texts take %d calls, about %d tokens, money %.2f",
             *(len(texts), len(calls), tokens, self.price(tokens, 0)),
         )
-        with self._desk(sources, len(calls)) as (desk, run):
-            batch = self.mode == "batch"
-            answers = run(desk.ask_in_batches(calls) if batch else desk.all(map(desk.ask, calls)))
+        with self._desk(sources, len(calls)) as desk:
+            answers = desk.run(desk.ask_all(calls))
         pairs = zip(parts, answers, strict=True)
         vectors = np.stack([row for part, answer in pairs for row in self._vectors(part, answer)])
         costs = (Cost(1, each.tokens_in, each.tokens_out, each.money) for each in answers)
@@ -142,8 +141,7 @@ class OpenAI:
         if len(places) != len(texts) or set(places) != set(range(len(texts))):
             told = f"{self.model} must give vectors 0 to {len(texts) - 1}, one of each text"
             raise UserError(f"{told}, and gave {places}", "name another model or base_url")
-        vectors = dict(zip(places, rows, strict=True))
-        return [_vector(vectors[place]["embedding"]) for place in range(len(texts))]
+        return [_vector(rows[places.index(place)]["embedding"]) for place in range(len(texts))]
 
     def price(self, tokens_in: int, tokens_out: int) -> float:
         """Price of tokens, none of them cached, in the mode chosen; 0 where none is known."""
@@ -162,15 +160,13 @@ class OpenAI:
         return "openai"
 
     @contextmanager
-    def _desk(
-        self, sources: Sources, expected: int | None
-    ) -> Iterator[tuple[Desk, Callable[[Coroutine[Any, Any, T]], T]]]:
+    def _desk(self, sources: Sources, expected: int | None) -> Iterator[Desk]:
         if sources.offline:
             raise NotAtHand(f"{self.model} would have to be asked", "run it without task=plan")
         with Ledger(sources.ledger) as ledger, asyncio.Runner() as runner:
-            desk = Desk(self, ledger, expected)
+            desk = Desk(self, ledger, runner, expected)
             try:
-                yield desk, runner.run
+                yield desk
             finally:
                 runner.run(desk.client.close())
 
