@@ -1,7 +1,6 @@
 """What an algorithm asks of an LLM, and what it is told: requests out, replies in. Pure.
 
-An algorithm is a generator: it yields requests, is sent replies and returns its result. It knows
-nothing of networks, ledgers or money, and a `Chat` carries many of them side by side.
+An algorithm is a generator: it yields requests, is sent replies and returns its result.
 """
 
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -13,8 +12,8 @@ from pydantic import BaseModel
 from persona_lab.data import Cost
 from persona_lab.sources import Sources
 
+# Of English, on average: for estimates.
 TOKENS_PER_WORD = 4 / 3
-"""Of English, on average: for estimates."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a request.
-
-    Attributes:
-        text: Any text, whatever the request's schema; the words of a refusal.
-        refused: Whether the server marked it as a refusal or withheld it.
-    """
+    """What came of a request: any text, whatever the request's schema, and whether the server marks
+    it as a refusal or withheld it."""
 
     text: str
     refused: bool = False
@@ -73,12 +68,8 @@ class Chat(Protocol):
         sources: Sources,
         expected: int | None = None,
     ) -> list[T]:
-        """Carry conversations side by side to their ends; their results in the order given.
-
-        Args:
-            conversations: Not yet begun.
-            sources: Where the ledger and models are.
-            expected: Number of calls that they will probably take, for the time left.
+        """Carry conversations side by side from their beginnings to their ends, with `expected`
+        calls, as far as that is known; their results in the order given.
 
         Raises:
             UserError: The LLM cannot be reached or may not be paid; what was answered is kept.
@@ -100,17 +91,16 @@ def converse_in_rounds(
 ) -> list[T]:
     """Carry conversations to their ends; `answer` is handed all requests that are open at a time,
     and gives a reply to each, in order."""
-    running = dict(enumerate(conversations))
-    results: dict[int, T] = {}
-    replies: dict[int, Any] = dict.fromkeys(running)
+    talks, results = list(conversations), dict[int, T]()
+    # The first step of a generator takes None.
+    replies: dict[int, Any] = dict.fromkeys(range(len(talks)))
     while replies:
         requests: dict[int, Request] = {}
         for number, reply in replies.items():
             try:
-                # The first step of a generator takes None.
-                requests[number] = running[number].send(reply)
+                requests[number] = talks[number].send(reply)
             except StopIteration as end:
                 results[number] = end.value
         answers = answer(list(requests.values())) if requests else ()
         replies = dict(zip(requests, answers, strict=True))
-    return [results[number] for number in running]
+    return [results[number] for number in range(len(talks))]

@@ -116,6 +116,10 @@ class Client:
         what = f"{server.base_url} failed {server.max_attempts} times: {failed.outcome}"
         raise self._stop(UserError(what, AGAIN))
 
+    async def surely(self, send: Callable[[], Awaitable[T]]) -> T:
+        """What a client's call gives, tried until it does."""
+        return await self.retry(lambda: self.talk(send))
+
     async def post(self, request: Mapping[str, Any], client: "openai.AsyncOpenAI") -> str:
         """One attempt at a request; as plainly as the server asks for."""
 

@@ -296,15 +296,14 @@ def _read(path: Path, columns: str, rest: str) -> list[dict[str, Any]]:
         raise UserError(f"there is no ledger {path}", "name the cache folder with --cache")
     with closing(_connect(path)) as db:
         db.row_factory = sqlite3.Row
-        rows = db.execute(f"SELECT {columns} FROM attempts JOIN calls USING (key) {rest}")
-        return [dict(row) for row in rows]
+        sql = f"SELECT {columns} FROM attempts JOIN calls USING (key) {rest}"
+        return [dict(row) for row in db.execute(sql)]
 
 
 def _add_call(db: sqlite3.Connection, call: Call, owner: str | None) -> int:
     row = (call.key, call.purpose, call.model, call.canonical, owner, call.at_most)
     names = "key, purpose, model, request, owner, at_most"
-    sql = f"INSERT OR IGNORE INTO calls ({names}) VALUES (?, ?, ?, ?, ?, ?)"
-    return db.execute(sql, row).rowcount
+    return db.execute(f"INSERT OR IGNORE INTO calls ({names}) VALUES (?,?,?,?,?,?)", row).rowcount
 
 
 def _add(db: sqlite3.Connection, key: str, attempt: Attempt) -> int:
