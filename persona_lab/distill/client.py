@@ -10,8 +10,8 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -118,16 +118,19 @@ class Client:
 
     async def surely(self, send: Callable[[], Awaitable[T]]) -> T:
         """What a client's call gives, tried until it does."""
-        return await self.retry(lambda: self.talk(send))
+
+        async def attempt() -> T:
+            with self._errors():
+                return await send()
+
+        return await self.retry(attempt)
 
     async def post(self, request: Mapping[str, Any], client: "openai.AsyncOpenAI") -> str:
         """One attempt at a request; as plainly as the server asks for."""
-
-        async def send() -> str:
+        with self._errors():
             while True:
-                body = self.body(request)
+                path, body = ROUTES[request["route"]], self.body(request)
                 try:
-                    path = ROUTES[request["route"]]
                     return (await client.post(path, body=body, cast_to=self._raw)).text
                 except self._openai.BadRequestError as error:
                     refused = "response_format" in str(error) or "json_schema" in str(error)
@@ -137,8 +140,6 @@ class Client:
                     if (form := body["response_format"]["type"]) == self._form:
                         self._form = _PLAINER[form]
 
-        return await self.talk(send)
-
     def body(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The body of a request, with what holds the answer to a form as far as the server can."""
         if request.get("schema") is None or self._form is None:
@@ -146,14 +147,15 @@ class Client:
         schema = {"json_schema": request["schema"]} if self._form == "json_schema" else {}
         return {**request["body"], "response_format": {"type": self._form, **schema}}
 
-    async def talk(self, send: Callable[[], Awaitable[T]]) -> T:
-        """What a client's call gives; else Failed where it may work later, UserError elsewhere."""
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn a client's errors into Failed, where it may work later, or UserError."""
         url = self._server.base_url
         # Here, not at the job's beginning: what the ledger answers needs no key.
         if not self._secret and urlsplit(url).hostname not in _LOCAL:
             raise self._stop(UserError(f"{url} needs a key", f"export {KEY}=<the key>"))
         try:
-            return await send()
+            yield
         except self._openai.APITimeoutError:
             raise Failed("timeout", lost=True) from None
         except self._openai.APIConnectionError as error:
@@ -167,13 +169,9 @@ class Client:
             wait = _retry_after(error.response.headers)
             raise Failed(f"status {status}", wait, body=self.clean(error.response.text)) from None
 
-    def without_key(self, text: str) -> str:
+    def clean(self, text: str, longest: int | None = 500) -> str:
         """A server's words without the key, should it repeat it."""
-        return text.replace(self._secret, "***") if self._secret else text
-
-    def clean(self, text: str) -> str:
-        """Likewise, and not too many of them."""
-        return self.without_key(text)[:500]
+        return (text.replace(self._secret, "***") if self._secret else text)[:longest]
 
     def _refusal(self, error: "openai.APIStatusError") -> UserError:
         mend = f"{self._server.model} at {self._server.base_url} must know this request"

@@ -12,7 +12,7 @@ from asyncio import wrap_future
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, partial, wraps
 from pathlib import Path
@@ -204,13 +204,10 @@ class Ledger:
 
     def _lives(self, owner: str) -> bool:
         lock = self._lock(owner)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
-        return False
+        with suppress(Timeout), lock.acquire(timeout=0):
+            Path(lock.lock_file).unlink(missing_ok=True)
+            return False
+        return True
 
     def _commit(self) -> None:
         if not (jobs := [self._jobs.popleft() for _ in range(len(self._jobs))]):

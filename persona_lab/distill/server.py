@@ -298,7 +298,7 @@ class _Desk:
     ) -> Attempt:
         """Put an answer and its cost into the ledger; of two answers to a call the first stays."""
         money = self.server.money(**tokens, batch=batch)
-        body = self.client.without_key(body)
+        body = self.client.clean(body, longest=None)
         attempt = Attempt("answered", body, **tokens, money=money, seconds=seconds)
         return await self.ledger.record(key, attempt)
 

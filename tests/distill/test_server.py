@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -260,6 +261,10 @@ def test_a_batch_holds_what_the_budget_covers(loopback: Server, tmp_path: Path) 
     assert [reply.text for reply in replies] == [f"heard {text}" for text in "abcde"]
     inputs = [loopback.files[batch["input_file_id"]] for batch in loopback.batches.values()]
     assert [lines.count("custom_id") for lines in inputs] == [2, 2, 1]
+    # What fits goes first, whatever its place.
+    with pytest.raises(UserError, match=r"the budget of 0\.5 ends here"):
+        batched.converse([once("long " * 20_000), once("short")], Sources(tmp_path))
+    assert [text[:5] for text in loopback.asked() - Counter("abcde")] == ["short"]
 
 
 def test_any_line_of_a_batch_can_be_read_or_is_asked_again(
