@@ -7,7 +7,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from persona_lab.distill.ledger import attempts, export, import_lines, totals
 from persona_lab.errors import UserError
@@ -29,30 +28,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.doing == "export":
             sys.stdout.writelines(f"{line}\n" for line in export(path))
         elif given.doing == "import":
-            lines = sys.stdin if given.file == "-" else _lines(Path(given.file))
-            print(f"{import_lines(path, lines)} calls added to {path}")
+            try:
+                with open(0 if given.file == "-" else given.file, encoding="utf-8") as file:
+                    added = import_lines(path, file)
+            except (OSError, UnicodeDecodeError) as error:
+                mend = "name an exported file"
+                raise UserError(f"{given.file} cannot be read: {error}", mend) from error
+            print(f"{added} calls added to {path}")
         else:
-            _print(attempts(path) if given.doing == "list" else totals(path))
+            rows = attempts(path) if given.doing == "list" else totals(path)
+            for row in rows[:1]:
+                print("\t".join(row))
+            for row in rows:
+                print("\t".join(f"{v:.6f}" if k == "money" else str(v) for k, v in row.items()))
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        with file.open(encoding="utf-8") as opened:
-            return opened.readlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {error}", "name an exported file") from error
-
-
-def _print(rows: Sequence[dict[str, Any]]) -> None:
-    """Columns separated by tabs, under their names."""
-    if rows:
-        print("\t".join(rows[0]))
-    for row in rows:
-        print("\t".join(f"{v:.6f}" if k == "money" else str(v) for k, v in row.items()))
 
 
 if __name__ == "__main__":

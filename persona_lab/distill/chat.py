@@ -1,20 +1,19 @@
 """What an algorithm asks of an LLM, and what it is told: requests out, replies in. Pure.
 
-An algorithm is a generator: it yields requests, is sent replies and returns its result. It knows
-nothing of networks, ledgers or money, and a `Chat` carries many of them side by side.
+An algorithm is a generator: it yields requests, is sent replies and returns its result.
 """
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel
 
 from persona_lab.data import Cost
 from persona_lab.sources import Sources
 
+# Of English, on average: for estimates.
 TOKENS_PER_WORD = 4 / 3
-"""Of English, on average: for estimates."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,6 @@ class Request:
             without one: the messages must tell the form too, with the word JSON.
         purpose: Name and version of the prompt, such as `reflect/1`.
         sample: 0, 1, ...: the same question asked again is another request.
-        max_tokens: Longest answer.
-        temperature: Of sampling.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -42,15 +39,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a request; the text is any text, whatever the request's schema.
-
-    Attributes:
-        text: The answer, or the words of a refusal.
-        refused: Whether the server marked it as a refusal or withheld it.
-        tokens_in: Tokens of the prompt.
-        tokens_out: Tokens of the answer.
-        money: Price of this answer.
-    """
+    """What came of a request: any text, whatever the request's schema, and whether the server marks
+    it as a refusal or withheld it."""
 
     text: str
     refused: bool = False
@@ -78,15 +68,8 @@ class Chat(Protocol):
         sources: Sources,
         expected: int | None = None,
     ) -> list[T]:
-        """Carry conversations side by side to their ends.
-
-        Args:
-            conversations: Not yet begun.
-            sources: Where the ledger and models are.
-            expected: Number of calls that they will probably take, for the time left.
-
-        Returns:
-            Their results, in the order given, whatever the order in which replies came.
+        """Carry conversations side by side from their beginnings to their ends, with `expected`
+        calls, as far as that is known; their results in the order given.
 
         Raises:
             UserError: The LLM cannot be reached or may not be paid; what was answered is kept.
@@ -106,24 +89,18 @@ def converse_in_rounds(
     conversations: Iterable[Conversation[T]],
     answer: Callable[[Sequence[Request]], Sequence[Reply]],
 ) -> list[T]:
-    """Carry conversations to their ends, all requests that are open at a time at once.
-
-    Args:
-        conversations: Not yet begun.
-        answer: Gives a reply to each of a few requests, in order.
-    """
-    running = dict(enumerate(conversations))
-    results: dict[int, T] = {}
-    replies: dict[int, Reply | None] = dict.fromkeys(running)
+    """Carry conversations to their ends; `answer` is handed all requests that are open at a time,
+    and gives a reply to each, in order."""
+    talks, results = list(conversations), dict[int, T]()
+    # The first step of a generator takes None.
+    replies: dict[int, Any] = dict.fromkeys(range(len(talks)))
     while replies:
         requests: dict[int, Request] = {}
         for number, reply in replies.items():
             try:
-                # The first step of a generator takes None.
-                requests[number] = running[number].send(reply)  # type: ignore[arg-type]
+                requests[number] = talks[number].send(reply)
             except StopIteration as end:
                 results[number] = end.value
-        if not requests:
-            break
-        replies = dict(zip(requests, answer(list(requests.values())), strict=True))
-    return [results[number] for number in running]
+        answers = answer(list(requests.values())) if requests else ()
+        replies = dict(zip(requests, answers, strict=True))
+    return [results[number] for number in range(len(talks))]

@@ -10,8 +10,9 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -28,11 +29,10 @@ _log = logging.getLogger(__name__)
 KEY = "OPENAI_API_KEY"
 ROUTES = {"chat": "/chat/completions", "embeddings": "/embeddings"}
 AGAIN = "run the same command again: nothing that was answered is asked again"
-OTHER_JOB_SECONDS = 0.2
 _LOCAL = ("localhost", "127.0.0.1", "::1")
-# The client sends some key always.
-_NO_KEY = "none"
 _LONGEST_WAIT = 60.0
+# Forms of an answer, and what is tried where a server refuses one: at last, no form.
+_PLAINER = {"json_schema": "json_object", "json_object": None}
 
 # Tests put a clock of their own here: servers ask to wait for minutes.
 _now, _sleep = time.monotonic, asyncio.sleep
@@ -40,30 +40,20 @@ _now, _sleep = time.monotonic, asyncio.sleep
 T = TypeVar("T")
 
 
+@dataclass(eq=False)
 class Failed(Exception):
-    """An attempt that brought no answer.
+    """An attempt that brought no answer, seconds that the server asks to wait, whether it may be
+    billed all the same, and what came."""
 
-    Attributes:
-        outcome: What happened.
-        wait: Seconds that the server asks to wait.
-        lost: Whether it may be billed all the same.
-        body: What came.
-    """
-
-    def __init__(
-        self, outcome: str, wait: float = 0.0, *, lost: bool = False, body: str = ""
-    ) -> None:
-        super().__init__(outcome)
-        self.outcome, self.wait, self.lost, self.body = outcome, wait, lost, body
+    outcome: str
+    wait: float = 0.0
+    lost: bool = False
+    body: str = ""
 
 
 class Client:
-    """One job's way to a server.
-
-    Attributes:
-        api: A client of the `openai` package, for what is asked one at a time.
-        stopped: What has ended the job, None while it goes on.
-    """
+    """One job's way to a server: clients of the `openai` package, those that are `free` and `api`
+    for what is asked one at a time; `stopped` is what has ended the job."""
 
     def __init__(self, server: "OpenAI") -> None:
         # Imported here: it takes a second, and the package is an extra.
@@ -76,59 +66,42 @@ class Client:
             # They would write a line for each call.
             logging.getLogger(name).setLevel(logging.WARNING)
         self._openai, self._raw, self._server = openai, httpx2.Response, server
-        self._secret = os.environ.get(KEY, "").strip() or _NO_KEY
+        self._secret = os.environ.get(KEY, "").strip()
+        self.free: asyncio.LifoQueue[openai.AsyncOpenAI] = asyncio.LifoQueue()
         # Each call in flight has a client of its own: one connection pool, which looks through all
         # of its connections at each request, takes a quarter of the time at 32.
         trust = httpx2.create_ssl_context()
-        self._clients = [
-            openai.AsyncOpenAI(
-                api_key=self._secret,
+        for _ in range(server.concurrency):
+            self.api = openai.AsyncOpenAI(
+                api_key=self._secret or "none",
                 base_url=server.base_url,
                 max_retries=0,
                 timeout=server.timeout,
                 http_client=openai.DefaultAsyncHttpxClient(verify=trust),
             )
-            for _ in range(server.concurrency)
-        ]
-        self.api = self._clients[0]
-        self._free: asyncio.LifoQueue[openai.AsyncOpenAI] = asyncio.LifoQueue()
-        for client in self._clients:
-            self._free.put_nowait(client)
+            self.free.put_nowait(self.api)
         self.stopped: UserError | None = None
         self._until = 0.0
-        # 0: by the schema; 1: as any JSON object; 2: plainly. What is refused is not tried again.
-        self._plainness = 0
+        self._form: str | None = "json_schema"
 
     async def close(self) -> None:
         """Close all connections."""
-        await asyncio.gather(*(client.close() for client in self._clients))
-
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator["openai.AsyncOpenAI"]:
-        """A client that nobody else uses."""
-        client = await self._free.get()
-        try:
-            yield client
-        finally:
-            self._free.put_nowait(client)
+        while not self.free.empty():
+            await self.free.get_nowait().close()
 
     async def turn(self) -> None:
         """Wait as long as the server asked for; raise what has ended the job."""
-        if (wait := self._until - _now()) > 0:
-            await _sleep(wait)
+        await self.wait(self._until - _now())
         if self.stopped is not None:
             raise self.stopped
 
     async def wait(self, seconds: float) -> None:
-        """Wait for something else than the server's word."""
-        await _sleep(seconds)
+        """Let others go on for so long."""
+        if seconds > 0:
+            await _sleep(seconds)
 
     async def retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """The outcome of something that may fail for a while.
-
-        Raises:
-            UserError: It failed as often as `max_attempts` says.
-        """
+        """The outcome of what may fail for a while, or UserError after `max_attempts`."""
         server, failed = self._server, Failed("")
         for turn in range(server.max_attempts):
             await self.turn()
@@ -143,54 +116,51 @@ class Client:
         what = f"{server.base_url} failed {server.max_attempts} times: {failed.outcome}"
         raise self._stop(UserError(what, AGAIN))
 
+    async def surely(self, send: Callable[[], Awaitable[T]]) -> T:
+        """What a client's call gives, tried until it does."""
+
+        async def attempt() -> T:
+            with self._errors():
+                return await send()
+
+        return await self.retry(attempt)
+
     async def post(self, request: Mapping[str, Any], client: "openai.AsyncOpenAI") -> str:
         """One attempt at a request; as plainly as the server asks for."""
-
-        async def send() -> str | None:
-            plainness = self._plainness
-            try:
+        with self._errors():
+            while True:
                 path, body = ROUTES[request["route"]], self.body(request)
-                return (await client.post(path, body=body, cast_to=self._raw)).text
-            except self._openai.BadRequestError as error:
-                refused = "response_format" in str(error) or "json_schema" in str(error)
-                if not (refused and request.get("schema") and plainness < 2):
-                    raise
-                self._plainness = max(self._plainness, plainness + 1)
-                return None
-
-        while (text := await self.talk(send)) is None:
-            pass
-        return text
+                try:
+                    return (await client.post(path, body=body, cast_to=self._raw)).text
+                except self._openai.BadRequestError as error:
+                    refused = "response_format" in str(error) or "json_schema" in str(error)
+                    if not (refused and "response_format" in body):
+                        raise
+                    # What is refused is not tried again, by others in flight either.
+                    if (form := body["response_format"]["type"]) == self._form:
+                        self._form = _PLAINER[form]
 
     def body(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The body of a request, with what holds the answer to a form as far as the server can."""
-        form: dict[str, Any] = {}
-        if request.get("schema") is not None and self._plainness < 2:
-            form = {"type": "json_object"}
-            if self._plainness == 0:
-                form = {"type": "json_schema", "json_schema": request["schema"]}
-            form = {"response_format": form}
-        return {**request["body"], **form}
+        if request.get("schema") is None or self._form is None:
+            return dict(request["body"])
+        schema = {"json_schema": request["schema"]} if self._form == "json_schema" else {}
+        return {**request["body"], "response_format": {"type": self._form, **schema}}
 
-    async def talk(self, send: Callable[[], Awaitable[T]]) -> T:
-        """What a client's call gives, its failures told apart.
-
-        Raises:
-            Failed: It may work later.
-            UserError: It will not.
-        """
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn a client's errors into Failed, where it may work later, or UserError."""
         url = self._server.base_url
         # Here, not at the job's beginning: what the ledger answers needs no key.
-        if self._secret == _NO_KEY and urlsplit(url).hostname not in _LOCAL:
+        if not self._secret and urlsplit(url).hostname not in _LOCAL:
             raise self._stop(UserError(f"{url} needs a key", f"export {KEY}=<the key>"))
         try:
-            return await send()
+            yield
         except self._openai.APITimeoutError:
             raise Failed("timeout", lost=True) from None
         except self._openai.APIConnectionError as error:
-            unsent = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
             cause = type(error.__cause__ or error).__name__
-            raise Failed(f"connection: {cause}", lost=not unsent) from None
+            raise Failed(f"connection: {cause}", lost=cause != "ConnectError") from None
         except self._openai.APIStatusError as error:
             status = error.status_code
             spent_up = getattr(error, "code", None) == "insufficient_quota"
@@ -199,24 +169,20 @@ class Client:
             wait = _retry_after(error.response.headers)
             raise Failed(f"status {status}", wait, body=self.clean(error.response.text)) from None
 
-    def without_key(self, text: str) -> str:
+    def clean(self, text: str, longest: int | None = 500) -> str:
         """A server's words without the key, should it repeat it."""
-        return text if self._secret == _NO_KEY else text.replace(self._secret, "***")
-
-    def clean(self, text: str) -> str:
-        """Likewise, and not too many of them."""
-        return self.without_key(text)[:500]
+        return (text.replace(self._secret, "***") if self._secret else text)[:longest]
 
     def _refusal(self, error: "openai.APIStatusError") -> UserError:
         mend = f"{self._server.model} at {self._server.base_url} must know this request"
         if self._server.mode == "batch":
             mend += "; mode=sync asks one by one"
-        if error.status_code in (401, 403):
-            mend = f"export {KEY}=<a key that this server knows>"
-        elif error.status_code == 404:
-            mend = "name another model or base_url"
-        elif error.status_code == 429:
-            mend = "the account has no credit left: add some and run the same command again"
+        mend = {
+            401: f"export {KEY}=<a key that this server knows>",
+            403: f"export {KEY}=<a key that this server knows>",
+            404: "name another model or base_url",
+            429: "the account has no credit left: add some and run the same command again",
+        }.get(error.status_code, mend)
         text = " ".join(self.clean(str(error)).split())
         return UserError(f"the server refused: {text}", mend)
 
@@ -226,11 +192,7 @@ class Client:
 
 
 def usage(route: str, body: str) -> dict[str, int]:
-    """Tokens that an answer took: tokens_in, cached (of these) and tokens_out.
-
-    Raises:
-        Failed: It is no answer.
-    """
+    """Tokens that an answer took, named as in `Attempt`; raises Failed where it is no answer."""
     try:
         answer = json.loads(body)
         if route == "chat":
@@ -242,7 +204,7 @@ def usage(route: str, body: str) -> dict[str, int]:
         details = counts.get("prompt_tokens_details") or {}
         return {
             "tokens_in": int(counts.get("prompt_tokens") or 0),
-            "cached": int(details.get("cached_tokens") or 0),
+            "tokens_cached": int(details.get("cached_tokens") or 0),
             "tokens_out": int(counts.get("completion_tokens") or 0),
         }
     except (LookupError, ValueError, TypeError, AttributeError, AssertionError, RecursionError):

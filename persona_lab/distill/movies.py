@@ -5,10 +5,11 @@ What an LLM does not know it is told to leave empty; nothing that it writes is m
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from persona_lab.component import component
 from persona_lab.data import Cost
@@ -24,10 +25,8 @@ _USUAL_WORDS = 70
 _LONGEST = {"summary": 1000, "cast": 400, "director": 200}
 
 
-class Known(BaseModel):
+class Known(BaseModel, extra="forbid"):
     """What an LLM says of a movie; several people are separated by commas."""
-
-    model_config = ConfigDict(extra="forbid")
 
     summary: str
     cast: str
@@ -60,14 +59,13 @@ class LlmMovieInfo:
         tokens_in = round(TOKENS_PER_WORD * len(talks) * len(f"{self.prompt} {self.movie}".split()))
         tokens_out = round(TOKENS_PER_WORD * len(talks) * _USUAL_WORDS)
         _log.info(
-            "movie_info: %d movies take as many calls, about %d tokens in and %d out, money %.2f",
-            *(len(talks), tokens_in, tokens_out, self.chat.price(tokens_in, tokens_out)),
+            f"movie_info: {len(talks)} movies take as many calls, about {tokens_in} tokens in and "
+            f"{tokens_out} out, money {self.chat.price(tokens_in, tokens_out):.2f}"
         )
         told, costs = zip(*self.chat.converse(talks, sources, len(talks)), strict=True)
         texts = pd.DataFrame(told, index=movies.index)
-        _log.info(
-            "movie_info: %d of %d movies have a summary", (texts["summary"] != "").sum(), len(texts)
-        )
+        n_told = (texts["summary"] != "").sum()
+        _log.info("movie_info: %d of %d movies have a summary", n_told, len(texts))
         return movies[["item_id"]].join(texts), sum(costs, Cost())
 
     def fingerprint(self, sources: Sources) -> str:
@@ -79,20 +77,13 @@ class LlmMovieInfo:
         for name in ("title", "year", "genres"):
             value = "unknown" if pd.isna(movie[name]) else str(movie[name])
             shown = shown.replace(f"{{{name}}}", " ".join(value.split())[:200])
-        messages = (("system", self.prompt), ("user", shown))
-        cost = Cost()
+        messages, cost = (("system", self.prompt), ("user", shown)), Cost()
         for sample in range(_ASKED):
             reply = yield Request(messages, Known, f"movie v{self.version}", sample, 400)
             cost += reply.cost
             # A server without schemas may write words around the object.
             start, end = reply.text.find("{"), reply.text.rfind("}") + 1
-            try:
-                known = Known.model_validate_json(reply.text[start:end])
-            except ValidationError:
-                continue
-            kept = {
-                name: " ".join(getattr(known, name).split())[:longest]
-                for name, longest in _LONGEST.items()
-            }
-            return kept, cost
+            with suppress(ValidationError):
+                known = vars(Known.model_validate_json(reply.text[start:end]))
+                return {k: " ".join(known[k].split())[:n] for k, n in _LONGEST.items()}, cost
         return dict.fromkeys(_LONGEST, ""), cost

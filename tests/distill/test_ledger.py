@@ -84,6 +84,45 @@ def test_an_exported_ledger_answers_elsewhere(
     assert "line 1 has another key than its request" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_of_an_older_version_keeps_its_answers(tmp_path: Path, version: int) -> None:
+    path, more = tmp_path / "ledger.sqlite", ", expires REAL" * (version == 1)
+    batched = [Call("toy/1", "toy", {"sample": sample}) for sample in (1, 2)]
+    db = sqlite3.connect(path)
+    db.executescript(f"""
+        CREATE TABLE calls (key TEXT PRIMARY KEY, purpose TEXT NOT NULL, model TEXT NOT NULL,
+            request TEXT NOT NULL, owner TEXT{more}, at_most REAL NOT NULL);
+        CREATE TABLE attempts (id INTEGER PRIMARY KEY, key TEXT NOT NULL, at REAL NOT NULL,
+            seconds REAL NOT NULL, outcome TEXT NOT NULL, tokens_in INTEGER NOT NULL,
+            tokens_cached INTEGER NOT NULL, tokens_out INTEGER NOT NULL, money REAL NOT NULL,
+            body TEXT NOT NULL);
+        CREATE INDEX attempts_of ON attempts (key);
+        CREATE UNIQUE INDEX answers ON attempts (key) WHERE outcome = 'answered';
+        CREATE TABLE batches (token TEXT PRIMARY KEY, id TEXT, owner TEXT NOT NULL{more});
+        PRAGMA user_version = {version};
+    """)
+    sql = "INSERT INTO calls (key, purpose, model, request, owner, at_most) VALUES (?,?,?,?,?,?)"
+    for call, owner in zip([CALL, *batched], [None, "batch:one", "batch:two"], strict=True):
+        db.execute(sql, (call.key, "toy/1", "toy", call.canonical, owner, 0.5))
+    db.execute(
+        "INSERT INTO attempts VALUES (1, ?, 0.0, 0.1, 'answered', 7, 2, 3, 0.25, ?)",
+        (CALL.key, ANSWER.body),
+    )
+    db.executemany(
+        "INSERT INTO batches (token, id, owner) VALUES (?, ?, 'dead')",
+        [("one", "batch_7"), ("two", None)],
+    )
+    db.commit()
+    db.close()
+    for _ in range(2):
+        with Ledger(path) as mine:
+            assert mine.claim(CALL).result() == ledger.Claim(ANSWER)
+            claims = [mine.claim(call).result() for call in batched]
+            assert [claim.batch for claim in claims] == ["one batch_7", "two"]
+            assert mine.batch("two").result() == (False, [batched[1].key])
+    assert [row["outcome"] for row in ledger.attempts(path)] == ["answered"]
+
+
 @pytest.mark.parametrize("ascii_only", [True, False])
 def test_any_text_comes_back_from_an_export(tmp_path: Path, ascii_only: bool) -> None:
     # Some of these end a line for `str.splitlines`.

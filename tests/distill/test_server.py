@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -30,6 +31,7 @@ from persona_lab.distill import (
     Request,
     client,
     ledger,
+    server,
 )
 from persona_lab.errors import UserError
 from persona_lab.memory import ServerEmbedder
@@ -259,6 +261,10 @@ def test_a_batch_holds_what_the_budget_covers(loopback: Server, tmp_path: Path) 
     assert [reply.text for reply in replies] == [f"heard {text}" for text in "abcde"]
     inputs = [loopback.files[batch["input_file_id"]] for batch in loopback.batches.values()]
     assert [lines.count("custom_id") for lines in inputs] == [2, 2, 1]
+    # What fits goes first, whatever its place.
+    with pytest.raises(UserError, match=r"the budget of 0\.5 ends here"):
+        batched.converse([once("long " * 20_000), once("short")], Sources(tmp_path))
+    assert [text[:5] for text in loopback.asked() - Counter("abcde")] == ["short"]
 
 
 def test_any_line_of_a_batch_can_be_read_or_is_asked_again(
@@ -308,12 +314,17 @@ def test_a_batch_killed_before_it_is_collected_is_collected_once(
     class Killed(BaseException):
         pass
 
-    async def kill(*_: Any) -> None:
+    hand = ledger.Ledger.hand
+
+    def kill(*_: Any) -> None:
         raise Killed
 
-    place = ("submitted", lambda *_: kill()) if killed.startswith("before") else ("batch", kill)
+    def kill_at_name(*args: Any, to: str | None = None) -> Any:
+        return kill() if to and "batch-0" in to else hand(*args, to=to)
+
+    before = killed.startswith("before")
     with monkeypatch.context() as patch:
-        patch.setattr(ledger.Ledger, place[0], _raise(Killed))
+        patch.setattr(ledger.Ledger, *(("hand", kill_at_name) if before else ("batch", kill)))
         with pytest.raises(Killed):
             batched.converse([once("a"), once("b")], Sources(tmp_path))
     assert len(loopback.batches) == 1
@@ -324,19 +335,13 @@ def test_a_batch_killed_before_it_is_collected_is_collected_once(
     assert loopback.asked() == {"a": 1, "b": 1}
 
 
-def _raise(kind: type[BaseException]) -> Any:
-    def call(*_: Any) -> None:
-        raise kind
-
-    return call
-
-
-def test_embeddings(loopback: Server, tmp_path: Path) -> None:
+def test_embeddings(loopback: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_TEXTS", 4)
     texts = [f"text {n}" for n in range(10)]
-    vectors, cost = chat(loopback).embed(texts, Sources(tmp_path), at_once=4)
+    vectors, cost = chat(loopback).embed(texts, Sources(tmp_path))
     assert vectors.shape == (10, 4)
     assert cost == Cost(3, 20, 0, pytest.approx(200e-6))
-    again, same_cost = chat(loopback).embed(texts, Sources(tmp_path), at_once=4)
+    again, same_cost = chat(loopback).embed(texts, Sources(tmp_path))
     assert (vectors == again).all()
     assert same_cost == cost
     assert len(np.unique(vectors, axis=0)) == 10
