@@ -71,8 +71,9 @@ def voice(seed: int, user_id: int) -> int:
 
 
 Put = Callable[[Any], str]
-# A text with gaps; for each, a fact's name, the name within it or "", and how it is put.
-Wording = tuple[str, list[tuple[str, str, Put]]]
+# Texts, each with the name of the fact that follows it, of a fact within that one, and how it is
+# put; names are "" where there is none.
+Wording = list[tuple[str, str, str, Put]]
 
 
 class Writer:
@@ -113,22 +114,18 @@ class Writer:
             place, names, wordings = self._form(form)
             if names <= facts.keys():
                 return place, wordings
-        return b"", [("", [])]
+        return b"", [[]]
 
     def _form(self, form: str) -> tuple[bytes, frozenset[str], list[Wording]]:
         """A form made ready: what a voice chooses by, the facts that it needs, its wordings."""
         wordings: list[Wording] = []
         for wording in form.split(" | "):
-            text, gaps = "", []
+            wordings.append(fields := [])
             for before, path, way, _ in Formatter().parse(wording.strip()):
-                text += before
-                if path:
-                    name, _, within = path.partition(".")
-                    gaps.append((name, within, self._put(way or "")))
-                    text += "{}"
-            wordings.append((text, gaps))
-        names = frozenset(name for _, gaps in wordings for name, _, _ in gaps)
-        return form.encode(), names, wordings
+                name, _, within = (path or "").partition(".")
+                fields.append((before, name, within, self._put(way or "")))
+        names = {name for fields in wordings for _, name, _, _ in fields} - {""}
+        return form.encode(), frozenset(names), wordings
 
     def _put(self, way: str) -> Put:
         """How a fact is put, by what follows the colon."""
@@ -180,10 +177,12 @@ def listed(parts: Sequence[str], joint: str = "") -> str:
 
 
 def _said(wording: Wording, facts: Facts) -> str:
-    text, gaps = wording
-    return text.format(
-        *[put(facts[name][within] if within else facts[name]) for name, within, put in gaps]
-    )
+    said = ""
+    for before, name, within, put in wording:
+        said += before
+        if name:
+            said += put(facts[name][within] if within else facts[name])
+    return said
 
 
 def _with_article(phrase: str) -> str:
