@@ -14,13 +14,13 @@ names facts in braces, as `str.format` does; what follows a colon says how a fac
     {label:a}        with its article: "an action movie", "a 4"; {label:A} begins a sentence
 """
 
+import re
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from string import Formatter
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import PositiveInt
 
@@ -65,125 +65,83 @@ class Phrases:
     mix: str
 
 
-@dataclass(frozen=True)
-class Voice:
-    """One user's way of putting things: which of several wordings is taken.
-
-    Attributes:
-        seed: Of the run.
-        user_id: The user.
-    """
-
-    seed: int
-    user_id: int
-
-    def pick(self, place: bytes, n: int, turn: int = 0) -> int:
-        """One of n, the same for the same place, the next one at the next turn."""
-        return (zlib.crc32(place, self._start) + turn) % n
-
-    @cached_property
-    def _start(self) -> int:
-        return zlib.crc32(f"{self.seed} {self.user_id} ".encode())
+def voice(seed: int, user_id: int) -> int:
+    """One user's way of putting things: which wordings are taken."""
+    return zlib.crc32(f"{seed} {user_id} ".encode())
 
 
 Put = Callable[[Any], str]
-
-
-class Form(NamedTuple):
-    """A form of a sentence.
-
-    Attributes:
-        place: Its text, by which a voice chooses among the wordings.
-        names: The facts that it needs.
-        wordings: Each a row of (text, a fact's name, the names within it, how it is put); the
-            name is "" where a text ends without a fact.
-    """
-
-    place: bytes
-    names: frozenset[str]
-    wordings: Sequence[Sequence[tuple[str, str, Sequence[str], Put]]]
-
-
-Sentence = Sequence[Form]
+# Texts, each with the name of the fact that follows it, of a fact within that one, and how it is
+# put; names are "" where there is none.
+Wording = list[tuple[str, str, str, Put]]
 
 
 class Writer:
-    """Says facts in the words of `Phrases`, made ready once for many texts.
-
-    Attributes:
-        reason: A sentence without its stop.
-        feelings: Likewise, by level.
-        beside: A sentence.
-    """
+    """Says facts in the words of `Phrases`, which it makes ready once for many texts."""
 
     def __init__(self, phrases: Phrases) -> None:
-        self._phrases = phrases
-        self._genre = cache(self._words_of)
-        self._one, self._many = cache(self._movie), cache(self._movies)
-        self._parts = {name: self._sentence(forms) for name, forms in phrases.parts.items()}
-        self._themes = {
-            theme: [self._sentence(forms) for forms in sentences]
-            for theme, sentences in phrases.profile.items()
-        }
-        self.reason, self.beside = self._sentence(phrases.reason), self._sentence(phrases.beside)
-        self.feelings = [self._sentence(forms) for forms in phrases.feelings]
+        self.phrases = phrases
+        self._form, self._genre, self._one = cache(self._form), cache(self._genre), cache(self._one)
 
-    def profile(self, facts: Facts, voice: Voice) -> str:
+    def profile(self, facts: Facts, voice: int) -> str:
         """A whole profile, of at most `most_words` words where its expendable themes allow."""
         said = {
-            theme: " ".join(filter(None, (self.say(each, facts, voice) for each in sentences)))
-            for theme, sentences in self._themes.items()
+            theme: " ".join(filter(None, (self.say(forms, facts, voice) for forms in sentences)))
+            for theme, sentences in self.phrases.profile.items()
         }
         text = " ".join(filter(None, said.values()))
-        for theme in self._phrases.expendable:
-            if len(text.split()) > self._phrases.most_words:
+        for theme in self.phrases.expendable:
+            if len(text.split()) > self.phrases.most_words:
                 said.pop(theme, None)
                 text = " ".join(filter(None, said.values()))
         return text
 
-    def say(self, sentence: Sentence, facts: Facts, voice: Voice, turn: int = 0) -> str:
-        """A sentence in the user's wording; "" where no form's facts are known."""
-        for form in sentence:
-            if form.names <= facts.keys():
-                return _said(form, facts, voice.pick(form.place, len(form.wordings), turn))
-        return ""
+    def say(self, forms: Forms, facts: Facts, voice: int, turn: int = 0) -> str:
+        """A sentence in the user's wording; "" where no form's facts are known.
+
+        The wording is the same for the same sentence, and the next one at the next turn.
+        """
+        place, wordings = self._known(forms, facts)
+        return _said(wordings[(zlib.crc32(place, voice) + turn) % len(wordings)], facts)
 
     def part(self, name: str, facts: Facts, wording: int = 0) -> str:
         """A part of a sentence; "" where no form's facts are known."""
-        for form in self._parts[name]:
-            if form.names <= facts.keys():
-                return _said(form, facts, wording)
-        return ""
+        _, wordings = self._known(self.phrases.parts[name], facts)
+        return _said(wordings[wording], facts)
 
-    def _sentence(self, forms: Forms) -> Sentence:
-        return [self._form(text) for text in ([forms] if isinstance(forms, str) else forms)]
+    def _known(self, forms: Forms, facts: Facts) -> tuple[bytes, list[Wording]]:
+        for form in (forms,) if isinstance(forms, str) else forms:
+            place, names, wordings = self._form(form)
+            if names <= facts.keys():
+                return place, wordings
+        return b"", [[]]
 
-    def _form(self, text: str) -> Form:
-        wordings = []
-        for wording in text.split(" | "):
-            fields = []
+    def _form(self, form: str) -> tuple[bytes, frozenset[str], list[Wording]]:
+        """A form made ready: what a voice chooses by, the facts that it needs, its wordings."""
+        wordings: list[Wording] = []
+        for wording in form.split(" | "):
+            wordings.append(fields := [])
             for before, path, way, _ in Formatter().parse(wording.strip()):
-                name, *within = (path or "").split(".")
+                name, _, within = (path or "").partition(".")
                 fields.append((before, name, within, self._put(way or "")))
-            wordings.append(fields)
-        names = {name for wording in wordings for _, name, _, _ in wording} - {""}
-        return Form(text.encode(), frozenset(names), wordings)
+        names = {name for fields in wordings for _, name, _, _ in fields} - {""}
+        return form.encode(), frozenset(names), wordings
 
     def _put(self, way: str) -> Put:
         """How a fact is put, by what follows the colon."""
         name, _, joint = way.partition(" ")
         if not way:
             return lambda value: listed(value) if isinstance(value, list) else str(value)
-        if name in self._phrases.parts:
+        if name in self.phrases.parts:
             return lambda value: self._members(name, value, joint)
-        if level := self._phrases.levels.get(way):
+        if level := self.phrases.levels.get(way):
             words, cuts = level[::2], level[1::2]
             return lambda value: str(words[bisect_right(cuts, value)])
         ways: dict[str, Put] = {
             "kind": lambda genre: self._genre(genre)["kind"],
             "offer": lambda genre: self._genre(genre)["offer"],
             "one": self._one,
-            "many": self._many,
+            "many": lambda genres: re.sub("ys$", "ies", f"{self._one(genres)}s"),
             "a": _with_article,
             "A": lambda phrase: _with_article(phrase).capitalize(),
         }
@@ -192,27 +150,23 @@ class Writer:
     def _members(self, part: str, value: Any, joint: str) -> str:
         if not isinstance(value, list):
             return self.part(part, value)
-        members = [
-            self.part(part, member, -1 if place else 0) for place, member in enumerate(value)
-        ]
-        return listed(members, joint)
+        first, others = value[:1], value[1:]
+        texts = [self.part(part, member) for member in first]
+        return listed(texts + [self.part(part, member, -1) for member in others], joint)
 
-    def _movie(self, genres: tuple[str, ...]) -> str:
+    def _one(self, genres: tuple[str, ...]) -> str:
+        """A movie of these genres."""
         if len(genres) > 2:
-            kinds = [self._genre(genre)["kind"] for genre in genres]
-            return self._phrases.mix.format(kinds=listed(kinds))
-        noun = next((genre for genre in self._phrases.nouns if genre in genres), None)
+            kinds = listed([self._genre(genre)["kind"] for genre in genres])
+            return self.phrases.mix.format(kinds=kinds)
+        noun = next((genre for genre in self.phrases.nouns if genre in genres), None)
         adjectives = [self._genre(genre)["adjective"] for genre in genres if genre != noun]
         return " ".join([*adjectives, self._genre(noun)["noun"] if noun else "movie"])
 
-    def _movies(self, genres: tuple[str, ...]) -> str:
-        movie = self._one(genres)
-        return f"{movie[:-1]}ies" if movie.endswith("y") else f"{movie}s"
-
-    def _words_of(self, genre: str) -> Mapping[str, str]:
-        other = self._phrases.other_genre.items()
+    def _genre(self, genre: str) -> Mapping[str, str]:
+        other = self.phrases.other_genre.items()
         words = {name: text.format(name=genre.lower()) for name, text in other}
-        return self._phrases.genres.get(genre, words)
+        return self.phrases.genres.get(genre, words)
 
 
 def listed(parts: Sequence[str], joint: str = "") -> str:
@@ -222,15 +176,12 @@ def listed(parts: Sequence[str], joint: str = "") -> str:
     return f"{', '.join(parts[:-1])} {joint or 'and'} {parts[-1]}"
 
 
-def _said(form: Form, facts: Facts, wording: int) -> str:
+def _said(wording: Wording, facts: Facts) -> str:
     said = ""
-    for before, name, within, put in form.wordings[wording if len(form.wordings) > 1 else 0]:
+    for before, name, within, put in wording:
         said += before
         if name:
-            value = facts[name]
-            for inner in within:
-                value = value[inner]
-            said += put(value)
+            said += put(facts[name][within] if within else facts[name])
     return said
 
 

@@ -1,9 +1,8 @@
 """Histories in, memories out, without an LLM. Pure.
 
-Profiles and reasons state what the ratings show, in words and in numbers that a small language
-model can copy (M_s and M_l of the paper). No text names another movie than its own, and none knows
-a rating of a later batch. A movie's summary and cast are not repeated: a prompt shows them beside
-the memory.
+Profiles and reasons state what the ratings show, in words and numbers that a small model can copy
+(M_s and M_l of the paper). No text names another movie than its own, or knows a later batch's
+rating. A movie's summary and cast are not repeated: a prompt shows them beside the memory.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,8 +12,8 @@ from pydantic import PositiveInt
 from persona_lab.component import component, neutral
 from persona_lab.data import Cost, Scale
 from persona_lab.distill.histories import History, Scope, UserMemories, rated_as
-from persona_lab.distill.phrases import Phrases, Voice, Writer
-from persona_lab.distill.taste import Rated, Taste, rated_movies
+from persona_lab.distill.phrases import Phrases, Writer, voice
+from persona_lab.distill.taste import Movies, Rated, Taste
 from persona_lab.sources import Sources
 
 
@@ -37,55 +36,44 @@ class Statistical:
     def distill(
         self, histories: Iterable[History], seed: int, sources: Sources
     ) -> Iterator[UserMemories]:
-        """Distil each history, in order (see `Distiller`).
-
-        Args:
-            histories: At least one row each.
-            seed: Chooses the wording, for each user anew.
-            sources: Not used.
-        """
-        table, rated = None, []
-        writer = Writer(self.phrases)
+        """Distil each history of at least one row, in order; the seed chooses the wording."""
+        writer, table, movies = Writer(self.phrases), None, None
         for history in histories:
-            if history.table is not table:
-                table = history.table
-                rated = rated_movies(table, history.scale)
-            yield self._of_user(history, rated[history.span], writer, Voice(seed, history.user_id))
+            if movies is None or history.table is not table:
+                table, movies = history.table, Movies(history.table, history.scale)
+            taste, own = Taste(movies), voice(seed, history.user_id)
+            rated = movies.rated[history.span]
+            snapshots, interactions = [], []
+            for start in range(0, len(rated), self.batch_size):
+                for turn, movie in enumerate(rated[start : start + self.batch_size], start):
+                    interactions.append(_interaction(movie, taste, writer, own, turn))
+                    taste.add(movie)
+                snapshots.append(writer.profile(taste.facts(), own))
+            yield UserMemories(history.user_id, snapshots[-1], snapshots, interactions)
 
     def fingerprint(self, sources: Sources) -> str:
         """A constant."""
         return "statistical"
 
     def estimate(self, sizes: Sequence[int], scale: Scale) -> Cost:
-        """Nothing (see `Distiller`)."""
+        """Nothing."""
         return Cost()
 
-    def _of_user(
-        self, history: History, rated: Sequence[Rated], writer: Writer, voice: Voice
-    ) -> UserMemories:
-        taste = Taste(history.scale)
-        snapshots, interactions = [], []
-        for start in range(0, len(rated), self.batch_size):
-            for turn, movie in enumerate(rated[start : start + self.batch_size], start):
-                interactions.append(_interaction(movie, taste, writer, voice, turn))
-                taste.add(movie)
-            snapshots.append(writer.profile(taste.facts(), voice))
-        return UserMemories(history.user_id, snapshots[-1], snapshots, interactions)
 
-
-def _interaction(movie: Rated, taste: Taste, writer: Writer, voice: Voice, turn: int) -> str:
+def _interaction(movie: Rated, taste: Taste, writer: Writer, voice: int, turn: int) -> str:
     """Why the user rated the movie so, from what was known of the user before.
 
     The turn goes on from text to text, so that neighbours are worded differently.
     """
-    label = taste.scale.labels[movie.place]
+    scale, phrases = taste.movies.scale, writer.phrases
+    label = scale.labels[movie.place]
     facts = taste.reasons(movie) | taste.beside(movie) | {"label": label}
     directors = {"directors": list(movie.directors[:2])} if movie.directors else {}
     facts["movie"] = writer.part("movie", {"genres": movie.genres, **directors})
-    feelings = writer.feelings[taste.level(movie.rating, len(writer.feelings))]
-    facts["plain"] = writer.say(feelings, facts, voice, turn)
-    reason = writer.say(writer.reason, facts, voice, turn)
+    share = (movie.rating - scale.low) / (scale.high - scale.low)
+    feeling = phrases.feelings[round(share * (len(phrases.feelings) - 1))]
+    facts["plain"] = writer.say(feeling, facts, voice, turn)
+    reason = writer.say(phrases.reason, facts, voice, turn)
     # In step with the other turns, the same wordings would always meet.
-    beside = writer.say(writer.beside, facts, voice, turn + turn // 3)
-    text = f"{rated_as(movie.title, movie.year, label)} because {reason}. {beside}"
-    return text.rstrip()
+    beside = writer.say(phrases.beside, facts, voice, turn + turn // 3)
+    return f"{rated_as(movie.title, movie.year, label)} because {reason}. {beside}".rstrip()

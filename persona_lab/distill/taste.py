@@ -6,9 +6,9 @@ the history. What would rest on too few ratings is no fact.
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from functools import cache
-from itertools import combinations
+from itertools import combinations, count, groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -31,24 +31,22 @@ _BANDS = (0.5, 0.625, 0.75)
 _LOW = 0.3
 _OLD = "before 1960"
 _UNNAMED = {"", "unknown", "(no genres listed)"}
+# What may explain a rating, and how many movies that share it must have been rated before.
+_REASONS = {"genre": 2, "pair": 2, "director": 2, "actor": 2, "era": 3}
 
 # Facts by name; one that is not known has no name here.
 Facts = dict[str, Any]
+# Movies that share something: a kind of thing, and its name.
+Group = tuple[str, Any]
 
 
 class Rated(NamedTuple):
-    """A movie that the user has rated.
+    """A movie that the user has rated; its year and its mean of others' ratings may be None.
 
     Attributes:
-        title: From the catalogue.
-        year: None where unknown.
-        rating: On the scale.
         place: Of the rating on the scale, from 0.
-        mean: Average rating of others, None where unknown.
-        genres: Named genres.
-        directors: Names.
-        groups: What it shares with other movies, (kind, name) each: `genre`, `pair` (of genres),
-            `director`, `actor` (the leading ones) and `era` (its decade, "the 1990s").
+        groups: Numbers of its groups.
+        counts: What it adds to the sums of each (see `Taste`).
     """
 
     title: str
@@ -58,30 +56,65 @@ class Rated(NamedTuple):
     mean: float | None
     genres: tuple[str, ...]
     directors: tuple[str, ...]
-    groups: tuple[tuple[str, Any], ...]
+    groups: np.ndarray
+    counts: np.ndarray
 
 
-def rated_movies(rows: pd.DataFrame, scale: Scale) -> list[Rated]:
-    """The rows of histories (see `History`), in order; one movie's equal ratings are one object."""
-    keys = list(zip(rows["item_id"].tolist(), rows["rating"].tolist(), strict=True))
-    distinct = rows[~rows.duplicated(["item_id", "rating"]).to_numpy()]
-    distinct = distinct.assign(place=scale.index(distinct["rating"])).astype(object)
-    distinct = distinct.where(distinct.notna(), None)
-    rated = {}
-    for row in distinct.to_dict("records"):
-        genres, directors = split_genres(row["genres"] or ""), split_names(row["director"] or "")
+class Movies:
+    """The rated movies of a table of histories (see `History`), and the groups that they form.
+
+    Attributes:
+        scale: Of the ratings.
+        point: A point of a scale from 1 to 5 on this one: thresholds are in such points.
+        cuts: Between the bands of low and high averages.
+        lows: Number of values of the scale that are low.
+        rated: By row of the table; one movie's equal ratings are one object.
+        groups: Kind and name by number. Kinds are `all` (number 0), `genre`, `pair` (of genres),
+            `director`, `actor` (a leading one), `era` ("the 1990s"), `band` and `place`.
+        kinds: Numbers of the groups of a kind, by name.
+    """
+
+    def __init__(self, table: pd.DataFrame, scale: Scale) -> None:
+        width = scale.high - scale.low
+        self.scale, self.point = scale, width / 4
+        self.cuts = [scale.low + share * width for share in _BANDS]
+        self.lows = int(np.searchsorted(scale.values, scale.low + _LOW * width, side="right"))
+        names = ("item_id", "rating", "title", "year", "mean", "genres", "director", "cast")
+        columns = [*(table[name] for name in names), pd.Series(scale.index(table["rating"]))]
+        rows = list(zip(*(column.tolist() for column in columns), strict=True))
+        fixed: list[Group] = [
+            ("all", ""),
+            *(("place", place) for place in range(len(scale.values))),
+        ]
+        numbers = defaultdict(count(len(fixed)).__next__, zip(fixed, count()))
+        distinct = {row[:2]: row[1:] for row in rows}
+        rated = {movie: self._rated(row, numbers) for movie, row in distinct.items()}
+        self.rated = [rated[row[:2]] for row in rows]
+        self.groups = list(numbers)
+        self.kinds = {
+            kind: np.array([numbers[group] for group in groups])
+            for kind, groups in groupby(sorted(numbers), itemgetter(0))
+        }
+
+    def _rated(self, row: Sequence[Any], numbers: Mapping[Group, int]) -> Rated:
+        known = (None if pd.isna(value) else value for value in row)
+        rating, title, year, mean, genres, director, cast, place = known
+        genres, directors = split_genres(genres or ""), split_names(director or "")
         shared = {
+            "all": [""],
+            "place": [place],
             "genre": genres,
             "pair": combinations(sorted(genres), 2),
             "director": directors,
-            "actor": split_names(row["cast"] or "")[:_LEADING],
+            "actor": split_names(cast or "")[:_LEADING],
+            "era": [] if year is None else [f"the {year // 10 * 10}s" if year >= 1960 else _OLD],
+            "band": [] if mean is None else [bisect_right(self.cuts, mean)],
         }
-        groups = [(kind, name) for kind, names in shared.items() for name in names]
-        if (year := row["year"]) is not None:
-            groups.append(("era", f"the {year // 10 * 10}s" if year >= 1960 else _OLD))
-        told = (row["rating"], row["place"], row["mean"], genres, directors, tuple(groups))
-        rated[row["item_id"], row["rating"]] = Rated(row["title"], year, *told)
-    return [rated[key] for key in keys]
+        groups = [numbers[kind, name] for kind, names in shared.items() for name in names]
+        above = (0, 0) if mean is None else (1, rating - mean)
+        counts = (1, rating, place == len(self.scale.values) - 1, place < self.lows, *above)
+        told = (title, year, rating, place, mean, genres, directors)
+        return Rated(*told, np.array(groups), np.array(counts))
 
 
 @cache
@@ -103,83 +136,36 @@ def split_names(names: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(people))
 
 
-class Sums:
-    """Sums over the ratings of one group of movies.
-
-    Attributes:
-        n: How many.
-        total: Of the ratings.
-        highest: How many are the highest of the scale.
-        low: How many are low.
-        compared: How many have an average of others.
-        above: Of rating minus average over these.
-    """
-
-    __slots__ = ("above", "compared", "highest", "low", "n", "total")
-
-    def __init__(self) -> None:
-        self.n = self.highest = self.low = self.compared = 0
-        self.total = self.above = 0.0
-
-
 class Taste:
     """What is known of a user after the movies added so far.
 
     Attributes:
-        scale: Of the ratings.
-        rated: The movies, in order.
-        all: Sums over all of them.
-        counts: Number of ratings by place on the scale.
-        groups: Sums by kind of group and its name (see `Rated`).
-        bands: Sums by the movie's average: how many of the cuts it reaches.
+        movies: All that may be added.
+        rated: Those added, in order.
+        usual: The user's mean rating; NaN before the first.
+        sums: By group: the number of ratings, their sum, how many are the highest of the scale, how
+            many are low, how many have an average of others, and the sum of rating minus average
+            over these.
     """
 
-    def __init__(self, scale: Scale) -> None:
-        self.scale = scale
-        width = scale.high - scale.low
-        # Thresholds are in points of a scale from 1 to 5.
-        self._point = width / 4
-        self._cuts = [scale.low + share * width for share in _BANDS]
-        self._lows = int(np.searchsorted(scale.values, scale.low + _LOW * width, side="right"))
+    def __init__(self, movies: Movies) -> None:
+        self.movies = movies
         self.rated: list[Rated] = []
-        self.all = Sums()
-        self.counts = [0] * len(scale.labels)
-        self.groups: defaultdict[str, defaultdict[Any, Sums]]
-        self.groups = defaultdict(lambda: defaultdict(Sums))
-        self.bands: defaultdict[int, Sums] = defaultdict(Sums)
+        self.usual = float("nan")
+        self.sums = np.zeros((len(movies.groups), 6))
 
     def add(self, movie: Rated) -> None:
         """Count one more movie."""
         self.rated.append(movie)
-        self.counts[movie.place] += 1
-        groups = [self.all, *(self.groups[kind][name] for kind, name in movie.groups)]
-        if movie.mean is not None:
-            groups.append(self.bands[bisect_right(self._cuts, movie.mean)])
-        for sums in groups:
-            sums.n += 1
-            sums.total += movie.rating
-            sums.highest += movie.place == len(self.counts) - 1
-            sums.low += movie.place < self._lows
-            if movie.mean is not None:
-                sums.compared += 1
-                sums.above += movie.rating - movie.mean
-
-    @property
-    def usual(self) -> float:
-        """The user's mean rating; NaN before the first."""
-        return self.all.total / self.all.n if self.rated else float("nan")
-
-    def level(self, rating: float, levels: int) -> int:
-        """In which of so many levels, from 0, a rating lies."""
-        low, high = self.scale.low, self.scale.high
-        return round((rating - low) / (high - low) * (levels - 1))
+        self.sums[movie.groups] += movie.counts
+        self.usual = float(self.sums[0, 1]) / len(self.rated)
 
     def facts(self) -> Facts:
         """What the ratings, at least one, show."""
-        n = self.all.n
+        n = len(self.rated)
         facts: Facts = {"n": n, "usual": self.usual}
         if n < _FEW:
-            labels = [self.scale.labels[movie.place] for movie in self.rated]
+            labels = [self.movies.scale.labels[movie.place] for movie in self.rated]
             facts |= {"ratings": labels} if n > 1 else {"single": labels[0]}
             facts["seen"] = [{"genre": genre} for genre, _ in _genres(self.rated).most_common(3)]
         else:
@@ -190,78 +176,80 @@ class Taste:
 
     def reasons(self, movie: Rated) -> Facts:
         """What the ratings so far, if any, say of such a movie with such a rating."""
-        usual, point = self.usual, self._point
-        above = movie.rating - usual
-        evidence = sorted(self._evidence(movie), key=itemgetter("effect", "mean"))
+        usual, point = self.usual, self.movies.point
+        evidence = []
+        sums_of = self.sums[movie.groups].tolist()
+        for number, sums in zip(movie.groups.tolist(), sums_of, strict=True):
+            kind, _ = self.movies.groups[number]
+            # An era that most movies are from says nothing.
+            most = 0.6 * len(self.rated) if kind == "era" else np.inf
+            if kind in _REASONS and _REASONS[kind] <= sums[0] < most:
+                evidence.append(self._told(number, sums))
         if not evidence:
             return {}
+        evidence.sort(key=itemgetter("effect", "mean"))
+        above = movie.rating - usual
         if abs(above) < 0.5 * point:
             near = min(evidence, key=lambda group: abs(group["mean"] - movie.rating))
             by = abs(near["mean"] - movie.rating) / point
             if by > 0.5:
                 return {"ordinary": usual}
             return {"same" if by < 0.05 else "near": near}
-        support, contrast = evidence[-1], evidence[0]
-        if above < 0:
-            support, contrast = contrast, support
+        contrast, support = (evidence[end] for end in ((0, -1) if above > 0 else (-1, 0)))
         telling = support["effect"] * above > 0 and abs(support["effect"]) >= 0.1
         if telling and abs(support["mean"] - movie.rating) <= point:
             return {"above": above, "support": support}
         if abs(contrast["mean"] - movie.rating) > point:
             return {"contrast": contrast}
-        return {"above": above, "unusual": usual} if self.all.n >= 5 else {}
+        return {"above": above, "unusual": usual} if len(self.rated) >= 5 else {}
 
     def beside(self, movie: Rated) -> Facts:
         """The rating beside the average that others give, or else beside the ratings so far."""
         if movie.mean is not None:
-            by = (movie.rating - movie.mean) / self._point
+            by = (movie.rating - movie.mean) / self.movies.point
             return {"alike": movie.mean} if abs(by) < 0.3 else {"mean": movie.mean, "by": by}
-        if self.all.n < 10:
+        if len(self.rated) < 10:
             return {}
-        share = _share(self.counts[movie.place], self.all.n)
-        return {"share": share} if share else {"new": self.scale.labels[movie.place]}
+        (place,) = self.movies.kinds["place"][[movie.place]]
+        share = _share(self.sums[place, 0], len(self.rated))
+        return {"share": share} if share else {"new": self.movies.scale.labels[movie.place]}
 
-    def _evidence(self, movie: Rated) -> Iterator[Facts]:
-        """What is shared with enough movies rated before."""
-        for kind, name in movie.groups:
-            sums = self.groups[kind].get(name)
-            # An era that most movies are from says nothing.
-            if sums and (3 <= sums.n < 0.6 * self.all.n if kind == "era" else sums.n >= 2):
-                yield self._told(kind, name, sums)
-
-    def _told(self, kind: str, name: Any, sums: Sums) -> Facts:
-        effect = _drawn(sums.total, sums.n, self.usual) / self._point
-        return {kind: name, "n": sums.n, "mean": sums.total / sums.n, "effect": effect}
+    def _told(self, number: int, sums: list[float]) -> Facts:
+        kind, name = self.movies.groups[number]
+        n, mean = int(sums[0]), sums[1] / sums[0]
+        effect = _drawn(sums[1], n, self.usual) / self.movies.point
+        return {kind: name, "n": n, "mean": mean, "effect": effect, "sums": sums}
 
     def _known(self, kind: str, least: int) -> list[Facts]:
-        """The groups with enough ratings, by name."""
-        groups = sorted(self.groups[kind].items())
-        return [self._told(kind, name, sums) for name, sums in groups if sums.n >= least]
-
-    def _known_genres(self) -> list[Facts]:
-        whole = self.all
-        lead = whole.above / whole.compared if whole.compared else 0.0
-        genres = self._known("genre", 1)
-        for facts in genres:
-            sums = self.groups["genre"][facts["genre"]]
-            facts["share"] = sums.n / whole.n
-            facts["highest_share"], facts["low_share"] = sums.highest / sums.n, sums.low / sums.n
-            facts["more_highest"] = _drawn(sums.highest, sums.n, whole.highest / whole.n)
-            facts["more_low"] = _drawn(sums.low, sums.n, whole.low / whole.n)
-            if sums.compared:
-                facts["lead"] = sums.above / sums.compared
-                facts["own_way"] = _drawn(sums.above, sums.compared, lead) / self._point
-        return genres
+        """The groups of a kind with enough ratings, by name."""
+        numbers = self.movies.kinds.get(kind, np.array([], int))
+        numbers = numbers[self.sums[numbers, 0] >= least]
+        return list(map(self._told, numbers.tolist(), self.sums[numbers].tolist()))
 
     def _group_facts(self) -> Facts:
         """Genres, pairs of them, decades and people that are rated otherwise than the rest."""
-        least = 3 if self.all.n < 40 else 4
-        watched = self._known_genres()
-        genres = [group for group in watched if group["n"] >= least]
+        movies, n = self.movies, len(self.rated)
+        _, _, highest, low, compared, above = self.sums[0].tolist()
+        least = 3 if n < 40 else 4
+        watched = self._known("genre", 1)
+        for genre in watched:
+            of_genre = genre["n"]
+            _, _, its_highest, its_low, its_compared, its_above = genre["sums"]
+            genre |= {
+                "share": of_genre / n,
+                "highest_share": its_highest / of_genre,
+                "low_share": its_low / of_genre,
+                "more_highest": _drawn(its_highest, of_genre, highest / n),
+                "more_low": _drawn(its_low, of_genre, low / n),
+            }
+            if compared >= _FEW and its_compared:
+                genre["lead"] = its_above / its_compared
+                genre["own_way"] = _drawn(its_above, its_compared, above / compared) / movies.point
+        genres = [genre for genre in watched if genre["n"] >= least]
         liked, disliked = _most(genres, "effect", 0.1, 4), _most(genres, "effect", 0.1, 4, -1)
-        not_liked = [group for group in genres if group not in liked]
-        not_disliked = [group for group in genres if group not in disliked]
-        rest = [group for group in not_liked if group in not_disliked]
+        not_liked = [genre for genre in genres if genre not in liked]
+        not_disliked = [genre for genre in genres if genre not in disliked]
+        rest = [genre for genre in not_liked if genre in not_disliked]
         facts = {
             "liked": liked,
             "favourites": liked[:3],
@@ -269,16 +257,15 @@ class Taste:
             "least_liked": disliked[:2],
             "otherwise" if liked or disliked else "genres": _most(rest, "effect", -9, 4),
             "watched": _most(watched, "share", 0.1, 4),
-            "highest": self.scale.labels[-1],
-            "low": self.scale.labels[max(self._lows, 1) - 1],
+            "highest": movies.scale.labels[-1],
+            "low": movies.scale.labels[max(movies.lows, 1) - 1],
             "given_highest": _most(not_disliked, "more_highest", 0.08, 2),
             "given_low": _most(not_liked, "more_low", 0.08, 2),
             "eras": sorted(self._known("era", least), key=lambda group: group["era"] != _OLD),
+            "kind_to": _most(not_disliked, "own_way", 0.1, 3),
+            "harsh_on": _most(not_liked, "own_way", 0.1, 3, -1),
         }
-        if self.all.compared >= _FEW:
-            facts["kind_to"] = _most(not_disliked, "own_way", 0.1, 3)
-            facts["harsh_on"] = _most(not_liked, "own_way", 0.1, 3, -1)
-        means = {group["genre"]: group["mean"] for group in genres}
+        means = {genre["genre"]: genre["mean"] for genre in genres}
         pairs = self._known("pair", least)
         for name, sign in (("best_pairs", 1), ("worst_pairs", -1)):
             # Such as say more than either genre does.
@@ -298,43 +285,45 @@ class Taste:
 
     def _beside_averages(self) -> Facts:
         """How the ratings depend on the movies' average ratings."""
-        if self.all.compared < _FEW:
-            typical = self.scale.low + 4 * _TYPICAL * self._point
-            return {"generosity": (self.usual - typical) / self._point}
-        lead = self.all.above / self.all.compared
-        facts: Facts = {"generosity": lead / self._point, "by": abs(lead)}
-        facts["even" if abs(lead) < 0.15 * self._point else "lead"] = lead
-        known = [band for band in range(len(_BANDS), -1, -1) if self.bands[band].n >= 3]
+        scale, point, cuts = self.movies.scale, self.movies.point, self.movies.cuts
+        *_, compared, above = self.sums[0].tolist()
+        if compared < _FEW:
+            typical = scale.low + 4 * _TYPICAL * point
+            return {"generosity": (self.usual - typical) / point}
+        lead = above / compared
+        facts: Facts = {"generosity": lead / point, "by": abs(lead)}
+        facts["even" if abs(lead) < 0.15 * point else "lead"] = lead
+        known = self._known("band", 3)[::-1]
         if len(known) < 2:
             return facts
-        ends = [None, *self._cuts, None]
-        facts["bands"] = bands = [
+        ends = {"start": [None, *cuts], "stop": [*cuts, None]}
+        facts["bands"] = [
             {
-                "average": _known_only({"start": ends[band], "stop": ends[band + 1]}),
-                "mean": self.bands[band].total / self.bands[band].n,
+                "average": _known_only({end: at[group["band"]] for end, at in ends.items()}),
+                "mean": group["mean"],
             }
-            for band in known
+            for group in known
         ]
-        if self.all.compared >= 20:
+        if compared >= 20:
             # Points of rating for a point of the averages; bands are half a point apart.
-            rise = (bands[0]["mean"] - bands[-1]["mean"]) / self._point
-            facts["agreement"] = 2 * rise / (known[0] - known[-1])
+            rise = (known[0]["mean"] - known[-1]["mean"]) / point
+            facts["agreement"] = 2 * rise / (known[0]["band"] - known[-1]["band"])
         return facts
 
     def _drift(self) -> Facts:
         """What has changed in the last third of the history."""
-        size = self.all.n // 3
+        size = len(self.rated) // 3
         before, lately = self.rated[:-size], self.rated[-size:]
         old, new = (sum(movie.rating for movie in part) / len(part) for part in (before, lately))
         was, now = _genres(before), _genres(lately)
         turns = [
             {"genre": genre, "by": now[genre] / len(lately) - was[genre] / len(before)}
-            for genre in sorted(self.groups["genre"])
+            for genre in sorted(was | now)
         ]
         towards, away = _most(turns, "by", 0.15, 2), _most(turns, "by", 0.15, 2, -1)
         facts: Facts = {"towards": towards, "away": away}
         change = {"old": old, "new": new, "size": size, "by": new - old}
-        if abs(new - old) >= 0.3 * self._point:
+        if abs(new - old) >= 0.3 * self.movies.point:
             facts["change"] = change
         elif not towards and not away:
             facts["steady"] = change
@@ -342,36 +331,38 @@ class Taste:
 
     def _habits(self) -> Facts:
         """How often each rating is given, the typical one and the spread."""
-        n, top = self.all.n, max(self.counts)
-        given = [
-            {"label": label, "count": count, "share": _share(count, n)}
-            for label, count in zip(self.scale.labels, self.counts, strict=True)
-        ][::-1]
-        typical = [rating for rating in given if rating["count"] == top]
+        n, numbers = len(self.rated), self.movies.kinds["place"]
+        counts = list(zip(self.movies.scale.labels, self.sums[numbers, 0].tolist(), strict=True))[
+            ::-1
+        ]
+        top = max(count for _, count in counts)
+        typical = [{"label": label} for label, count in counts if count == top]
         if top == n:
             return {"always": typical[0]["label"]}
         spread = sum((movie.rating - self.usual) ** 2 for movie in self.rated) ** 0.5 / n**0.5
         return {
             "typical": typical,
-            "given": [rating for rating in given if rating["count"]],
-            "never": [rating for rating in given if not rating["count"]],
+            "given": [
+                {"label": label, "share": _share(count, n)} for label, count in counts if count
+            ],
+            "never": [{"label": label} for label, count in counts if not count],
             "spread": spread,
-            "variety": spread / self._point,
+            "variety": spread / self.movies.point,
         }
 
 
 def _most(groups: list[Facts], by: str, least: float, count: int, sign: int = 1) -> list[Facts]:
     """The groups with the most of something, or with -1 the least: at least so much of it."""
-    enough = [group for group in groups if sign * group.get(by, -np.inf * sign) >= least]
+    enough = [group for group in groups if by in group and sign * group[by] >= least]
     return sorted(enough, key=lambda group: -sign * group[by])[:count]
 
 
-def _drawn(total: float, n: int, usual: float) -> float:
+def _drawn(total: float, n: float, usual: float) -> float:
     """How far a mean is from the usual one, drawn towards 0 where its n are few."""
     return (total - n * usual) / (n + _PRIOR)
 
 
-def _share(count: int, n: int) -> float:
+def _share(count: float, n: int) -> float:
     # What was given is never at 0%.
     return max(count / n, 0.01) if count else 0.0
 
