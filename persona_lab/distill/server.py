@@ -221,7 +221,6 @@ class _Desk:
         return results  # type: ignore[return-value]
 
     async def ask(self, call: Call) -> Attempt:
-        """A call's answer."""
         client = await self.client.free.get()
         try:
             while not (claim := await self._claim(call)).ours:
@@ -320,13 +319,8 @@ class _Desk:
             # A first try may have come through although its answer did not.
             if next(tries) and (known := await self._search(token)):
                 return known
-            batch = await api.batches.create(
-                input_file_id=file.id,
-                endpoint=url,
-                completion_window="24h",
-                metadata={"persona_lab": token},
-            )
-            return batch.id
+            told: Any = {"completion_window": "24h", "metadata": {"persona_lab": token}}
+            return (await api.batches.create(input_file_id=file.id, endpoint=url, **told)).id
 
         name = await self.client.surely(create)
         await self.ledger.hand(bodies, token, to=f"{token} {name}")
@@ -363,7 +357,6 @@ class _Desk:
             raise UserError(f"the server refused a batch: {told}", "mode=sync asks one by one")
 
     async def _keep_line(self, line: str) -> None:
-        """Keep what a line of a batch's result says of a call."""
         try:
             row = json.loads(line)
             key, response = str(row["custom_id"]), row.get("response") or {}
@@ -442,7 +435,6 @@ class _Budget:
         self._lost[key] = lost
 
     def count(self, answer: Attempt, *, reused: bool) -> Attempt:
-        """Count an answer, and say now and then how it goes."""
         self._spent += answer.money
         self._paid += 0 if reused else answer.money
         self._calls += 1
