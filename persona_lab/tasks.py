@@ -60,11 +60,12 @@ class Row:
         """Print the table of all results in the folder; for a sweep, write its report."""
         # Imported here: drawing takes a second to load, and a run's end is the first to need it.
         from persona_lab import report
+        from persona_lab.sources import Sources, default_cache
 
         built = report.build(folder)
         report.print_table(built)
         if list(jobs) != [folder]:
-            _log.info("report: %s", report.write(built, folder)[0])
+            _log.info("report: %s", report.write(built, folder, Sources(default_cache()))[0])
         finished = {run.name for run in built.runs}
         return sum(job.name in finished for job in jobs)
 

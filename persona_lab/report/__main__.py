@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from persona_lab.errors import UserError
-from persona_lab.report import build, print_table, tagger, write
+from persona_lab.report import build, print_table, write
 from persona_lab.sources import Sources, default_cache
 
 
@@ -25,14 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("several folders were given", "add --into <folder for the report>")
         report = build(*options.folders)
         print_table(report)
-        words = None
-        try:
-            if any(run.personas for run in report.runs):
-                words = tagger(Sources(default_cache()))
-        except UserError as error:
-            print(f"no figure of the personas' words: {error}", file=sys.stderr)
         into = options.into or options.folders[0]
-        for path in write(report, into, words):
+        for path in write(report, into, Sources(default_cache())):
             print(path)
         if options.wandb:
             from persona_lab.report.online import publish  # what only this asks for

@@ -25,6 +25,7 @@ def test_one_persona_has_nothing_to_differ_from():
 
 def test_the_tagger_finds_nouns_and_adjectives(monkeypatch, tmp_path):
     """A spaCy pipeline that knows its words by heart stands for the fetched one."""
+    monkeypatch.delitem(sys.modules, "spacy", raising=False)
     spacy = pytest.importorskip("spacy")
     blank = spacy.blank("en")
     ruler = blank.add_pipe("attribute_ruler")
