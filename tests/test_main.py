@@ -1,26 +1,29 @@
 """The door as it is used: command lines in, run folders, one line and an exit code out."""
 
 import json
-import logging
+import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from command import command
 from scales import STARS
 
-from persona_lab import configure
-from persona_lab.__main__ import main
+from persona_lab.compose import load_run
 from persona_lab.distill import ledger
 from persona_lab.distill.server import KEY
 from persona_lab.errors import UserError
 from persona_lab.evaluation import Result, Row
 from persona_lab.experiment import Experiment
+from persona_lab.lab import Lab
+from persona_lab.model import module
 from persona_lab.sources import Sources
 
 from .distill.server import Server
@@ -29,7 +32,7 @@ Door = Callable[..., str]
 REAL_RUN = Experiment.run
 
 
-def fake_run(self: Any, sources: Any, store: Any, folder: Path, rerun: bool) -> Result:
+def fake_run(self: Any, lab: Lab) -> Result:
     if self.memory.name == "ml":
         raise KeyError("broken")
     names = {"distiller": "d", "embedder": "e", "personas": "p", "peft": "lora"}
@@ -51,30 +54,15 @@ def fake_run(self: Any, sources: Any, store: Any, folder: Path, rerun: bool) -> 
     whole = {"cohort": "dev", "metrics": metrics, "intervals": intervals, "reused": False}
     whole["development"] = self.data.development
     result = Result(row, **whole, **counts, **lists, **tables)
-    result.save(folder)
+    result.save(lab.folder)
     return result
 
 
 @pytest.fixture
-def door(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Door]:
+def door(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Door:
     """Give a command line in a folder of its own; returns what it says when it ends."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Experiment, "run", fake_run)
-    root, package = logging.getLogger(), logging.getLogger("persona_lab")
-    kept = [*root.handlers], root.level, package.level
-
-    def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["persona-lab", *arguments])
-        try:
-            main()
-        except SystemExit as end:
-            return str(end.code)
-        return "0"
-
-    yield run
-    for handler in set(root.handlers) - set(kept[0]):
-        handler.close()
-    root.handlers[:], root.level, package.level = kept
+    return partial(command, tmp_path)
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -93,7 +81,7 @@ def test_run(door: Door, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     changed = {"data.path": "ratings.zip", "memory.top_k": 2}
     assert Result.load(folder).row.changed == changed
     assert "1.000" in capsys.readouterr().out
-    again = configure.load_run(folder)
+    again = load_run(folder)
     assert (again.experiment.seed, again.experiment.changed) == (3, changed)
     assert again.experiment.data.path == str(tmp_path / "my/ratings.zip")
 
@@ -164,7 +152,7 @@ def test_sweep_goes_on_after_a_failure(door: Door, tmp_path: Path) -> None:
 
 
 def test_a_sweeps_plan(door: Door, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    end = door("-m", "experiment=smoke", "row=r3,r9", "plan=true", "model.lora_targets=[none]")
+    end = door("-m", "experiment=smoke", "row=r3,r9", "task=plan", "model.lora_targets=[none]")
     assert end == "persona-lab: 1 of 2 jobs completed"
     assert [status(job)["state"] for _, job in sorted(jobs(tmp_path).items())] == [
         *("planned", "failed")
@@ -181,7 +169,8 @@ def test_a_sweeps_folder_may_hold_older_jobs(
     for name, state in (("07-memory=ms", "completed"), ("08-plan", "planned")):
         older = tmp_path / "one" / name
         older.mkdir(parents=True)
-        left = {"state": state, "error": None, "overrides": [], "started": "2020-01-01T00:00:00"}
+        left = {"state": state, "error": None, "task": "persona_lab.tasks.Row", "overrides": []}
+        left["started"] = "2020-01-01T00:00:00"
         (older / "status.json").write_text(json.dumps(left))
     assert door(*sweep, "seed=1") == "0"
     shutil.copy(tmp_path / "one/00-adapter=none,seed=1/result.json", tmp_path / "one/07-memory=ms")
@@ -194,7 +183,7 @@ def test_a_sweeps_folder_may_hold_older_jobs(
 
 def test_a_run_of_the_shared_stages_alone(door: Door, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    assert door("experiment=smoke", "stage=prepare", f"cache={cache}") == "0"
+    assert door("experiment=smoke", "task=prepare", f"cache={cache}") == "0"
     (folder,) = tmp_path.glob("outputs/*/*")
     assert status(folder)["state"] == "prepared"
     made = {path.name for path in (cache / "store").iterdir() if not path.name.startswith(".")}
@@ -223,6 +212,9 @@ def test_sweep_over_rows(door: Door, tmp_path: Path) -> None:
         (["-m", "hydra/sweeper=optuna", "seed=1,2"], "a search would choose on test rows"),
         (["experiment=tune"], "experiment=tune is a sweep over train.lr, peft.r, train.weight_"),
         (["-m", "adapter=persona,persna"], "adapter 'persna' does not exist"),
+        (["plan=true"], "plan=true is no choice any more (write task=plan)"),
+        (["-m", "row=r3,r9", "stage=prepare"], "stage=prepare is no choice any more (write task="),
+        (["task=train"], "task 'train' does not exist (choose plan, prepare, row)"),
         (["adapter=persna"], "adapter 'persna' does not exist"),
     ],
 )
@@ -273,7 +265,7 @@ def test_no_test_metric_is_an_objective(door: Door, tmp_path: Path) -> None:
         (["data.n_users=abc"], "data.n_users is 'abc' (it should be a valid integer)"),
         (["train.epochs=0"], "train.epochs is 0 (it should be greater than 0)"),
         (["+data.users=3"], "'data.users' does not exist (did you mean data.n_users?)"),
-        (["stage=train"], "stage is 'train' (it should be 'all' or 'prepare')"),
+        (["task._target_=my.Task"], "task: my.Task cannot be imported"),
         (["memory=ml"], "KeyError: 'broken'"),
         (["data.reader._target_=my.Reader"], "data.reader: my.Reader cannot be imported"),
     ],
@@ -291,7 +283,7 @@ def test_failed_run_says_so_in_its_status(
 
 def test_load_run_wants_a_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not the folder of a run"):
-        configure.load_run(tmp_path)
+        load_run(tmp_path)
 
 
 def test_many_devices_are_refused_in_a_sweep(door: Door, tmp_path: Path) -> None:
@@ -303,6 +295,70 @@ def test_many_devices_are_refused_in_a_sweep(door: Door, tmp_path: Path) -> None
 def test_multirun_gives_way_to_cfg(door: Door, capsys: pytest.CaptureFixture[str]) -> None:
     assert door("-m", "experiment=table1", "slm=phi3", "--cfg", "job", "-p", "model") == "0"
     assert "\nname: phi3\n" in capsys.readouterr().out
+
+
+OWN_TASK = """
+from persona_lab.component import component
+from persona_lab.tasks import Row
+
+@component
+class Count(Row):
+    what: str
+
+    state = "counted"
+
+    def run(self, experiment, lab):
+        (lab.folder / "count.txt").write_text(f"{self.what}: {experiment.data.n_users}")
+
+    @staticmethod
+    def conclude(folder, jobs):
+        (folder / "counts.txt").write_text(" ".join(sorted(job.name for job in jobs)))
+        return len(jobs)
+"""
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "data.n_users=2,3", "hydra.sweep.dir=swept"]])
+def test_a_task_of_the_users_own(door: Door, tmp_path: Path, sweep: list[str]) -> None:
+    (tmp_path / "own_task.py").write_text(OWN_TASK)
+    task = ["task._target_=own_task.Count", "+task.what=users"]
+    assert door("experiment=smoke", "hydra.run.dir=once", *task, *sweep) == "0"
+    folder = tmp_path / ("swept" if sweep else "once")
+    jobs = sorted(file.parent for file in folder.rglob("status.json"))
+    counts = {(job / "count.txt").read_text() for job in jobs}
+    assert counts == ({"users: 2", "users: 3"} if sweep else {"users: 8"})
+    assert (folder / "counts.txt").read_text() == " ".join(job.name for job in jobs)
+    for job in jobs:
+        shown = status(job)
+        assert (shown["state"], shown["task"]) == ("counted", "own_task.Count")
+        assert "task" not in str(shown["row"]["changed"])
+
+
+def test_a_task_that_fails_is_not_counted(door: Door, tmp_path: Path) -> None:
+    (tmp_path / "own_task.py").write_text(OWN_TASK)
+    task = ["task._target_=own_task.Count", "+task.what=users,3", "hydra.sweep.dir=swept"]
+    assert door("-m", "experiment=smoke", *task) == "persona-lab: 1 of 2 jobs completed"
+    (counted,) = (tmp_path / "swept/counts.txt").read_text().split()
+    assert "task.what=users" in counted
+    (failed,) = {file.parent.name for file in tmp_path.glob("swept/*/status.json")} - {counted}
+    error = status(tmp_path / "swept" / failed)["error"]
+    assert error == "task.what is 3 (it should be a valid string)"
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "hydra.sweep.dir=once"]])
+def test_a_task_whose_end_fails_is_said_in_one_line(
+    door: Door, tmp_path: Path, sweep: list[str]
+) -> None:
+    broken = OWN_TASK.replace("Count", "Broken").replace("return len(jobs)", "return jobs.size")
+    (tmp_path / "broken_task.py").write_text(broken)
+    task = ["task._target_=broken_task.Broken", "+task.what=users", "hydra.run.dir=once"]
+    end = door("experiment=smoke", *task, *sweep)
+    assert end.startswith(f"persona-lab: no table of {tmp_path / 'once'}: AttributeError: ")
+    assert len(end.splitlines()) == 1
+
+
+def test_a_task_that_is_not_there_fails_every_job(door: Door) -> None:
+    end = door("-m", "seed=1,2", "task._target_=my.Task")
+    assert end == "persona-lab: 0 of 2 jobs completed"
 
 
 OWN = """
@@ -341,24 +397,18 @@ def test_own_folder_and_own_class(door: Door, tmp_path: Path) -> None:
     (folder,) = tmp_path.glob("outputs/*/*")
     row = Result.load(folder).row
     assert (row.data, row.adapter, row.changed) == ("own", "none", {})
-    reader = configure.load_run(folder).experiment.data.reader
+    reader = load_run(folder).experiment.data.reader
     assert (type(reader).__name__, reader.columns) == ("Reader", ["user", "item"])
 
 
 @pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]])
 def test_sigterm_ends_a_run_and_a_sweep_while_lightning_rates(
-    sweep: list[str], tmp_path: Path
+    sweep: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The last word of the process is a signal to itself in the middle of the ratings.
-    code = (
-        "import os, signal, sys; from persona_lab.model import module;"
-        "from persona_lab.__main__ import main;"
-        "module.respond = lambda *given: os.kill(os.getpid(), signal.SIGTERM) or {};"
-        "main()"
-    )
+    # The process sends itself a signal in the middle of the ratings.
+    monkeypatch.setattr(module, "respond", lambda *given: os.kill(os.getpid(), signal.SIGTERM))
     given = [*sweep, "experiment=smoke", "adapter=none", f"cache={tmp_path / 'cache'}"]
-    done = subprocess.run([sys.executable, "-c", code, *given], cwd=tmp_path, check=False)
-    assert done.returncode == 128 + signal.SIGTERM
+    assert command(tmp_path, *given) == str(128 + signal.SIGTERM)
     (file,) = tmp_path.glob("*/*/*/**/status.json")
     assert status(file.parent)["state"] == "failed"
 
@@ -373,8 +423,8 @@ def test_jobs_in_processes_of_their_own_share_stages(tmp_path: Path) -> None:
         "decode=expected",
     ]
     given = [*sweep, "memory=ms,ml", f"cache={tmp_path / 'cache'}", "seed=1"]
-    command = [sys.executable, "-m", "persona_lab", *given]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    program = [sys.executable, "-m", "persona_lab", *given]
+    ended = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert [status(job)["state"] for job in jobs(tmp_path).values()] == ["completed"] * 2
     (table,) = tmp_path.glob("multirun/*/*/table1.csv")
