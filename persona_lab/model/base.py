@@ -199,6 +199,7 @@ def _load(
     if window == "off" and getattr(config, "sliding_window", None) is not None:
         config.sliding_window = None
     options: Any = {"dtype": dtype, "attn_implementation": ATTENTION}
+    model: Any
     if made:
         with torch.random.fork_rng(), torch.device(device):
             torch.manual_seed(0)

@@ -111,10 +111,9 @@ class LocalChat:
         rows = [Group(ids[:-1], [ids[-1:]], [row]) for row, ids in enumerate(prompts)]
         tree = Tree(rows, model.device)
         cache = TreeCache(tree)
-        writers = [
-            _Writer(self, codec, ends, request, self.model.context - len(ids))
-            for request, ids in zip(requests, prompts, strict=True)
-        ]
+        rooms = [self.model.context - len(ids) for ids in prompts]
+        pairs = zip(requests, rooms, strict=True)
+        writers = [_Writer(self, codec, ends, request, room) for request, room in pairs]
         with torch.inference_mode():
             logits = head(model, run(model, tree, cache)[tree.ends]).float().cpu()
             n = 0
@@ -123,11 +122,9 @@ class LocalChat:
                 tokens = torch.tensor([writer.token for writer in writers], device=model.device)
                 logits = head(model, step(model, tokens, cache, n)).float().cpu()
                 n += 1
-        _log.info(
-            "%d replies (%s) with %d tokens in %.1f s",
-            *(len(requests), requests[0].purpose, sum(writer.tokens for writer in writers)),
-            time.perf_counter() - start,
-        )
+        seconds, written = time.perf_counter() - start, sum(writer.tokens for writer in writers)
+        facts = (len(requests), requests[0].purpose, written, seconds)
+        _log.info("%d replies (%s) with %d tokens in %.1f s", *facts)
         return [
             Reply(writer.reply or "", tokens_in=len(ids), tokens_out=writer.tokens)
             for writer, ids in zip(writers, prompts, strict=True)

@@ -156,8 +156,9 @@ class Tree:
                 lengths.append(len(own))
                 ids += own
                 positions += range(n, n + len(own))
-            bounds = (begin, len(ids)), (begin, begin + n), (begin + n, len(ids))
-            self.spans.append(Span(*(slice(*pair) for pair in (*bounds, (first, len(starts))))))
+            middle, end, rows = begin + n, len(ids), slice(first, len(starts))
+            whole, prefix, suffix = slice(begin, end), slice(begin, middle), slice(middle, end)
+            self.spans.append(Span(whole, prefix, suffix, rows))
         self.ids = torch.tensor([ids], device=device)
         self.positions = torch.tensor([positions], device=device)
         self.lengths = torch.tensor(lengths, device=device)

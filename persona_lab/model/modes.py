@@ -40,10 +40,9 @@ class Grouping(Protocol):
     def groups(self, personas: Personas, seed: int) -> pd.DataFrame:
         """One row per user, users of the adapter that is trained first before the others.
 
-        Returns:
-            user_id; part: number of the group of users whose rows are capped together and whose
-            size is compared with others'; adapter: name of the adapter that trains on the user's
-            rows and rates the user, None for the frozen model.
+        user_id; part: number of the group of users whose rows are capped together and whose size is
+        compared with others'; adapter: name of the one that trains on the user's rows and rates the
+        user, None for the frozen model.
         """
         ...
 
@@ -79,8 +78,7 @@ class ByPersona:
 class AtRandom:
     """One adapter per group of random users, as many in each as in a persona.
 
-    The control that the persona claim needs: the same adapters, sizes and steps, without the
-    personas.
+    The persona claim's control: the same adapters, sizes and steps, without the personas.
     """
 
     def groups(self, personas: Personas, seed: int) -> pd.DataFrame:

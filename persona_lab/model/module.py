@@ -39,15 +39,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fit:
-    """The training of one adapter.
+    """The training of one adapter, which begins with the weights of `start` or with fresh ones.
 
-    Attributes:
-        name: The adapter's name.
-        examples: Its training rows.
-        recipe: How it is trained.
-        config: PEFT's configuration.
-        seed: Of fresh weights, the dropout and the order of the rows.
-        start: The adapter whose weights it begins with; None: fresh ones.
+    The seed is that of fresh weights, the dropout and the order of the rows.
     """
 
     name: str
