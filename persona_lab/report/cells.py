@@ -33,11 +33,6 @@ class Table:
     strong: frozenset[int] = frozenset()
 
     @property
-    def heads(self) -> list[str]:
-        """The columns' heads."""
-        return [str(head) for head in self.frame]
-
-    @property
     def numeric(self) -> list[bool]:
         """Whether each column holds numbers, which stand on its right."""
         columns = [column for _, column in self.frame.items()]
@@ -82,8 +77,3 @@ def with_interval(
     value, low, high = (spoken(interval.get(name), sign) for name in ("value", "low", "high"))
     ends = interval.get("low") is not None and interval["low"] != interval["high"]
     return f"{value} [{low}, {high}]" if ends else value
-
-
-def filled(tables: Iterable[Table]) -> list[Table]:
-    """Return the tables that have rows."""
-    return [table for table in tables if len(table.frame)]

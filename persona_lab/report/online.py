@@ -35,11 +35,7 @@ class Place(NamedTuple):
 
 
 def publish(report: Report, folder: Path) -> str:
-    """Log a report's tables, figures and files, and save the W&B Report that shows them.
-
-    Args:
-        report: The runs.
-        folder: Where `write` wrote the report.
+    """Log a report that `write` wrote into a folder, and save the W&B Report that shows it.
 
     Returns:
         What to tell: the W&B Report's address, or what is to be done where it was not reached.

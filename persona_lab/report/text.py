@@ -53,7 +53,7 @@ def spoken(report: Report) -> dict[str, tuple[str, ...]]:
 def markdown_table(shown: Table) -> str:
     """Return a table as Markdown, its note below."""
     rule = ["---:" if numeric else "---" for numeric in shown.numeric]
-    rows = [list(map(_escaped, row)) for row in (shown.heads, *shown.records())]
+    rows = [list(map(_escaped, row)) for row in (shown.frame, *shown.records())]
     for i in shown.strong:
         rows[i + 1][0] = f"**{rows[i + 1][0]}**"
     lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
@@ -122,17 +122,16 @@ def _record(line: Line, group: str) -> dict[str, Any]:
     names = ("id", "role", "model", "adapter", "memory", *CHOICES, "seed")
     record: dict[str, Any] = {"kind": "run", "test_rows": group}
     record |= {name: getattr(row, name) for name in names}
-    record |= {"changed": json.dumps(row.changed, sort_keys=True) if row.changed else None}
+    record["changed"] = json.dumps(row.changed, sort_keys=True) if row.changed else None
     record |= {"stand_in": run.stands_in, "cohort": run.result.cohort, "fitted_on": None}
     for metric in (*ERRORS, "digit_mass", "urr"):
-        record[metric] = line.metrics.get(metric)
+        record[metric] = line.metrics[metric]
         if metric != "digit_mass":
             ends = line.intervals.get(metric, {})
             record |= {f"{metric}_{end}": ends.get(end) for end in ("low", "high")}
-    n_test = len(line.runs) * run.result.n_test
-    record |= {"n_test": n_test, "n_unrelated": line.n_unrelated}
-    if run.papers:
-        record |= {f"paper_{metric}": value for metric, value in run.papers._asdict().items()}
+    record |= {"n_test": len(line.runs) * run.result.n_test, "n_unrelated": line.n_unrelated}
+    papers = run.papers._asdict() if run.papers else {}
+    record |= {f"paper_{metric}": value for metric, value in papers.items()}
     return record | {"folder": run.name}
 
 
@@ -169,7 +168,7 @@ def _drawn(shown: Table) -> RichTable:
         padding=(0, 1, 0, 0), caption=Text(shown.note) if shown.note else None,
         caption_justify="left",
     )  # fmt: skip
-    for head, numeric in zip(shown.heads, shown.numeric, strict=True):
+    for head, numeric in zip(shown.frame, shown.numeric, strict=True):
         drawn.add_column(Text(head), justify="right" if numeric else "left", overflow="fold")
     for i, row in enumerate(shown.records()):
         drawn.add_row(*map(Text, row), style="bold" if i in shown.strong else "")
