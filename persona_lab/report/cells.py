@@ -33,6 +33,11 @@ class Table:
     strong: frozenset[int] = frozenset()
 
     @property
+    def heads(self) -> list[str]:
+        """The columns' heads."""
+        return [str(head) for head in self.frame]
+
+    @property
     def numeric(self) -> list[bool]:
         """Whether each column holds numbers, which stand on its right."""
         columns = [column for _, column in self.frame.items()]

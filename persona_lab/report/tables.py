@@ -242,7 +242,7 @@ def predictors_table(group: Group) -> Table:
             "predictor": compare.spoken(predictor),
             "fitted on": fitted,
             "RMSE / MAE": errors(scores),
-            **{head: _judged(pairs[best, key], kind) for kind, head in minus.items()},
+            **{head: _judged(pairs[best, key], kind) for kind, head in minus.items() if best},
             "rounded: RMSE / MAE": errors(scores, "_rounded"),
             "unseen rows": f"{scores.get('fallback', 0):,}",
         }

@@ -53,7 +53,7 @@ def spoken(report: Report) -> dict[str, tuple[str, ...]]:
 def markdown_table(shown: Table) -> str:
     """Return a table as Markdown, its note below."""
     rule = ["---:" if numeric else "---" for numeric in shown.numeric]
-    rows = [list(map(_escaped, row)) for row in (shown.frame, *shown.records())]
+    rows = [list(map(_escaped, row)) for row in (shown.heads, *shown.records())]
     for i in shown.strong:
         rows[i + 1][0] = f"**{rows[i + 1][0]}**"
     lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
@@ -168,7 +168,7 @@ def _drawn(shown: Table) -> RichTable:
         padding=(0, 1, 0, 0), caption=Text(shown.note) if shown.note else None,
         caption_justify="left",
     )  # fmt: skip
-    for head, numeric in zip(shown.frame, shown.numeric, strict=True):
+    for head, numeric in zip(shown.heads, shown.numeric, strict=True):
         drawn.add_column(Text(head), justify="right" if numeric else "left", overflow="fold")
     for i, row in enumerate(shown.records()):
         drawn.add_row(*map(Text, row), style="bold" if i in shown.strong else "")
