@@ -82,8 +82,3 @@ def with_interval(
     value, low, high = (spoken(interval.get(name), sign) for name in ("value", "low", "high"))
     ends = interval.get("low") is not None and interval["low"] != interval["high"]
     return f"{value} [{low}, {high}]" if ends else value
-
-
-def filled(tables: Iterable[Table]) -> list[Table]:
-    """Return the tables that have rows."""
-    return [table for table in tables if len(table.frame)]

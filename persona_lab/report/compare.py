@@ -5,28 +5,16 @@ tested on the same ratings (decision 13). The p of what is read together is corr
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import pandas as pd
-
-from persona_lab.evaluation import (
-    Contrast,
-    Judged,
-    SeedVariance,
-    TableRow,
-    Verdict,
-    adjust,
-    contrast,
-    judge,
-    rows_key,
-)
-from persona_lab.evaluation.contrast import Prediction
+from persona_lab.evaluation import Contrast, Judged, TableRow, Verdict, judge, rows_key
+from persona_lab.evaluation.contrast import adjust, contrast
 from persona_lab.evaluation.predictors import ALWAYS
 from persona_lab.evaluation.result import CONTROLS
-from persona_lab.report.lines import Line, frames, lines
+from persona_lab.report.lines import KINDS, Line, frames, lines
 from persona_lab.report.runs import Report, Run
 
 MAX_URR = 0.05
@@ -96,18 +84,17 @@ class Group:
         return tuple(key for key in self.predictors if (key[0], _kind(key[1])) in MAIN)
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """A line's error minus another's or a simple predictor's, paired on the test rows.
 
     Attributes:
         decoded: Of what counts as predicted, on the rows that all seeds of both answered; None
             where there is none.
-        expected: Of the expected ratings, on all rows.
+        expected: Of the expected ratings, on all rows; None unless both predict the same ones.
     """
 
     decoded: Contrast | None
-    expected: Contrast
+    expected: Contrast | None
 
 
 Pair = tuple[Line, Line]
@@ -179,54 +166,41 @@ def _baselines(runs: list[Run]) -> dict[Predictor, dict[str, Any]]:
     return {key: baselines[key] for key in keys}
 
 
-@lru_cache(maxsize=64)
-def against(line: Line, other: Line) -> Comparison | None:
-    """Return a line's errors minus another's, None unless both predict the same rows.
+@lru_cache(maxsize=256)
+def against(line: Line, other: Line | Predictor) -> Comparison:
+    """Return a line's errors minus another's, or a simple predictor's.
 
     No p is corrected: that is of the table in which a pair stands.
     """
-    return _compare(line, frames(other.runs), other.between)
-
-
-def _compare(
-    line: Line, other: Sequence[pd.DataFrame], between: Mapping[Prediction, SeedVariance]
-) -> Comparison | None:
     own = frames(line.runs)
-    if not own or not other:
-        return None
-
-    def minus(prediction: Prediction) -> Contrast | None:
-        varying = [variances.get(prediction) for variances in (line.between, between)]
-        return contrast(own, other, prediction=prediction, between=varying)
-
-    expected = minus("expected")
-    return expected and Comparison(minus("decoded"), expected)
-
-
-def _against_predictor(line: Line, key: Predictor) -> Comparison | None:
-    """Return a line's errors minus a simple predictor's, None where its runs do not hold it."""
-    column = "/".join(key)
-    simple = [
-        frame.assign(prediction=frame[column], expected_rating=frame[column])
-        for frame in frames(line.runs)[:1]
-        if column in frame
-    ]
-    return _compare(line, simple, {})
+    if isinstance(other, Line):
+        theirs, between = frames(other.runs), other.between
+    else:
+        column, between = "/".join(other), {}
+        theirs = [
+            frame.assign(prediction=frame[column], expected_rating=frame[column])
+            for frame in own[:1]
+            if column in frame
+        ]
+    if not own or not theirs:
+        return Comparison(None, None)
+    varying = {kind: [line.between.get(kind), between.get(kind)] for kind in KINDS}
+    return Comparison(
+        *(contrast(own, theirs, prediction=kind, between=varying[kind]) for kind in KINDS)
+    )
 
 
-def _corrected(comparisons: Mapping[Key, Comparison | None]) -> dict[Key, Comparison | None]:
+def _corrected(comparisons: Mapping[Key, Comparison]) -> dict[Key, Comparison]:
     """Correct the p of what is read together, each kind of rating for itself."""
-    made = {key: comparison for key, comparison in comparisons.items() if comparison}
-    decoded = adjust({key: known for key in made if (known := made[key].decoded)})
-    expected = adjust({key: made[key].expected for key in made})
-    return {
-        key: Comparison(decoded.get(key), expected[key]) if key in made else None
-        for key in comparisons
-    }
+    decoded, expected = (
+        adjust({key: known for key, both in comparisons.items() if (known := getattr(both, kind))})
+        for kind in KINDS
+    )
+    return {key: Comparison(decoded.get(key), expected.get(key)) for key in comparisons}
 
 
 @lru_cache(maxsize=8)
-def against_predictors(group: Group) -> dict[tuple[Line, Predictor], Comparison | None]:
+def against_predictors(group: Group) -> dict[tuple[Line, Predictor], Comparison]:
     """Compare every line with the main simple predictors, and the best one with all of them.
 
     Their p are corrected together: a pair says the same in every table.
@@ -234,7 +208,7 @@ def against_predictors(group: Group) -> dict[tuple[Line, Predictor], Comparison 
     best = group.best
     return _corrected(
         {
-            (line, key): _against_predictor(line, key)
+            (line, key): against(line, key)
             for line in group.lines
             for key in (group.predictors if line is best else group.main)
         }
@@ -267,19 +241,19 @@ def contrasts(group: Group) -> Iterator[Pair]:
 
 
 @lru_cache(maxsize=8)
-def compared(group: Group) -> dict[Pair, Comparison | None]:
+def compared(group: Group) -> dict[Pair, Comparison]:
     """Compare these, their p corrected together."""
     return _corrected({pair: against(*pair) for pair in contrasts(group)})
 
 
-def against_single(group: Group) -> dict[Pair, Comparison | None]:
+def against_single(group: Group) -> dict[Pair, Comparison]:
     """Return those contrasts that are the paper's question, corrected with all of them."""
     pairs = compared(group).items()
     return {pair: both for pair, both in pairs if pair[1].first.result.serving == "all"}
 
 
 @lru_cache(maxsize=8)
-def against_best(group: Group) -> dict[Pair, Comparison | None]:
+def against_best(group: Group) -> dict[Pair, Comparison]:
     """Compare each line with the group's best one, their p corrected together."""
     best = group.best
     others = [line for line in group.lines if line is not best] if best else []
@@ -293,7 +267,7 @@ def detectable(group: Group) -> tuple[float, ...]:
     best one.
     """
     comparisons = (against_single(group) or against_best(group)).values()
-    return tuple(filter(None, (least(pair.decoded) for pair in comparisons if pair)))
+    return tuple(filter(None, (least(both.decoded) for both in comparisons)))
 
 
 @lru_cache(maxsize=8)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from persona_lab.report.cells import NONE, TEXTS, Table, filled, number, table, with_interval
+from persona_lab.report.cells import NONE, TEXTS, Table, number, table, with_interval
 from persona_lab.report.compare import baseline_label, groups
 from persona_lab.report.runs import Report, Run
 from persona_lab.report.tables import CHOICES, errors, seeds_table, where
@@ -15,7 +15,8 @@ SHOWN_RESPONSES = 5
 def details(report: Report) -> list[Table]:
     """Return the tables of what an error hides and how the runs were made, but empty ones."""
     tables = (seeds_table, slices_table, beyond_table, unrelated_table, responses_table)
-    return filled([*(made(report) for made in tables), *facts_tables(report)])
+    made = [*(build(report) for build in tables), *facts_tables(report)]
+    return [shown for shown in made if len(shown.frame)]
 
 
 def slices_table(report: Report) -> Table:
@@ -74,14 +75,12 @@ def _references(report: Report) -> dict[str, Mapping[str, Any]]:
     references: dict[str, Mapping[str, Any]] = {}
     for group in groups(report):
         for run in group.runs:
-            recorded = run.result.beyond.get("references", {"rps": None, "spearman": {}})
-            reached = {
-                baseline_label(*key.split("/", 1)): {"spearman": ranks}
-                for key, ranks in recorded["spearman"].items()
-            }
-            if recorded["rps"]:
-                name = "histogram of the training ratings, for every row"
-                reached = {name: {"rps_interval": recorded["rps"]}} | reached
+            reached: dict[str, Mapping[str, Any]] = {}
+            if recorded := run.result.beyond.get("references"):
+                scores = {"rps_interval": recorded["rps"]}
+                reached["histogram of the training ratings, for every row"] = scores
+                for key, ranks in recorded["spearman"].items():
+                    reached[baseline_label(*key.split("/", 1))] = {"spearman": ranks}
             for name, scores in reached.items():
                 label = f"reference: {name}{where(group)}"
                 known = references.setdefault(label, scores) == scores

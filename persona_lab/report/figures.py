@@ -34,7 +34,7 @@ DASHED = (0, (4, 3))
 ROWS = ("adapter.rows_per_user", "adapter.max_rows")
 """Settings that change how many rows an adapter trains on, and nothing else."""
 
-MARKS = (
+MARKS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("RMSE", {"marker": "o", "color": OURS}),
     ("RMSE expected", {"marker": "o", "color": OURS, "markerfacecolor": "none"}),
     ("the paper's", {"marker": "D", "color": PAPERS}),
@@ -209,7 +209,7 @@ def _training_size(sizes: pd.DataFrame) -> Figure:
                     known["n"], known[metric], marker=MARKERS[i % len(MARKERS)],
                     linestyle="-" if connected else "none", linewidth=1.2, markersize=5,
                     color=colour, markerfacecolor=colour if i < len(MARKERS) else "none",
-                    label=_short(label),
+                    label=_short(str(label)),
                 )  # fmt: skip
         axes.set(xlabel="training rows", ylabel=f"{metric.upper()} in stars")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -247,7 +247,8 @@ def _personas(personas: dict[str, Any]) -> Figure:
     metrics = [] if curve.empty else ["inertia", "silhouette"]
     drawn = Figure(figsize=(10 if metrics else 5, 3.4), layout="constrained")
     axes, *elbow = drawn.subplots(1, 1 + len(metrics), squeeze=False)[0]
-    for i, members in users.groupby("persona"):
+    for i in sorted({user["persona"] for user in personas["users"]}):
+        members = users[users["persona"] == i]
         axes.plot(
             members["x"], members["y"], MARKERS[i % len(MARKERS)],
             color=COLOURS[i % len(COLOURS)], markersize=5, alpha=0.8, linestyle="none",
@@ -269,7 +270,8 @@ def _personas(personas: dict[str, Any]) -> Figure:
 def _words(personas: dict[str, Any], tagger: Tagger) -> Figure:
     users = pd.DataFrame(personas["users"])
     users["words"] = tagger(list(users["profile"]))
-    distinct = distinct_words(users.groupby("persona")["words"].agg(list).to_dict())
+    words_of = {int(i): list(own) for i, own in users.groupby(users["persona"])["words"]}
+    distinct = distinct_words(words_of)
     drawn, panels = _grid(len(distinct), 2.4, 2.4)
     for axes, (persona, words) in zip(panels, distinct.items(), strict=True):
         axes.barh([plain(word) for word, _ in words], [z for _, z in words], color=OURS)

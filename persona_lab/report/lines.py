@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from persona_lab.evaluation import SeedVariance, intervals, varies
@@ -56,8 +57,9 @@ class Line:
     @property
     def rmse_by_seed(self) -> tuple[float, float] | None:
         """Mean and standard deviation of the seeds' RMSE; None unless two seeds have one."""
-        rmse = pd.Series([run.result.metrics["rmse"] for run in self.runs], dtype=float)
-        return (float(rmse.mean()), float(rmse.std())) if rmse.count() > 1 else None
+        errors = [run.result.metrics["rmse"] for run in self.runs]
+        known = [rmse for rmse in errors if rmse is not None]
+        return (float(np.mean(known)), float(np.std(known, ddof=1))) if len(known) > 1 else None
 
 
 def alone(run: Run) -> Line:
@@ -82,7 +84,7 @@ def lines(runs: Sequence[Run]) -> tuple[Line, ...]:
     by_model: dict[tuple[str, str] | None, list[list[pd.DataFrame]]] = {}
     for seeds in alike.values():
         by_model.setdefault(_varying_with(seeds[0]), []).append(frames(seeds))
-    between = {
+    between: dict[tuple[str, str] | None, dict[Prediction, SeedVariance]] = {
         model: {kind: known for kind in KINDS if model and (known := varies(rows, kind))}
         for model, rows in by_model.items()
     }

@@ -11,15 +11,8 @@ from persona_lab.evaluation.claims import THESIS
 from persona_lab.report import compare, paper
 from persona_lab.report.cells import TEXTS, number, percent, plain, with_interval
 from persona_lab.report.compare import MAX_URR, Group, against_single, claims, groups, verdict
-from persona_lab.report.runs import Report, Run
-from persona_lab.report.tables import (
-    PROMPTS_MEAN,
-    changed_alike,
-    difference,
-    settings,
-    too_small,
-    where,
-)
+from persona_lab.report.runs import Report, Run, changed_alike
+from persona_lab.report.tables import PROMPTS_MEAN, difference, settings, too_small, where
 
 QUESTION = "Do persona adapters make a small language model rate as its users do?"
 FEW_USERS = 30
@@ -74,7 +67,7 @@ def _on_personas(group: Group) -> tuple[str, str]:
     pair = next((pair for pair in pairs if thesis and pair[0].first.result.row.id == "r10"), None)
     line, other = pair or next(iter(pairs))
     rows = f"Compared are {line.label} and {other.label}{where(group)}."
-    contrast = (both := pairs[line, other]) and both.decoded
+    contrast = pairs[line, other].decoded
     if contrast is None:
         return "Not answered: the rows gave no ratings that can be compared.", rows
     lead = LEADS.get(thesis.judgement if thesis else verdict(contrast), "Not decided")
@@ -108,10 +101,10 @@ def findings(report: Report) -> tuple[str, ...]:
 
 def _findings(group: Group) -> Iterator[str]:
     said, place = TEXTS["findings"], where(group)
-    n = sum(bool(both and both.decoded) for both in compare.compared(group).values())
+    n = sum(bool(both.decoded) for both in compare.compared(group).values())
     corrected = f" (Holm's correction for {n} differences)" if n > 1 else ""
     for (line, other), both in against_single(group).items():
-        if both and both.decoded:
+        if both.decoded:
             yield said["difference"].format(
                 line=line.label, other=other.label, where=place, corrected=corrected,
                 difference=difference(both.decoded), verdict=verdict(both.decoded),
@@ -119,7 +112,7 @@ def _findings(group: Group) -> Iterator[str]:
     best = group.best
     # An average that another row's prompt shows is no predictor of this one's.
     verdicts = Counter(
-        verdict(both and both.decoded)
+        verdict(both.decoded)
         for (line, (version, name)), both in compare.against_predictors(group).items()
         if line is best and name in line.first.result.baselines.get(version, ())
     )
@@ -142,10 +135,12 @@ def _findings(group: Group) -> Iterator[str]:
 
 def limits(report: Report) -> tuple[str, ...]:
     """Return under which conditions the numbers stand, and what they cannot show."""
-    return tuple(map(plain, _limits(report))) if report.runs else ()
+    if not report.runs:
+        return ()
+    return tuple(map(plain, (*_conditions(report), *_seen(report.runs))))
 
 
-def _limits(report: Report) -> Iterator[str]:
+def _conditions(report: Report) -> Iterator[str]:
     said, runs, sets = TEXTS["limits"], report.runs, groups(report)
     rows = [run.result.row for run in runs]
     choices = {
@@ -181,12 +176,16 @@ def _limits(report: Report) -> Iterator[str]:
             yield said["made_by"].format(made=made, others=_all(others), papers=name)
     if any(run.papers for run in runs):
         yield said["papers"]
+
+
+def _seen(runs: Sequence[Run]) -> Iterator[str]:
+    """Say what models may have seen of the test ratings, and what they did not see of prompts."""
+    said, rows = TEXTS["limits"], [run.result.row for run in runs]
     for what, field, by_protocol in LEAKS:
         defaults = {"paper": by_protocol}
         showing = [
             run
-            for run in runs
-            for row in [run.result.row]
+            for run, row in zip(runs, rows, strict=True)
             if row.changed.get(field, defaults.get(row.protocol)) == "all"
         ]
         if showing:

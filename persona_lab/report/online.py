@@ -4,6 +4,7 @@ The run waits in the report's folder where the service cannot be reached; a W&B 
 nowhere but there. Needs the extra `wandb`.
 """
 
+import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,11 +36,7 @@ class Place(NamedTuple):
 
 
 def publish(report: Report, folder: Path) -> str:
-    """Log a report's tables, figures and files, and save the W&B Report that shows them.
-
-    Args:
-        report: The runs.
-        folder: Where `write` wrote the report.
+    """Log a report that `write` wrote into a folder, and save the W&B Report that shows it.
 
     Returns:
         What to tell: the W&B Report's address, or what is to be done where it was not reached.
@@ -50,7 +47,7 @@ def publish(report: Report, folder: Path) -> str:
     import wandb
 
     try:  # rather no run than one without its report
-        import wandb_workspaces.reports.v2 as wr
+        wr: Any = importlib.import_module("wandb_workspaces.reports.v2")
     except ModuleNotFoundError as error:
         raise UserError(
             "a W&B Report needs the package wandb-workspaces", "pip install -e '.[wandb]'"
@@ -78,7 +75,7 @@ def publish(report: Report, folder: Path) -> str:
         title=QUESTION.rstrip("?"),  # a part of its address, in which that mark would end the path
         description=f"{len(report.runs)} runs: {', '.join(place.groups)}",
         width="fluid",
-        blocks=list(_blocks(report, place, list(images))),
+        blocks=list(_blocks(wr, report, place, list(images))),
     )
     try:
         online.save()
@@ -104,8 +101,7 @@ def place_of(report: Report, folder: Path) -> Place:
     return Place(*home, tuple(groups))
 
 
-def _blocks(report: Report, place: Place, images: Sequence[str]) -> Iterator[Any]:
-    import wandb_workspaces.reports.v2 as wr
+def _blocks(wr: Any, report: Report, place: Place, images: Sequence[str]) -> Iterator[Any]:
     from wandb_workspaces import expr
 
     def panels(stage: str, shown: Sequence[Any]) -> Any:

@@ -7,7 +7,7 @@ each run and nothing else.
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,9 +112,8 @@ def build(*folders: Path) -> Report:
 
 
 def _order(run: Run) -> tuple[int, str, int]:
-    row, rows = run.result.row, list(paper.TABLE_1)
-    number = rows.index(row.id) if row.id in rows else len(rows)
-    return number, "" if number < len(rows) else run.name, row.seed
+    row, ids = run.result.row, list(paper.TABLE_1)
+    return (ids.index(row.id), "", row.seed) if row.id in ids else (len(ids), run.name, row.seed)
 
 
 def told_apart(named: Iterable[tuple[str, str]]) -> list[str]:
@@ -157,6 +156,16 @@ def _read(folder: Path, name: str) -> Run | Failure:
         return Run(name, shown, result, frame, pictures, tuple(examples or ()), logged)
     except UserError as error:
         return Failure(name, "damaged", str(error), overrides)
+
+
+def changed_alike(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return what every run changed alike."""
+    first, *others = [run.result.row.changed for run in runs] or [{}]
+    return {
+        name: value
+        for name, value in first.items()
+        if all(name in changed and changed[name] == value for changed in others)
+    }
 
 
 def label(row: Row) -> str:

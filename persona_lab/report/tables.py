@@ -7,19 +7,10 @@ from typing import Any
 
 from persona_lab.evaluation import Contrast, Judged, Verdict, off_diagonal
 from persona_lab.report import compare, paper
-from persona_lab.report.cells import (
-    NONE,
-    TEXTS,
-    Table,
-    filled,
-    number,
-    percent,
-    table,
-    with_interval,
-)  # fmt: skip
+from persona_lab.report.cells import NONE, TEXTS, Table, number, percent, table, with_interval
 from persona_lab.report.compare import Comparison, Group, Pair, groups, least, verdict
-from persona_lab.report.lines import Line, alone
-from persona_lab.report.runs import MEMORIES, Report, Run
+from persona_lab.report.lines import KINDS, Line, alone
+from persona_lab.report.runs import MEMORIES, Report, Run, changed_alike
 
 CHOICES = ("setup", "data", "distiller", "embedder", "personas", "protocol", "decode", "peft")
 SOURCES = {"text": "the paper", "table": "its table alone", "ours": "no paper: ours"}
@@ -128,23 +119,13 @@ def settings(changed: Mapping[str, Any], but: Iterable[str] = ()) -> str:
     )
 
 
-def changed_alike(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return what every run changed alike."""
-    first, *others = [run.result.row.changed for run in runs] or [{}]
-    return {
-        name: value
-        for name, value in first.items()
-        if all(name in changed and changed[name] == value for changed in others)
-    }
-
-
-def differences_table(title: str, pairs: Mapping[Pair, Comparison | None], group: Group) -> Table:
+def differences_table(title: str, pairs: Mapping[Pair, Comparison], group: Group) -> Table:
     """Return the first line of each pair minus its other one."""
-    checked = "RMSE on all rows, unrelated as the user's mean"
+    checked = any(both.decoded and both.decoded.check for both in pairs.values())
 
-    def cells(pair: Pair, both: Comparison | None) -> dict[str, str]:
-        decoded, expected = both and both.decoded, both and both.expected
-        check = decoded and decoded.check and vars(decoded.check["rmse"])
+    def cells(pair: Pair, both: Comparison) -> dict[str, str]:
+        decoded, expected = both
+        check = with_interval(decoded and decoded.check and vars(decoded.check["rmse"]), "+")
         return {
             "row": pair[0].label,
             "minus": pair[1].label,
@@ -152,18 +133,15 @@ def differences_table(title: str, pairs: Mapping[Pair, Comparison | None], group
             "difference": verdict(decoded),
             "MAE [95%]": difference(decoded, "mae"),
             "on n": f"{decoded.n:,}" if decoded else NONE,
-            checked: with_interval(check, "+"),
+            **({"RMSE on all rows, unrelated as the user's mean": check} if checked else {}),
             "detectable from": number(least(decoded)),
             "RMSE expected [95%]": difference(expected),
             "difference expected": verdict(expected),
         }
 
-    decoded = [both and both.decoded for both in pairs.values()]
+    decoded = [both.decoded for both in pairs.values()]
     note = f"{_corrected(decoded, 'differences of this table')} {too_small(map(least, decoded))}"
-    shown = table(f"{title}{where(group)}", [cells(*pair) for pair in pairs.items()], note)
-    if pairs and not any(contrast and contrast.check for contrast in decoded):
-        return replace(shown, frame=shown.frame.drop(columns=checked))
-    return shown
+    return table(f"{title}{where(group)}", [cells(*pair) for pair in pairs.items()], note)
 
 
 def _corrected(contrasts: Iterable[Contrast | None], what: str) -> str:
@@ -173,12 +151,7 @@ def _corrected(contrasts: Iterable[Contrast | None], what: str) -> str:
 
 
 def too_small(detectable: Iterable[float | None], rows: str = "these test rows") -> str:
-    """Say which differences in RMSE are easily missed, nothing where no size is known.
-
-    Args:
-        detectable: Of each pair that is compared, see `evaluation.Difference`.
-        rows: What they are compared on.
-    """
+    """Say which differences in RMSE are easily missed, by what each pair would show on rows."""
     sizes = [number(size) for size in sorted(filter(None, detectable))]
     if not sizes:
         return ""
@@ -235,16 +208,15 @@ def against_predictors_table(group: Group) -> Table:
     return table(f"Rows against simple predictors{where(group)}", rows, _predictors_note(group))
 
 
-def _judged(both: Comparison | None, kind: str) -> str:
-    contrast = both and getattr(both, kind)
+def _judged(both: Comparison, kind: str) -> str:
+    contrast = getattr(both, kind)
     return f"{difference(contrast)} {verdict(contrast)}" if contrast else NONE
 
 
 def _predictors_note(group: Group) -> str:
     """Say what p is corrected for: both tables of simple predictors are one family."""
     pairs = compare.against_predictors(group).values()
-    decoded = [both and both.decoded for both in pairs]
-    expected = [both and both.expected for both in pairs]
+    decoded, expected = ([getattr(both, kind) for both in pairs] for kind in KINDS)
     what = "differences from simple predictors on these test rows"
     notes = [_corrected(expected, what), too_small(map(least, decoded))]
     if sizes := too_small(map(least, expected)):
@@ -263,23 +235,21 @@ def predictors_table(group: Group) -> Table:
         minus = {"decoded": f"{name} minus this [95%]"} if own.decode != "expected" else {}
         minus["expected"] = f"{name} expected minus this [95%]"
 
-    def cells(version: str, predictor: str) -> dict[str, str]:
-        scores = group.baselines[version, predictor]
-        both = pairs[best, (version, predictor)] if best else None
+    def cells(key: tuple[str, str]) -> dict[str, str]:
+        (version, predictor), scores = key, group.baselines[key]
+        fitted = NONE if compare.unvaried(predictor) else compare.FITTED.get(version, version)
         return {
             "predictor": compare.spoken(predictor),
-            "fitted on": NONE
-            if compare.unvaried(predictor)
-            else compare.FITTED.get(version, version),
+            "fitted on": fitted,
             "RMSE / MAE": errors(scores),
-            **{head: _judged(both, kind) for kind, head in minus.items()},
+            **{head: _judged(pairs[best, key], kind) for kind, head in minus.items() if best},
             "rounded: RMSE / MAE": errors(scores, "_rounded"),
             "unseen rows": f"{scores.get('fallback', 0):,}",
         }
 
     return table(
         f"Simple predictors on the same test rows{where(group)}",
-        [cells(*key) for key in group.predictors],
+        map(cells, group.predictors),
         _predictors_note(group) if best else "",
         [i for i, (version, _) in enumerate(group.predictors) if version == "prompt"],
     )
@@ -322,4 +292,4 @@ def leading(report: Report) -> list[Table]:
             predictors_table(group),
             differences_table("Rows against the best one", compare.against_best(group), group),
         ]
-    return filled([*tables, *map(matrix_table, report.runs)])
+    return [shown for shown in (*tables, *map(matrix_table, report.runs)) if len(shown.frame)]

@@ -122,17 +122,16 @@ def _record(line: Line, group: str) -> dict[str, Any]:
     names = ("id", "role", "model", "adapter", "memory", *CHOICES, "seed")
     record: dict[str, Any] = {"kind": "run", "test_rows": group}
     record |= {name: getattr(row, name) for name in names}
-    record |= {"changed": json.dumps(row.changed, sort_keys=True) if row.changed else None}
+    record["changed"] = json.dumps(row.changed, sort_keys=True) if row.changed else None
     record |= {"stand_in": run.stands_in, "cohort": run.result.cohort, "fitted_on": None}
     for metric in (*ERRORS, "digit_mass", "urr"):
-        record[metric] = line.metrics.get(metric)
+        record[metric] = line.metrics[metric]
         if metric != "digit_mass":
             ends = line.intervals.get(metric, {})
             record |= {f"{metric}_{end}": ends.get(end) for end in ("low", "high")}
-    n_test = len(line.runs) * run.result.n_test
-    record |= {"n_test": n_test, "n_unrelated": line.n_unrelated}
-    if run.papers:
-        record |= {f"paper_{metric}": value for metric, value in run.papers._asdict().items()}
+    record |= {"n_test": len(line.runs) * run.result.n_test, "n_unrelated": line.n_unrelated}
+    papers = run.papers._asdict() if run.papers else {}
+    record |= {f"paper_{metric}": value for metric, value in papers.items()}
     return record | {"folder": run.name}
 
 

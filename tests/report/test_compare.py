@@ -2,10 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from persona_lab.evaluation import Contrast, Difference, adjust
-from persona_lab.report import build, compare
+from persona_lab.evaluation import adjust
+from persona_lab.report import build
 from persona_lab.report.compare import (
-    Comparison,
     against,
     against_best,
     against_predictors,
@@ -14,11 +13,11 @@ from persona_lab.report.compare import (
     compared,
     contrasts,
     detectable,
-    findings,
     groups,
     verdict,
 )
 from persona_lab.report.lines import alone
+from persona_lab.report.notes import findings
 
 from .conftest import trained
 
@@ -56,7 +55,7 @@ def test_runs_of_the_same_test_rows_are_paired_also_where_another_mean_is_shown(
     replace(other, baselines=other.baselines | shown, keys=keys).save(sweep.folder / "paper")
     (group,) = groups(build(sweep.folder))
     assert [run.name for run in group.runs] == ["strict", "paper"]
-    assert against_run(*group.runs) is not None
+    assert against_run(*group.runs).expected is not None
     first, second, third, *_ = group.baselines
     assert (first, second) == (("prompt", "prompt_mean"), ("prompt", "prompt_mean_user_offset"))
     assert third[1].startswith("item mean that the prompt shows, in r10 · ")
@@ -104,7 +103,7 @@ def test_a_line_that_hardly_answers_is_never_the_best(sweep):
     lines = tuple(line for line in group.lines if line.first.name == "silent")
     silent = replace(group, lines=lines)
     assert silent.best is None
-    assert (against_best(silent), [*findings(silent)]) == ({}, [])
+    assert against_best(silent) == {}
 
 
 def test_the_best_is_a_line_of_all_its_seeds_and_no_lucky_one(sweep):
@@ -285,38 +284,8 @@ def test_runs_are_not_compared_without_the_same_rows(sweep):
     sweep.add("all")
     sweep.add("some", n_users=30)
     runs = {run.name: run for run in build(sweep.folder).runs}
-    assert against_run(runs["all"], runs["some"]) is None
-    assert against_run(replace(runs["all"], predictions=None), runs["all"]) is None
-
-
-def test_findings_name_every_baseline_once(sweep):
-    sweep.add("run", noise=0.5)
-    (group,) = groups(build(sweep.folder))
-    said = " ".join(findings(group))
-    for name in ("always 4", "user mean", ", item mean,", "user's offset", "bias"):
-        assert said.count(name) == 1
-    assert "lower, beyond noise" in said
-
-
-@pytest.mark.parametrize(
-    ("p", "said"),
-    [
-        (0.001, "Its error is higher, beyond noise, than that of"),
-        (0.06, "Higher by the interval, undecided by the corrected test, than that of"),
-    ],
-)
-def test_findings_name_the_version_of_a_baseline_where_it_matters(sweep, monkeypatch, p, said):
-    sweep.add("run", noise=0.5)
-    (group,) = groups(build(sweep.folder))
-    higher = dict.fromkeys(("rmse", "mae"), Difference(0.15, 0.1, 0.2, p, None))
-    contrast = Contrast("decoded", 9, 3, (1, 1), higher, None)
-    planted = Comparison(contrast, contrast)
-    pair = (group.best, ("cohort", "user_item_bias"))
-    found = against_predictors(group) | {pair: planted}
-    monkeypatch.setattr(compare, "against_predictors", lambda group: found)
-    lower, higher = findings(group)
-    assert "bias (all but the test rows)" in lower
-    assert higher == f"{said}: user + item bias (the users' training rows)."
+    assert against_run(runs["all"], runs["some"]) == (None, None)
+    assert against_run(replace(runs["all"], predictions=None), runs["all"]) == (None, None)
 
 
 def test_findings_leave_out_an_average_that_another_rows_prompt_shows(sweep):
@@ -324,6 +293,7 @@ def test_findings_leave_out_an_average_that_another_rows_prompt_shows(sweep):
     other = sweep.add("b", id="r10")
     shown = {"prompt": {"prompt_mean": other.baselines["prompt"]["prompt_mean"] | {"rmse": 0.5}}}
     replace(other, baselines=other.baselines | shown).save(sweep.folder / "b")
-    (group,) = groups(build(sweep.folder))
+    report = build(sweep.folder)
+    (group,) = groups(report)
     assert len([key for key in group.predictors if key[0] == "prompt"]) == 3
-    assert not any("in r10" in said or "Not compared" in said for said in findings(group))
+    assert any("minus that of 14 simple predictors" in said for said in findings(report))
