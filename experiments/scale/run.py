@@ -22,6 +22,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
+from persona_lab.cache import read, write
 from persona_lab.compose import configure
 from persona_lab.data import Ratings, Split
 from persona_lab.distill import Memories, distil
@@ -67,12 +68,13 @@ def distil_shard(folder: Path, users: int, shard: int) -> None:
     )
     one = configured(users)
     memories = distil(one.distiller, split, ratings, one.protocol, 0, Sources(folder))
-    memories.save(place(folder, shard))
+    (place(folder, shard) / "memories").mkdir(exist_ok=True)
+    write(memories, place(folder, shard) / "memories")
 
 
 def embed_shard(folder: Path, users: int, shard: int) -> None:
     """Write the vectors of a shard's profiles."""
-    split, memories = Split.load(place(folder, shard)), Memories.load(place(folder, shard))
+    split, memories = Split.load(place(folder, shard)), read_memories(folder, shard)
     made = embed(configured(users).embedder.load(Sources(folder)), memories, split, enriched=False)
     np.save(place(folder, shard) / "profiles.npy", made.profiles)
 
@@ -92,7 +94,7 @@ def cluster(folder: Path, users: int, shard: int) -> None:
 
 def recall(folder: Path, users: int, shard: int) -> None:
     """What is recalled for the first test rows of the first shard."""
-    split, memories = Split.load(place(folder, 0)), Memories.load(place(folder, 0))
+    split, memories = Split.load(place(folder, 0)), read_memories(folder, 0)
     one = configured(users)
     encode = one.embedder.load(Sources(folder))
     vectors = Vectors(
@@ -125,6 +127,11 @@ def shards(users: int) -> int:
 def place(folder: Path, shard: int) -> Path:
     """Where the files of a shard are."""
     return folder / f"shard-{shard:04}"
+
+
+def read_memories(folder: Path, shard: int) -> Memories:
+    """The memories of a shard."""
+    return read(Memories, place(folder, shard) / "memories")
 
 
 def parts(split: Split) -> Iterator[Split]:

@@ -10,8 +10,6 @@ from types import ModuleType
 import pandas as pd
 import pytest
 
-from persona_lab.distill import Memories
-
 RUN = Path(__file__).parents[2] / "experiments/scale/run.py"
 
 
@@ -57,7 +55,7 @@ def test_shards_hold_every_user_and_row_once(
         number = run.shards(7)
         for each in range(number):
             run.distil_shard(folder, 7, each)
-        memories = [Memories.load(run.place(folder, each)) for each in range(number)]
+        memories = [run.read_memories(folder, each) for each in range(number)]
         profiles = pd.concat([each.profiles for each in memories], ignore_index=True)
         rows = pd.concat([each.interactions for each in memories], ignore_index=True)
         return profiles[["user_id", "profile"]], rows
