@@ -74,14 +74,17 @@ class Distiller(Protocol):
     @property
     def name(self) -> str:
         """What reports call it."""
+        ...
 
     @property
     def batch_size(self) -> int:
         """Rows per batch (paper, appendix A: at most 10)."""
+        ...
 
     @property
     def scope(self) -> Scope:
         """Which ratings it is given: "all" adds the test rows, to show the leak (decision 3)."""
+        ...
 
     def distill(
         self, histories: Iterable[History], seed: int, sources: Sources
@@ -90,9 +93,11 @@ class Distiller(Protocol):
 
         A batch's interaction texts and snapshot may use rows up to and including the batch.
         """
+        ...
 
     def fingerprint(self, sources: Sources) -> str:
         """Hash of all that the texts depend on beside the fields."""
+        ...
 
     def estimate(self, sizes: Sequence[int], scale: Scale) -> Cost:
         """What histories of so many rows come to, before anything is paid; nothing without an LLM.
@@ -101,6 +106,7 @@ class Distiller(Protocol):
             sizes: Number of rows of each history.
             scale: Of the ratings.
         """
+        ...
 
 
 def history_rows(split: Split, ratings: Ratings, scope: Scope) -> pd.DataFrame:

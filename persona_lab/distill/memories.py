@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -128,7 +128,7 @@ def distil(
     interactions = interactions.merge(split.train[["user_id", "item_id"]])
     sizes: dict[str, float] = {"users": len(profiles), "rows": len(interactions)}
     for kind, texts in (("profile", profiles["profile"]), ("interaction", interactions["text"])):
-        words = texts.str.split().str.len()
+        words = texts.str.split().map(len)
         sizes[f"{kind}_words_mean"] = round(float(words.mean()), 1)
         sizes[f"{kind}_words_max"] = int(words.max())
     return Memories(profiles, snapshots, interactions, sizes | dict(sorted(counts.items())), cost)
@@ -171,14 +171,15 @@ def _without_titles(
             counts["profiles_replaced"] += 1
             profiles[text] = rated_so_many(len(history.rows))
     interactions = []
-    for row, text in zip(history.rows.itertuples(), written.interactions, strict=True):
-        kept, dropped = titles.drop_sentences(text, rated, own=row.item_id)
+    rows: list[dict[str, Any]] = history.rows.to_dict("records")  # type: ignore[assignment]
+    for row, text in zip(rows, written.interactions, strict=True):
+        kept, dropped = titles.drop_sentences(text, rated, own=row["item_id"])
         counts["interaction_sentences_dropped"] += dropped
-        label = history.scale.label(row.rating) if dropped else ""
+        label = history.scale.label(row["rating"]) if dropped else ""
         # What the text must at least say.
         if dropped and f" as {label}" not in kept:
             counts["verdicts_restored"] += 1
-            kept = f"{rated_as(row.title, row.year, label)}. {kept}".strip()
+            kept = f"{rated_as(row['title'], row['year'], label)}. {kept}".strip()
         interactions.append(kept)
     return replace(
         written,

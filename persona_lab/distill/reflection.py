@@ -324,7 +324,7 @@ def _names(movies: int) -> list[str]:
 
 def _rating_form(scale: Scale) -> Any:
     """The type of a rating in a reply's schema."""
-    values = [_number(value) for value in scale.values]
+    values: list[Any] = [_number(value) for value in scale.values]
     if values == list(range(int(scale.low), int(scale.low) + len(values))):
         return Annotated[int, Field(ge=values[0], le=values[-1])]
     return Annotated[float, Field(json_schema_extra={"enum": values})]

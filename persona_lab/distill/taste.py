@@ -98,7 +98,7 @@ class Movies:
             self.kinds[kind] = np.array([numbers[group] for group in groups])
 
     def _rated(self, row: Sequence[Any], numbers: Mapping[Group, int]) -> Rated:
-        known = (None if pd.isna(value) else value for value in row)
+        known: list[Any] = [None if pd.isna(value) else value for value in row]
         rating, title, year, mean, genres, director, cast, place = known
         genres, directors = split_genres(genres or ""), split_names(director or "")
         shared = {
