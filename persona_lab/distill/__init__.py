@@ -4,13 +4,7 @@ A distiller writes the texts; the flow around it hands it the histories and chec
 """
 
 from persona_lab.distill.chat import Chat, Conversation, Reply, Request, converse_in_rounds
-from persona_lab.distill.histories import (
-    Distiller,
-    History,
-    UserMemories,
-    history_rows,
-    rated_as,
-)
+from persona_lab.distill.histories import Distiller, History, UserMemories, history_rows
 from persona_lab.distill.memories import Memories, distil, distillation, users_traits
 from persona_lab.distill.movies import LlmMovieInfo
 from persona_lab.distill.phrases import Phrases
@@ -18,7 +12,6 @@ from persona_lab.distill.prompts import Prompts
 from persona_lab.distill.reflection import Reflection
 from persona_lab.distill.server import OpenAI
 from persona_lab.distill.statistical import Statistical
-from persona_lab.distill.titles import Titles
 from persona_lab.distill.traits import traits
 
 __all__ = [
@@ -35,13 +28,11 @@ __all__ = [
     "Reply",
     "Request",
     "Statistical",
-    "Titles",
     "UserMemories",
     "converse_in_rounds",
     "distil",
     "distillation",
     "history_rows",
-    "rated_as",
     "traits",
     "users_traits",
 ]

@@ -53,8 +53,7 @@ class UserMemories:
         profile: First-person description of the user's taste (M_s), from all rows.
         snapshots: The profile as it stood after each batch of rows.
         interactions: For each row, why the user rated it so (M_l).
-        insights: What each batch of rows taught; empty where nothing is kept between an
-            interaction and the profile.
+        insights: What each batch taught; empty where nothing of the kind is kept.
         counts: What happened on the way, by name (texts asked again, texts kept, ...).
         cost: Of the replies that the texts were made from, whenever they were paid for.
     """
@@ -101,7 +100,7 @@ class Distiller(Protocol):
         ...
 
     def estimate(self, sizes: Sequence[int], scale: Scale) -> Cost:
-        """What distilling comes to, before anything is paid; nothing for one without an LLM.
+        """What histories of so many rows come to, before anything is paid; nothing without an LLM.
 
         Args:
             sizes: Number of rows of each history.
@@ -111,15 +110,12 @@ class Distiller(Protocol):
 
 
 def history_rows(split: Split, ratings: Ratings, scope: Scope) -> pd.DataFrame:
-    """The rows of all histories: user_id and the columns of `History.rows`.
+    """The rows of all histories, user_id and the columns of `History.rows`, by user and position.
 
     Args:
         split: Knows the users, their training rows and the movies.
         ratings: All ratings; used by scope "all" only.
         scope: Which rows of a user are given.
-
-    Returns:
-        Rows sorted by user_id and position.
     """
     rows = split.train
     if scope == "all":
@@ -145,10 +141,11 @@ def rated_as(title: str, year: int | None, label: str) -> str:
 
     Args:
         title: From the catalogue.
-        year: None where it is unknown.
+        year: None or a missing value where it is unknown.
         label: The rating, as the scale writes it.
     """
-    return f"I rated {natural_title(title)}{f' ({year})' if year else ''} as {label}"
+    beside = "" if pd.isna(year) else f" ({int(year)})"
+    return f"I rated {natural_title(title)}{beside} as {label}"
 
 
 def rated_so_many(n: int) -> str:

@@ -76,65 +76,73 @@ Put = Callable[[Any], str]
 Wording = list[tuple[str, str, str, Put]]
 
 
+# Forms made ready: what a voice chooses by, the facts that it needs, and its wordings.
+Sentence = list[tuple[bytes, frozenset[str], list[Wording]]]
+
+
 class Writer:
-    """Says facts in the words of `Phrases`, which it makes ready once for many texts."""
+    """Says facts in the words of `Phrases`, made ready once for many texts."""
 
     def __init__(self, phrases: Phrases) -> None:
-        self.phrases = phrases
-        self._form, self._genre, self._one = cache(self._form), cache(self._genre), cache(self._one)
+        self._phrases = phrases
+        self._genre, self._one = cache(self._genre), cache(self._one)
+        self._parts = {name: self.sentence(forms) for name, forms in phrases.parts.items()}
+        self._themes = {
+            theme: [self.sentence(forms) for forms in sentences]
+            for theme, sentences in phrases.profile.items()
+        }
+        self.reason, self.beside = self.sentence(phrases.reason), self.sentence(phrases.beside)
+        self.feelings = [self.sentence(forms) for forms in phrases.feelings]
 
     def profile(self, facts: Facts, voice: int) -> str:
         """A whole profile, of at most `most_words` words where its expendable themes allow."""
         said = {
-            theme: " ".join(filter(None, (self.say(forms, facts, voice) for forms in sentences)))
-            for theme, sentences in self.phrases.profile.items()
+            theme: " ".join(filter(None, (self.say(each, facts, voice) for each in sentences)))
+            for theme, sentences in self._themes.items()
         }
         text = " ".join(filter(None, said.values()))
-        for theme in self.phrases.expendable:
-            if len(text.split()) > self.phrases.most_words:
+        for theme in self._phrases.expendable:
+            if len(text.split()) > self._phrases.most_words:
                 said.pop(theme, None)
                 text = " ".join(filter(None, said.values()))
         return text
 
-    def say(self, forms: Forms, facts: Facts, voice: int, turn: int = 0) -> str:
-        """A sentence in the user's wording; "" where no form's facts are known.
-
-        The wording is the same for the same sentence, and the next one at the next turn.
-        """
-        place, wordings = self._known(forms, facts)
-        return _said(wordings[(zlib.crc32(place, voice) + turn) % len(wordings)], facts)
+    def say(self, sentence: Sentence, facts: Facts, voice: int, turn: int = 0) -> str:
+        """A sentence in the user's wording, the next one at the next turn; "" if no form fits."""
+        for place, names, wordings in sentence:
+            if names <= facts.keys():
+                return _said(wordings[(zlib.crc32(place, voice) + turn) % len(wordings)], facts)
+        return ""
 
     def part(self, name: str, facts: Facts, wording: int = 0) -> str:
         """A part of a sentence; "" where no form's facts are known."""
-        _, wordings = self._known(self.phrases.parts[name], facts)
-        return _said(wordings[wording], facts)
-
-    def _known(self, forms: Forms, facts: Facts) -> tuple[bytes, list[Wording]]:
-        for form in (forms,) if isinstance(forms, str) else forms:
-            place, names, wordings = self._form(form)
+        for _, names, wordings in self._parts[name]:
             if names <= facts.keys():
-                return place, wordings
-        return b"", [[]]
+                return _said(wordings[wording], facts)
+        return ""
 
-    def _form(self, form: str) -> tuple[bytes, frozenset[str], list[Wording]]:
-        """A form made ready: what a voice chooses by, the facts that it needs, its wordings."""
-        wordings: list[Wording] = []
-        for wording in form.split(" | "):
-            wordings.append(fields := [])
-            for before, path, way, _ in Formatter().parse(wording.strip()):
-                name, _, within = (path or "").partition(".")
-                fields.append((before, name, within, self._put(way or "")))
-        names = {name for fields in wordings for _, name, _, _ in fields} - {""}
-        return form.encode(), frozenset(names), wordings
+    def sentence(self, forms: Forms) -> Sentence:
+        """A sentence ready to be said."""
+        ready = []
+        for form in [forms] if isinstance(forms, str) else forms:
+            wordings: list[Wording] = []
+            for wording in form.split(" | "):
+                wordings.append(fields := [])
+                for before, path, way, _ in Formatter().parse(wording.strip()):
+                    name, _, within = (path or "").partition(".")
+                    fields.append((before, name, within, self._put(way or "")))
+            names = {name for fields in wordings for _, name, _, _ in fields} - {""}
+            ready.append((form.encode(), frozenset(names), wordings))
+        return ready
 
     def _put(self, way: str) -> Put:
         """How a fact is put, by what follows the colon."""
         name, _, joint = way.partition(" ")
         if not way:
             return lambda value: listed(value) if isinstance(value, list) else str(value)
-        if name in self.phrases.parts:
+        if name in self._phrases.parts:
             return lambda value: self._members(name, value, joint)
-        if level := self.phrases.levels.get(way):
+        if level := self._phrases.levels.get(way):
             words, cuts = level[::2], level[1::2]
             return lambda value: str(words[bisect_right(cuts, value)])
         ways: dict[str, Put] = {
@@ -158,15 +166,15 @@ class Writer:
         """A movie of these genres."""
         if len(genres) > 2:
             kinds = listed([self._genre(genre)["kind"] for genre in genres])
-            return self.phrases.mix.format(kinds=kinds)
-        noun = next((genre for genre in self.phrases.nouns if genre in genres), None)
+            return self._phrases.mix.format(kinds=kinds)
+        noun = next((genre for genre in self._phrases.nouns if genre in genres), None)
         adjectives = [self._genre(genre)["adjective"] for genre in genres if genre != noun]
         return " ".join([*adjectives, self._genre(noun)["noun"] if noun else "movie"])
 
     def _genre(self, genre: str) -> Mapping[str, str]:
-        other = self.phrases.other_genre.items()
+        other = self._phrases.other_genre.items()
         words = {name: text.format(name=genre.lower()) for name, text in other}
-        return self.phrases.genres.get(genre, words)
+        return self._phrases.genres.get(genre, words)
 
 
 def listed(parts: Sequence[str], joint: str = "") -> str:

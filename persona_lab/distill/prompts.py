@@ -5,6 +5,7 @@ second holds what is known. Texts of users and movies stand between tags that no
 write, each on one line and cut to a length, so that a title stays a title whatever it says.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -56,48 +57,37 @@ class Prompts:
     no_profile: str
     movie: Mapping[str, str]
 
-    def predicting(self, form: str, scale: Scale) -> str:
-        """The instruction of a call that predicts ratings."""
-        return self._instruction(form, scale, self.predict)
-
-    def writing(
-        self, form: str, scale: Scale, *, enriched: bool, reflection: bool, max_words: int
-    ) -> str:
-        """The instruction of a call that explains ratings and writes the profile."""
-        return self._instruction(
-            form,
-            scale,
-            self.rated,
-            self.explain if enriched else "",
-            self.insight if reflection else "",
-            self.rewrite if reflection else self.extend,
-            self.profile.replace("{max_words}", str(max_words)),
-        )
-
-    def _instruction(self, form: str, scale: Scale, *texts: str) -> str:
+    def instruction(self, scale: Scale, form: Mapping[str, Any], *texts: str) -> str:
+        """The first message: the setting, the texts that are not "", and the form of the answer."""
         whole = all(float(label).is_integer() for label in scale.labels)
+        meanings = [
+            f"{label} that I {re.sub('^are ', 'am ', words)}"
+            for label, words in zip(scale.labels, scale.words, strict=True)
+        ]
+        explained = listed(meanings).replace(" that", " means that", 1)
         values = {
-            "numbers": "whole numbers" if whole else "numbers",
-            "low": scale.labels[0],
-            "high": scale.labels[-1],
-            "scale": _first_person(scale),
+            "{numbers}": "whole numbers" if whole else "numbers",
+            "{low}": scale.labels[0],
+            "{high}": scale.labels[-1],
+            "{scale}": re.sub(r"\bit\b", "the movie", explained, count=1),
         }
         setting = self.setting
         for name, value in values.items():
-            setting = setting.replace(f"{{{name}}}", value)
-        return "\n\n".join(filter(None, (setting, *texts, self.answer.replace("{form}", form))))
+            setting = setting.replace(name, value)
+        answer = self.answer.replace("{form}", json.dumps(form))
+        return "\n\n".join(filter(None, (setting, *texts, answer)))
 
     def known(self, profile: str, movies: Iterable[Mapping[str, Any]]) -> str:
-        """What a call knows: the profile and the movies, numbered from 1.
+        """The second message: the profile, "" where there is none yet, and the movies.
 
         Args:
-            profile: Empty where there is none yet.
+            profile: In the LLM's words.
             movies: Each with some of the keys of `movie`; missing values are left out.
         """
         shown = "\n".join(
             f"<movie_{n}>\n{self._movie(movie)}\n</movie_{n}>" for n, movie in enumerate(movies, 1)
         )
-        own = data(profile, _LONGEST_PROFILE) if profile else self.no_profile
+        own = _data(profile, _LONGEST_PROFILE) if profile else self.no_profile
         return f"<profile>\n{own}\n</profile>\n<movies>\n{shown}\n</movies>"
 
     def _movie(self, movie: Mapping[str, Any]) -> str:
@@ -107,19 +97,9 @@ class Prompts:
         )
 
 
-def data(text: str, longest: int) -> str:
+def _data(text: str, longest: int) -> str:
     """A text as data: on one line, without what opens or closes a tag, cut to a length."""
     return re.sub(r"\s+", " ", text).strip().replace("<", "‹").replace(">", "›")[:longest]
-
-
-def _first_person(scale: Scale) -> str:
-    """What each value means: "1 means that I hated the movie, 2 that I disliked it and ..."."""
-    meanings = [
-        f"{label} that I {re.sub('^are ', 'am ', words)}"
-        for label, words in zip(scale.labels, scale.words, strict=True)
-    ]
-    text = listed(meanings).replace(" that", " means that", 1)
-    return re.sub(r"\bit\b", "the movie", text, count=1)
 
 
 def _value(name: str, value: Any) -> str:
@@ -131,4 +111,4 @@ def _value(name: str, value: Any) -> str:
         value = ", ".join(split_genres(value))
     elif name == "mean":
         value = f"{value:.2f}"
-    return data(str(value), _LONGEST.get(name, 20))
+    return _data(str(value), _LONGEST.get(name, 20))

@@ -1,10 +1,9 @@
 """Histories in, memories out, by an LLM that reflects on its own mistakes (paper, section 3.2).
 
-Each batch of a user's ratings takes two calls. The first predicts them from the profile so far and
-sees nothing else of the user. The second is shown the ratings beside these predictions; it explains
-each one (an enriched interaction), says what the batch taught (an insight) and writes the profile
-anew. Every reply is text of a profile or memory and nothing more. The flow is pure: what carries
-requests to an LLM and back is a `Chat`.
+Each batch of a user's ratings takes two calls. The first predicts them from the profile alone. The
+second is shown the ratings beside these predictions; it explains each one (an enriched
+interaction), says what the batch taught (an insight) and writes the profile anew. Pure: what
+carries requests to an LLM and back is a `Chat`.
 """
 
 import json
@@ -15,20 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Annotated, Any
 
-import numpy as np
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model
 
 from persona_lab.component import component, neutral
 from persona_lab.data import Cost, Scale
 from persona_lab.distill.chat import TOKENS_PER_WORD, Chat, Conversation, Reply, Request
-from persona_lab.distill.histories import (
-    History,
-    Scope,
-    UserMemories,
-    rated_as,
-    rated_so_many,
-)
+from persona_lab.distill.histories import History, Scope, UserMemories, rated_as, rated_so_many
 from persona_lab.distill.prompts import Prompts
 from persona_lab.distill.titles import Titles
 from persona_lab.errors import UserError
@@ -39,6 +30,8 @@ _log = logging.getLogger(__name__)
 ASKED_AGAIN = 3
 """How often a call is asked again while a part of its reply is not valid (decision 19)."""
 
+# A row of a history: its columns' values by name.
+Row = Mapping[str, Any]
 # A part of a reply: its type, and what reads it or rejects it.
 Part = tuple[Any, Callable[[Any], Any]]
 
@@ -91,37 +84,28 @@ class Reflection:
     def distill(
         self, histories: Iterable[History], seed: int, sources: Sources
     ) -> Iterator[UserMemories]:
-        """Distil each history, all of them side by side.
+        """Distil each history of at least one row, all of them side by side.
 
-        Args:
-            histories: At least one row each.
-            seed: Not used: a user's replies are the same for every draw of users, and paid once.
-            sources: Where the chat keeps its files.
+        The seed is not used: a user's replies are the same for every draw of users, and paid once.
 
         Raises:
             UserError: The LLM cannot be reached or paid.
         """
-        known = list(histories)
-        sizes = [len(history.rows) for history in known]
-        expected = self.estimate(sizes, known[0].scale) if known else Cost()
+        users = [_User(self, history) for history in histories]
+        sizes = [len(user.history.rows) for user in users]
+        cost = self.estimate(sizes, users[0].scale) if users else Cost()
         _log.info(
             "distilling %d users takes about %d calls, %d tokens in and %d out, money %.2f",
-            *(len(known), expected.calls, expected.tokens_in, expected.tokens_out, expected.money),
+            *(len(users), cost.calls, cost.tokens_in, cost.tokens_out, cost.money),
         )
-        talks = [_User(self, history).calls() for history in known]
-        yield from self.chat.converse(talks, sources, expected.calls)
+        yield from self.chat.converse([user.calls() for user in users], sources, cost.calls)
 
     def fingerprint(self, sources: Sources) -> Any:
         """What the texts depend on beside the fields."""
         return self.chat.fingerprint(sources)
 
     def estimate(self, sizes: Sequence[int], scale: Scale) -> Cost:
-        """Calls, tokens and money, were every reply valid and as long as `usual_words` says.
-
-        Args:
-            sizes: Number of rows of each history.
-            scale: Of the ratings.
-        """
+        """Cost, were every reply valid and as long as `usual_words` says (see `Distiller`)."""
         words = Counter(self.usual_words)
         predicting = len(self.predicting(self.batch_size, scale).split())
         writing = len(self.writing(self.batch_size, scale).split())
@@ -146,39 +130,36 @@ class Reflection:
     def predicting(self, movies: int, scale: Scale) -> str:
         """What a call is told that predicts so many ratings."""
         # Any number, as an example.
-        form = {name: _number(scale.nearest(scale.middle)) for name in _names(movies)}
-        return self.prompts.predicting(json.dumps(form), scale)
+        form = dict.fromkeys(_names(movies), _number(scale.nearest(scale.middle)))
+        return self.prompts.instruction(scale, form, self.prompts.predict)
 
     def writing(self, movies: int, scale: Scale) -> str:
         """What a call is told that explains so many ratings and writes the profile."""
-        explained = {"about": "...", "because": "..."}
-        form: dict[str, Any] = dict.fromkeys(_names(movies), explained) if self.enriched else {}
+        words = self.prompts
+        form: dict[str, Any] = {}
+        if self.enriched:
+            form = {name: {"about": "...", "because": "..."} for name in _names(movies)}
         form |= {"insight": "..."} if self.reflection else {}
-        return self.prompts.writing(
-            json.dumps({**form, "profile": "..."}),
+        return words.instruction(
             scale,
-            enriched=self.enriched,
-            reflection=self.reflection,
-            max_words=self.max_words,
+            form | {"profile": "..."},
+            words.rated,
+            words.explain if self.enriched else "",
+            words.insight if self.reflection else "",
+            words.rewrite if self.reflection else words.extend,
+            words.profile.replace("{max_words}", str(self.max_words)),
         )
 
 
 class _Rejected(Exception):
     """A part of a reply that will not do: why, and its text where only its titles are wrong."""
 
-    def __init__(self, reason: str, text: str | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.text = text
-
 
 class _User:
     """One user's distillation, between one reply and the next."""
 
     def __init__(self, distiller: Reflection, history: History) -> None:
-        self.distiller = distiller
-        self.history = history
-        self.scale = history.scale
+        self.distiller, self.history, self.scale = distiller, history, history.scale
         self.items = frozenset(history.rows["item_id"])
         self.titles = Titles.of(history.rows)
         self.counts: Counter[str] = Counter()
@@ -191,81 +172,68 @@ class _User:
         rows: list[Any] = self.history.rows.astype(object).to_dict("records")
         size = self.distiller.batch_size
         for batch in (rows[start : start + size] for start in range(0, len(rows), size)):
+            named = dict(zip(_names(len(batch)), batch, strict=True))
             predicted = {}
             # Without a profile there is nothing that a prediction could test.
             if self.distiller.reflection and profile:
-                predicted = yield from self._predict(profile, batch)
-            written = yield from self._write(profile, batch, predicted)
-            for n, row in enumerate(batch, 1):
-                text = written.get(f"movie_{n}")
-                self.counts["interactions_plain"] += self.distiller.enriched and text is None
-                interactions.append(text or f"{self._plain(row)}.")
+                predicted = yield from self._predict(profile, named)
+            written = yield from self._write(profile, named, predicted)
+            for name, row in named.items():
+                self.counts["interactions_plain"] += self.distiller.enriched and name not in written
+                interactions.append(written.get(name) or f"{self._plain(row)}.")
             insights.append(written.get("insight", ""))
             self.counts["profiles_kept"] += "profile" not in written
             profile = written.get("profile", profile)
             snapshots.append(profile or rated_so_many(len(interactions)))
+        counts = {name: n for name, n in self.counts.items() if n}
         return UserMemories(
             self.history.user_id,
             snapshots[-1],
             snapshots,
             interactions,
             insights,
-            {name: n for name, n in self.counts.items() if n},
+            counts,
             self.cost,
         )
 
-    def _predict(
-        self, profile: str, batch: Sequence[Mapping[str, Any]]
-    ) -> Conversation[dict[str, float]]:
+    def _predict(self, profile: str, rows: Mapping[str, Row]) -> Conversation[dict[str, float]]:
         """Ratings of unseen movies from the profile alone, by the movies' names in the form."""
-        distiller, names = self.distiller, _names(len(batch))
-        unseen = [{**row, "rating": None} for row in batch]
-        messages = (
-            distiller.predicting(len(batch), self.scale),
-            distiller.prompts.known(profile, unseen),
+        told = self.distiller.predicting(len(rows), self.scale)
+        known = self.distiller.prompts.known(
+            profile, [{**row, "rating": None} for row in rows.values()]
         )
-        parts = dict.fromkeys(names, (_rating_form(self.scale), self._rating))
-        predicted = yield from self._ask("predict", messages, parts)
+        parts = dict.fromkeys(rows, (_rating_form(self.scale), self._rating))
+        predicted = yield from self._ask("predict", told, known, parts)
         self.counts["predictions"] += len(predicted)
         self.counts["prediction_stars_off"] += sum(
-            abs(predicted[name] - row["rating"])
-            for name, row in zip(names, batch, strict=True)
-            if name in predicted
+            abs(predicted[name] - row["rating"]) for name, row in rows.items() if name in predicted
         )
         return predicted
 
     def _write(
-        self,
-        profile: str,
-        batch: Sequence[Mapping[str, Any]],
-        predicted: Mapping[str, float],
+        self, profile: str, rows: Mapping[str, Row], predicted: Mapping[str, float]
     ) -> Conversation[dict[str, str]]:
         """The valid texts on a batch, by their names in the form."""
-        distiller, names = self.distiller, _names(len(batch))
         label = self.scale.label
+        guesses = {name: {"predicted": label(rating)} for name, rating in predicted.items()}
         shown = [
-            {
-                **row,
-                "rating": label(row["rating"]),
-                "predicted": label(predicted[name]) if name in predicted else None,
-            }
-            for name, row in zip(names, batch, strict=True)
+            {**row, "rating": label(row["rating"]), **guesses.get(name, {})}
+            for name, row in rows.items()
         ]
-        messages = (
-            distiller.writing(len(batch), self.scale),
-            distiller.prompts.known(profile, shown),
-        )
+        told = self.distiller.writing(len(rows), self.scale)
+        known = self.distiller.prompts.known(profile, shown)
         parts: dict[str, Part] = {}
-        if distiller.enriched:
-            for name, row in zip(names, batch, strict=True):
-                parts[name] = Explained, partial(self._interaction, row)
-        if distiller.reflection:
+        if self.distiller.enriched:
+            parts |= {
+                name: (Explained, partial(self._interaction, row)) for name, row in rows.items()
+            }
+        if self.distiller.reflection:
             parts["insight"] = str, self._text
         parts["profile"] = str, lambda value: self._named(self._text(value))
-        return (yield from self._ask("reflect", messages, parts))
+        return (yield from self._ask("reflect", told, known, parts))
 
     def _ask(
-        self, step: str, messages: tuple[str, str], parts: Mapping[str, Part]
+        self, step: str, told: str, known: str, parts: Mapping[str, Part]
     ) -> Conversation[dict[str, Any]]:
         """Ask until every part is valid, at most 1 + ASKED_AGAIN times.
 
@@ -274,13 +242,12 @@ class _User:
             one: the title check after the distiller is done drops the sentences where the protocol
             wants it, so that both protocols make, and pay for, the same calls (decision 4b).
         """
-        system, user = messages
         schema = _schema(tuple((name, kind) for name, (kind, _) in parts.items()))
         valid: dict[str, Any] = {}
         naming: dict[str, str] = {}
         for sample in range(1 + ASKED_AGAIN):
             reply = yield Request(
-                messages=(("system", system), ("user", user)),
+                messages=(("system", told), ("user", known)),
                 schema=schema,
                 purpose=f"{step}/{self.distiller.prompts.version}",
                 sample=sample,
@@ -293,9 +260,10 @@ class _User:
                     _, read = parts[name]
                     valid[name] = read(_read(reply).get(name))
                 except _Rejected as rejected:
-                    reasons.add(rejected.reason)
-                    if rejected.text is not None:
-                        naming[name] = rejected.text
+                    reason, *texts = rejected.args
+                    reasons.add(reason)
+                    for text in texts:
+                        naming[name] = text
             self.counts["asked_again"] += sample > 0
             self.counts.update(f"rejected_{reason}" for reason in reasons)
             if not reasons:
@@ -312,7 +280,7 @@ class _User:
             raise _Rejected("long")
         return text
 
-    def _interaction(self, row: Mapping[str, Any], value: Any) -> str:
+    def _interaction(self, row: Row, value: Any) -> str:
         """The LLM's two texts around our own statement of what was rated how."""
         try:
             explained = Explained.model_validate(value)
@@ -321,14 +289,11 @@ class _User:
         about, because = self._text(explained.about), self._text(explained.because)
         because = re.sub(r"^because\b[\s,:]*", "", because, flags=re.IGNORECASE) or because
         stop = "" if about.endswith((".", "!", "?")) else "."
-        plain = self._plain(row)
-        return self._named(
-            self._text(f"{about}{stop} {plain} because {because}"), own=row["item_id"]
-        )
+        text = self._text(f"{about}{stop} {self._plain(row)} because {because}")
+        return self._named(text, own=row["item_id"])
 
-    def _plain(self, row: Mapping[str, Any]) -> str:
-        year = None if pd.isna(row["year"]) else int(row["year"])
-        return rated_as(row["title"], year, self.scale.label(row["rating"]))
+    def _plain(self, row: Row) -> str:
+        return rated_as(row["title"], row["year"], self.scale.label(row["rating"]))
 
     def _rating(self, value: Any) -> float:
         try:
@@ -359,7 +324,7 @@ def _names(movies: int) -> list[str]:
 
 def _rating_form(scale: Scale) -> Any:
     """The type of a rating in a reply's schema."""
-    values: list[Any] = [_number(value) for value in np.array(scale.values)]
+    values: list[Any] = [_number(value) for value in scale.values]
     if values == list(range(int(scale.low), int(scale.low) + len(values))):
         return Annotated[int, Field(ge=values[0], le=values[-1])]
     return Annotated[float, Field(json_schema_extra={"enum": values})]

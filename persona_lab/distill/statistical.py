@@ -65,15 +65,14 @@ def _interaction(movie: Rated, taste: Taste, writer: Writer, voice: int, turn: i
 
     The turn goes on from text to text, so that neighbours are worded differently.
     """
-    scale, phrases = taste.movies.scale, writer.phrases
+    scale, last = taste.movies.scale, len(writer.feelings) - 1
     label = scale.labels[movie.place]
     facts = taste.reasons(movie) | taste.beside(movie) | {"label": label}
     directors = {"directors": list(movie.directors[:2])} if movie.directors else {}
     facts["movie"] = writer.part("movie", {"genres": movie.genres, **directors})
     share = (movie.rating - scale.low) / (scale.high - scale.low)
-    feeling = phrases.feelings[round(share * (len(phrases.feelings) - 1))]
-    facts["plain"] = writer.say(feeling, facts, voice, turn)
-    reason = writer.say(phrases.reason, facts, voice, turn)
+    facts["plain"] = writer.say(writer.feelings[round(share * last)], facts, voice, turn)
+    reason = writer.say(writer.reason, facts, voice, turn)
     # In step with the other turns, the same wordings would always meet.
-    beside = writer.say(phrases.beside, facts, voice, turn + turn // 3)
+    beside = writer.say(writer.beside, facts, voice, turn + turn // 3)
     return f"{rated_as(movie.title, movie.year, label)} because {reason}. {beside}".rstrip()

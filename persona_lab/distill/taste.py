@@ -46,6 +46,7 @@ class Rated(NamedTuple):
     Attributes:
         place: Of the rating on the scale, from 0.
         groups: Numbers of its groups.
+        least: How many movies of each group must have been rated before for it to be a reason.
         counts: What it adds to the sums of each (see `Taste`).
     """
 
@@ -57,6 +58,7 @@ class Rated(NamedTuple):
     genres: tuple[str, ...]
     directors: tuple[str, ...]
     groups: np.ndarray
+    least: np.ndarray
     counts: np.ndarray
 
 
@@ -91,13 +93,12 @@ class Movies:
         rated = {movie: self._rated(row, numbers) for movie, row in distinct.items()}
         self.rated = [rated[row[:2]] for row in rows]
         self.groups = list(numbers)
-        self.kinds = {
-            kind: np.array([numbers[group] for group in groups])
-            for kind, groups in groupby(sorted(numbers), itemgetter(0))
-        }
+        self.kinds = defaultdict(lambda: np.array([], int))
+        for kind, groups in groupby(sorted(numbers), itemgetter(0)):
+            self.kinds[kind] = np.array([numbers[group] for group in groups])
 
     def _rated(self, row: Sequence[Any], numbers: Mapping[Group, int]) -> Rated:
-        known = (None if pd.isna(value) else value for value in row)
+        known: list[Any] = [None if pd.isna(value) else value for value in row]
         rating, title, year, mean, genres, director, cast, place = known
         genres, directors = split_genres(genres or ""), split_names(director or "")
         shared = {
@@ -110,11 +111,13 @@ class Movies:
             "era": [] if year is None else [f"the {year // 10 * 10}s" if year >= 1960 else _OLD],
             "band": [] if mean is None else [bisect_right(self.cuts, mean)],
         }
-        groups = [numbers[kind, name] for kind, names in shared.items() for name in names]
+        groups = [(kind, name) for kind, names in shared.items() for name in names]
+        number = np.array([numbers[group] for group in groups])
+        least = np.array([_REASONS.get(kind, np.inf) for kind, _ in groups])
         above = (0, 0) if mean is None else (1, rating - mean)
         counts = (1, rating, place == len(self.scale.values) - 1, place < self.lows, *above)
         told = (title, year, rating, place, mean, genres, directors)
-        return Rated(*told, np.array(groups), np.array(counts))
+        return Rated(*told, number, least, np.array(counts))
 
 
 @cache
@@ -177,14 +180,10 @@ class Taste:
     def reasons(self, movie: Rated) -> Facts:
         """What the ratings so far, if any, say of such a movie with such a rating."""
         usual, point = self.usual, self.movies.point
-        evidence = []
-        sums_of = self.sums[movie.groups].tolist()
-        for number, sums in zip(movie.groups.tolist(), sums_of, strict=True):
-            kind, _ = self.movies.groups[number]
-            # An era that most movies are from says nothing.
-            most = 0.6 * len(self.rated) if kind == "era" else np.inf
-            if kind in _REASONS and _REASONS[kind] <= sums[0] < most:
-                evidence.append(self._told(number, sums))
+        # An era that most movies are from says nothing.
+        most = 0.6 * len(self.rated)
+        evidence = self._known(movie.groups, movie.least)
+        evidence = [group for group in evidence if "era" not in group or group["n"] < most]
         if not evidence:
             return {}
         evidence.sort(key=itemgetter("effect", "mean"))
@@ -216,13 +215,12 @@ class Taste:
 
     def _told(self, number: int, sums: list[float]) -> Facts:
         kind, name = self.movies.groups[number]
-        n, mean = int(sums[0]), sums[1] / sums[0]
-        effect = _drawn(sums[1], n, self.usual) / self.movies.point
-        return {kind: name, "n": n, "mean": mean, "effect": effect, "sums": sums}
+        n, total, *_ = sums
+        effect = _drawn(total, n, self.usual) / self.movies.point
+        return {kind: name, "n": int(n), "mean": total / n, "effect": effect, "sums": sums}
 
-    def _known(self, kind: str, least: int) -> list[Facts]:
-        """The groups of a kind with enough ratings, by name."""
-        numbers = self.movies.kinds.get(kind, np.array([], int))
+    def _known(self, numbers: np.ndarray, least: int | np.ndarray) -> list[Facts]:
+        """The groups with enough ratings."""
         numbers = numbers[self.sums[numbers, 0] >= least]
         return list(map(self._told, numbers.tolist(), self.sums[numbers].tolist()))
 
@@ -231,7 +229,7 @@ class Taste:
         movies, n = self.movies, len(self.rated)
         _, _, highest, low, compared, above = self.sums[0].tolist()
         least = 3 if n < 40 else 4
-        watched = self._known("genre", 1)
+        watched = self._known(self.movies.kinds["genre"], 1)
         for genre in watched:
             of_genre = genre["n"]
             _, _, its_highest, its_low, its_compared, its_above = genre["sums"]
@@ -261,12 +259,14 @@ class Taste:
             "low": movies.scale.labels[max(movies.lows, 1) - 1],
             "given_highest": _most(not_disliked, "more_highest", 0.08, 2),
             "given_low": _most(not_liked, "more_low", 0.08, 2),
-            "eras": sorted(self._known("era", least), key=lambda group: group["era"] != _OLD),
+            "eras": sorted(
+                self._known(self.movies.kinds["era"], least), key=lambda group: group["era"] != _OLD
+            ),
             "kind_to": _most(not_disliked, "own_way", 0.1, 3),
             "harsh_on": _most(not_liked, "own_way", 0.1, 3, -1),
         }
         means = {genre["genre"]: genre["mean"] for genre in genres}
-        pairs = self._known("pair", least)
+        pairs = self._known(self.movies.kinds["pair"], least)
         for name, sign in (("best_pairs", 1), ("worst_pairs", -1)):
             # Such as say more than either genre does.
             telling = [
@@ -278,7 +278,11 @@ class Taste:
         # A movie may be named after its hero.
         titles = {movie.title for movie in self.rated}
         for role, enough in (("director", 2), ("actor", 3)):
-            people = [person for person in self._known(role, enough) if person[role] not in titles]
+            people = [
+                person
+                for person in self._known(self.movies.kinds[role], enough)
+                if person[role] not in titles
+            ]
             facts[f"good_{role}s"] = _most(people, "effect", 0.25, 2)
             facts[f"bad_{role}s"] = _most(people, "effect", 0.25, 1, -1)
         return facts
@@ -293,7 +297,7 @@ class Taste:
         lead = above / compared
         facts: Facts = {"generosity": lead / point, "by": abs(lead)}
         facts["even" if abs(lead) < 0.15 * point else "lead"] = lead
-        known = self._known("band", 3)[::-1]
+        known = self._known(self.movies.kinds["band"], 3)[::-1]
         if len(known) < 2:
             return facts
         ends = {"start": [None, *cuts], "stop": [*cuts, None]}

@@ -32,13 +32,7 @@ _SENTENCE_END = re.compile(
 
 
 class Mention(NamedTuple):
-    """Where a text names a movie.
-
-    Attributes:
-        start: Index of its first character.
-        stop: Index after its last.
-        items: Ids of the movies it may mean: several share a title.
-    """
+    """Where a text names a movie: from `start` up to `stop`; several movies may share the title."""
 
     start: int
     stop: int
@@ -47,9 +41,9 @@ class Mention(NamedTuple):
 
 class _Alias(NamedTuple):
     text: str
-    common: bool
     years: dict[int, int | None]  # by item
     items: frozenset[int]
+    common: bool  # a single common word
 
 
 @dataclass(frozen=True)
@@ -74,16 +68,15 @@ class Titles:
         ):
             for alias in aliases(title):
                 years[alias][item] = None if pd.isna(year) else int(year)
-        words = {text: _WORD.findall(text) for text in years}
-        uses = Counter(word for found in words.values() for word in set(found))
+        # A title without a letter or digit cannot be told from punctuation.
+        words = {text: of_title for text in years if (of_title := _WORD.findall(text))}
+        uses = Counter(word for of_title in words.values() for word in set(of_title))
         by_words: dict[str, dict[str, list[_Alias]]] = defaultdict(lambda: defaultdict(list))
-        for text, found in words.items():
-            # A title without a letter or digit cannot be told from punctuation.
-            if found:
-                rarest = sorted(found, key=lambda word: (not word[0].isupper(), uses[word]))[:2]
-                common = _COMMON_WORD.fullmatch(text) is not None
-                alias = _Alias(text, common, years[text], frozenset(years[text]))
-                by_words[rarest[0]][rarest[-1]].append(alias)
+        for text, of_title in words.items():
+            rarest = sorted(of_title, key=lambda word: (not word[0].isupper(), uses[word]))[:2]
+            common = _COMMON_WORD.fullmatch(text) is not None
+            alias = _Alias(text, years[text], frozenset(years[text]), common)
+            by_words[rarest[0]][rarest[-1]].append(alias)
         firsts = {word[0] for first, seconds in by_words.items() for word in (first, *seconds)}
         # Nearly all begin with a capital, and few words of a text do.
         start = f"[{re.escape(''.join(sorted(firsts)))}]" if firsts else "(?!)"
@@ -95,11 +88,11 @@ class Titles:
         candidates = [
             mention for alias in self._possible(text) for mention in _occurrences(alias, text)
         ]
-        found: list[Mention] = []
-        for mention in sorted(candidates, key=lambda each: (each.start, -each.stop)):
-            if not found or mention.start >= found[-1].stop:
-                found.append(mention)
-        return found
+        chosen: list[Mention] = []
+        for mention in sorted(candidates, key=lambda mention: (mention.start, -mention.stop)):
+            if not chosen or mention.start >= chosen[-1].stop:
+                chosen.append(mention)
+        return chosen
 
     def drop_sentences(
         self, text: str, history: Collection[int], own: int | None = None
@@ -126,13 +119,16 @@ class Titles:
             ]
             if not named:
                 break
-            spans = _sentences(text, mentions)
-            starts = [start for start, _ in spans]
+            starts, stops = [0], []
+            for end in _SENTENCE_END.finditer(text):
+                # A full stop inside a title ends no sentence.
+                if not any(mention.start < end.end() < mention.stop for mention in mentions):
+                    stops.append(max(end.start(), end.end("closing")))
+                    starts.append(end.end())
             naming = {bisect_right(starts, place) - 1 for place in named}
             dropped += len(naming)
-            text = " ".join(
-                text[start:stop] for n, (start, stop) in enumerate(spans) if n not in naming
-            )
+            spans = enumerate(zip(starts, [*stops, len(text)], strict=True))
+            text = " ".join(text[start:stop] for n, (start, stop) in spans if n not in naming)
         return text, dropped
 
     def _possible(self, text: str) -> list[_Alias]:
@@ -179,40 +175,18 @@ def _upright(title: str) -> str:
 
 
 def _occurrences(alias: _Alias, text: str) -> Iterator[Mention]:
-    start = text.find(alias.text)
-    while start >= 0:
-        stop = start + len(alias.text)
-        if mention := _mention(alias, text, start, stop):
-            yield mention
-        start = text.find(alias.text, stop)
-
-
-def _mention(alias: _Alias, text: str, start: int, stop: int) -> Mention | None:
-    within_word = (alias.text[0].isalnum() and text[start - 1 : start].isalnum()) or (
-        alias.text[-1].isalnum() and text[stop : stop + 1].isalnum()
-    )
-    if within_word:
-        return None
-    beside = _YEAR.match(text, stop)
-    of_year = frozenset(
-        item for item, year in alias.years.items() if beside and year == int(beside.group(1))
-    )
-    if alias.common and not (of_year or _quoted(text, start, stop)):
-        return None
-    return Mention(start, stop, of_year or frozenset(alias.years))
-
-
-def _quoted(text: str, start: int, stop: int) -> bool:
-    before = text[start - 1 : start]
-    after = text[stop : stop + 2].lstrip(",.!?")[:1]
-    return bool(before and after) and before in _QUOTES and after in _QUOTES
-
-
-def _sentences(text: str, mentions: list[Mention]) -> list[tuple[int, int]]:
-    """Start and stop of each sentence; a full stop inside a title ends none."""
-    spans, start = [], 0
-    for end in _SENTENCE_END.finditer(text):
-        if not any(mention.start < end.end() < mention.stop for mention in mentions):
-            spans.append((start, max(end.start(), end.end("closing"))))
-            start = end.end()
-    return [*spans, (start, len(text))]
+    name, stop = alias.text, 0
+    while (start := text.find(name, stop)) >= 0:
+        stop = start + len(name)
+        before, after = text[max(start - 1, 0) : start], text[stop : stop + 2]
+        within_word = (name[0].isalnum() and before.isalnum()) or (
+            name[-1].isalnum() and after[:1].isalnum()
+        )
+        year = _YEAR.match(text, stop)
+        of_year = frozenset(
+            item for item, known in alias.years.items() if year and known == int(year[1])
+        )
+        quotes = before, after.lstrip(",.!?")[:1]
+        quoted = all(quote and quote in _QUOTES for quote in quotes)
+        if not within_word and (of_year or quoted or not alias.common):
+            yield Mention(start, stop, of_year or alias.items)

@@ -7,9 +7,10 @@ from configured import configured
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persona_lab.distill.phrases import Facts, Forms, Phrases, Voice, Writer, listed
+from persona_lab.distill.phrases import Facts, Forms, Phrases, Writer, listed, voice
 
 PHRASES: Phrases = configured("distiller=statistical").phrases
+WRITER = Writer(PHRASES)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +42,12 @@ def test_movies_of_genres(genres: str, one: str, many: str) -> None:
     ],
 )
 def test_a_movie_with_its_article(genres: tuple[str, ...], phrase: str) -> None:
-    movie = Writer(PHRASES).part("movie", {"genres": genres})
+    movie = WRITER.part("movie", {"genres": genres})
     assert put("{movie:a}", {"movie": movie}) == phrase
 
 
 def put(forms: Forms, facts: Facts) -> str:
-    writer = Writer(replace(PHRASES, reason=forms))
-    return writer.say(writer.reason, facts, Voice(0, 1))
+    return WRITER.say(WRITER.sentence(forms), facts, voice(0, 1))
 
 
 @pytest.mark.parametrize(
@@ -99,17 +99,18 @@ def test_a_long_profile_goes_without_its_expendable_themes() -> None:
     facts = {"n": "now"}
     for most, text in ((9, "now a b now c d now e f"), (8, "now a b now e f"), (5, "now e f")):
         phrases = replace(PHRASES, profile=profile, expendable=["two", "one"], most_words=most)
-        assert Writer(phrases).profile(facts, Voice(0, 1)) == text
+        assert Writer(phrases).profile(facts, voice(0, 1)) == text
 
 
 @given(st.integers(0, 9), st.integers(0, 10**9), st.integers(1, 5))
 def test_turns_go_through_all_wordings(seed: int, user_id: int, n: int) -> None:
-    voice = Voice(seed, user_id)
-    turns = [voice.pick(b"place", n, turn) for turn in range(n)]
-    assert sorted(turns) == list(range(n))
-    assert voice.pick(b"place", n) == turns[0]
+    form, own = WRITER.sentence(" | ".join("abcde"[:n])), voice(seed, user_id)
+    said = [WRITER.say(form, {}, own, turn) for turn in range(n)]
+    assert sorted(said) == list("abcde"[:n])
+    assert WRITER.say(form, {}, own) == said[0]
 
 
-def test_users_and_places_are_worded_differently() -> None:
-    assert {Voice(0, user).pick(b"place", 3) for user in range(20)} == {0, 1, 2}
-    assert {Voice(0, 1).pick(str(place).encode(), 3) for place in range(20)} == {0, 1, 2}
+def test_users_and_sentences_are_worded_differently() -> None:
+    sentences = [WRITER.sentence(f"a{n} | b{n} | c{n}") for n in range(20)]
+    assert {WRITER.say(sentences[0], {}, voice(0, user))[0] for user in range(20)} == {*"abc"}
+    assert {WRITER.say(sentence, {}, voice(0, 1))[0] for sentence in sentences} == {*"abc"}

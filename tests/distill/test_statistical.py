@@ -295,4 +295,4 @@ def test_texts_change_with_the_version_only() -> None:
     memories = distil(make_history(mixed()))
     content = "\n".join([*memories.snapshots, *memories.interactions])
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    assert (Memories.VERSION, digest) == (3, "b4220f7636133b8a")
+    assert (Memories.VERSION, digest) == (4, "b4220f7636133b8a")

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from configured import configured
 
-from persona_lab.distill.taste import Taste, rated_movies, split_genres, split_names
+from persona_lab.distill.taste import Movies, Taste, split_genres, split_names
 
 FIVE = configured("data/scale=five_stars")
 
@@ -40,8 +40,9 @@ def test_split_names(names: str, people: tuple[str, ...]) -> None:
 def taste(rows: list[dict[str, Any]]) -> Taste:
     plain = {"title": "Toy", "year": None, "mean": None, "genres": "", "director": "", "cast": ""}
     frame = pd.DataFrame([{"item_id": n, **plain, **row} for n, row in enumerate(rows)])
-    known = Taste(FIVE)
-    for movie in rated_movies(frame, FIVE):
+    movies = Movies(frame, FIVE)
+    known = Taste(movies)
+    for movie in movies.rated:
         known.add(movie)
     return known
 
