@@ -204,17 +204,26 @@ def _load(file: Path) -> dict[str, Any]:
 def _option(group: str, name: str) -> dict[str, Any]:
     """An option's fields, with those of the options that it starts from."""
     own = dict(_load(CONF / group / f"{name}.yaml"))
-    bases = [each for each in own.pop("defaults", []) if isinstance(each, str) and each != "_self_"]
+    bases = [
+        base
+        for base in own.pop("defaults", [])
+        if base != "_self_" and not str(base).startswith("{'override")
+    ]
     node = OmegaConf.to_container(OmegaConf.merge(*(_base(group, base) for base in bases), own))
     assert isinstance(node, dict), name
     return {str(key): value for key, value in node.items()}
 
 
-def _base(group: str, base: str) -> dict[str, Any]:
-    """What an option starts from: one of its own group, or `/group/option@place`."""
-    option, _, place = base.partition("@")
-    if option.startswith("/"):
-        group, _, option = option.removeprefix("/").rpartition("/")
+def _base(group: str, base: str | dict[str, str]) -> dict[str, Any]:
+    """What an option starts from: one of its group or `/group/option@place`; or `part: option`."""
+    if isinstance(base, dict):
+        ((part, option),) = base.items()
+        part, _, place = part.partition("@")
+        group, place = f"{group}/{part}", part if not place else place.replace("_here_", "")
+    else:
+        option, _, place = base.partition("@")
+        if option.startswith("/"):
+            group, _, option = option.removeprefix("/").rpartition("/")
     node = _option(group, option)
     for key in reversed(place.split(".") if place else []):
         node = {key: node}

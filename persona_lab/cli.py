@@ -75,16 +75,19 @@ def launch(arguments: Sequence[str]) -> None:
 def accept(arguments: Sequence[str]) -> list[str]:
     """What Hydra is given for a command line: forms that it refuses for no reason are mended.
 
-    `-m` is dropped beside `--cfg` and `--info`; `+experiment=mine` means `experiment=mine` for
-    every group that is there already; models in an added `--config-dir` can play both roles.
+    `-m` may stand anywhere, and is dropped beside `--cfg` and `--info`; `+experiment=mine` means
+    `experiment=mine` for every group that is there already; models in an added `--config-dir` can
+    play both roles.
 
     Raises:
         UserError: A group is set to null, which Hydra answers with a traceback, or a choice is
             spelt as it once was.
     """
     given = list(arguments)
-    if any(re.match(r"(-c|-i|--cfg|--info)\b", argument) for argument in given):
-        given = [argument for argument in given if argument not in ("-m", "--multirun")]
+    rest = [argument for argument in given if argument not in ("-m", "--multirun")]
+    if len(rest) < len(given):
+        shows = any(re.match(r"(-c|-i|--cfg|--info)\b", argument) for argument in rest)
+        given = rest if shows else ["-m", *rest]
     words = [word for argument in given for word in argument.split("=", 1)]
     for flag, folder in itertools.pairwise(words):
         if flag in ("--config-dir", "-cd"):

@@ -46,6 +46,7 @@ def fake_run(self: Any, lab: Lab) -> Result:
         **names,
     )
     metrics = {"rmse": 1.0, "mae": 0.8, "urr": 0.0, "rmse_expected": 1.0, "mae_expected": 0.8}
+    metrics["digit_mass"] = 0.9
     metrics["rmse_worst"] = self.train.lr
     intervals = {name: {"value": 1.0, "low": 0.9, "high": 1.1} for name in metrics}
     counts = {"n_test": 3, "n_unrelated": 0, "truncated": 0}
@@ -321,7 +322,7 @@ class Count(Row):
 def test_a_task_of_the_users_own(door: Door, tmp_path: Path, sweep: list[str]) -> None:
     (tmp_path / "own_task.py").write_text(OWN_TASK)
     task = ["task._target_=own_task.Count", "+task.what=users"]
-    assert door("experiment=smoke", "hydra.run.dir=once", *task, *sweep) == "0"
+    assert door(*sweep, "experiment=smoke", "hydra.run.dir=once", *task) == "0"
     folder = tmp_path / ("swept" if sweep else "once")
     jobs = sorted(file.parent for file in folder.rglob("status.json"))
     counts = {(job / "count.txt").read_text() for job in jobs}
@@ -351,8 +352,10 @@ def test_a_task_whose_end_fails_is_said_in_one_line(
     broken = OWN_TASK.replace("Count", "Broken").replace("return len(jobs)", "return jobs.size")
     (tmp_path / "broken_task.py").write_text(broken)
     task = ["task._target_=broken_task.Broken", "+task.what=users", "hydra.run.dir=once"]
-    end = door("experiment=smoke", *task, *sweep)
-    assert end.startswith(f"persona-lab: no table of {tmp_path / 'once'}: AttributeError: ")
+    end = door(*sweep, "experiment=smoke", *task)
+    assert end.startswith(
+        f"persona-lab: no table of {'once' if sweep else tmp_path / 'once'}: AttributeError: "
+    )
     assert len(end.splitlines()) == 1
 
 
@@ -372,6 +375,7 @@ class Reader:
         raise NotImplementedError
 """
 OWN_DATA = """
+defaults: [scale: five_stars, split@_here_: in_time, _self_]
 _target_: persona_lab.data.Data
 name: own
 reader:
