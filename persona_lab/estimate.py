@@ -178,7 +178,7 @@ def estimate(experiment: Experiment, lab: Lab) -> Estimate:
     cost = Cost()
     if not prepared.memories.there:
         cost = experiment.distiller.estimate(histories, split.scale)
-    plan = experiment.plan(split, personas)
+    plan = experiment.adapter.plan(split.train, personas, experiment.seed)
     tuning = experiment.tuning(lab, prepared, plan)
     examples = _examples(experiment, tuning if written else None, split, assumed)
     shape = Shape.of(experiment, lab, trained=bool(plan.rows))

@@ -4,22 +4,21 @@
 it; what a component may see is what the flow hands it. Reads and writes only through a `Lab`.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from functools import cache, partial
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from persona_lab.cache import Stage
+from persona_lab.cache import Entry, Stage
 from persona_lab.component import component, describe
 from persona_lab.data import Cost, Data, MovieInfo, Protocol, Ratings, Split
 from persona_lab.distill import Distiller, Memories, distillation
 from persona_lab.evaluation import (
     Audit,
+    Baselines,
     Result,
     Row,
     adapter_records,
@@ -38,15 +37,14 @@ from persona_lab.model import (
     Mode,
     Peft,
     Plan,
+    Predictions,
     Train,
     Trainer,
 )
 from persona_lab.model.loggers import Labels, Outcome
-from persona_lab.personas import Clustering, Personas, grouping
+from persona_lab.personas import Clustering, grouping
 from persona_lab.prompting import Template
 from persona_lab.tuning import Prepared, Tuning
-
-_SHOWN = 3  # prompts of a run that a report shows
 
 
 @component
@@ -98,52 +96,13 @@ class Experiment:
 
         # A report has nothing but run folders: what simple predictors say goes along.
         test = simple.value.beside(predictions.value.frame)
-        scale = prepared.split.value.scale
-        facts = predictions.value.facts
-        costs = prepared.costs()
-        adapters = {name: lab.cache.folder(tuning.training(name)) for name in tuning.plan.rows}
-        result = Result(
-            row=self.row,
-            scale=scale,
-            cohort=self.data.cohort,
-            development=self.data.development,
-            **assess(test, self.decode.name, scale),
-            baselines=simple.value.metrics,
-            truncated=facts["truncated"],
-            cuts=facts["cuts"],
-            skipped=prepared.split.value.skipped,
-            adapters=adapter_records(
-                facts["adapters"],
-                tuning.plan.route,
-                tuning.plan.starts,
-                prepared.personas.value.assignment,
-            ),
-            timing=prepared.timing() | facts["timing"],
-            cost=sum(costs.values(), Cost()).paid,
-            costs={stage: cost.paid for stage, cost in costs.items()},
-            distillation=prepared.memories.value.counts,
-            beyond=beyond(
-                test,
-                prepared.split.value.train,
-                prepared.memories.value.profiles.set_index("user_id")["activity"].to_dict(),
-                scale,
-            ),
-            audit=audit.value.findings,
-            matrix=matrix(
-                crossed, tuning.plan.route, self.decode.name, simple.value.user_means, scale
-            ),
-            versions=facts["versions"],
-            keys=prepared.keys()
-            | {"adapters": "+".join(folder.name for folder in adapters.values()) or "none"}
-            | {"predictions": predictions.key, "baselines": simple.key},
-            reused=predictions.reused,
-        )
         test.to_parquet(lab.folder / "predictions.parquet", index=False)
-        self._illustrate(tuning)
+        tuning.illustrate()
+        result = self._result(tuning, predictions, test, crossed, simple, audit)
         result.save(lab.folder)
-        lab.logger.outcome(
-            lab.folder, self.labels(lab, prepared), Outcome(result.numbers(), test, adapters)
-        )
+        adapters = {name: lab.cache.folder(tuning.training(name)) for name in tuning.plan.rows}
+        outcome = Outcome(result.numbers(), test, adapters)
+        lab.logger.outcome(lab.folder, self.labels(lab, prepared), outcome)
         return result
 
     def prepare(self, lab: Lab) -> Prepared:
@@ -161,10 +120,6 @@ class Experiment:
         personas = lab.once(grouping(self.personas, vectors, split, self.seed))
         return Prepared(ratings, split, memories, vectors, personas)
 
-    def plan(self, split: Split, personas: Personas) -> Plan:
-        """Which adapter trains on which rows and rates which users."""
-        return self.adapter.plan(split.train, personas, self.seed)
-
     def tuning(self, lab: Lab, prepared: Prepared, plan: Plan | None = None) -> Tuning:
         """The part of the flow that knows the model.
 
@@ -176,7 +131,8 @@ class Experiment:
         return Tuning(
             lab=lab,
             prepared=prepared,
-            plan=plan or self.plan(prepared.split.value, prepared.personas.value),
+            plan=plan
+            or self.adapter.plan(prepared.split.value.train, prepared.personas.value, self.seed),
             curves=lambda new: lab.logger.curves(lab.folder, self.labels(lab, prepared), new),
             seed=self.seed,
             prompt=self.prompt,
@@ -209,6 +165,47 @@ class Experiment:
             prepared.memories,
             prompts,
             tuning.recalled,
+        )
+
+    def _result(
+        self,
+        tuning: Tuning,
+        predictions: Entry[Predictions],
+        test: pd.DataFrame,
+        crossed: Mapping[str, pd.DataFrame],
+        simple: Entry[Baselines],
+        audit: Entry[Audit],
+    ) -> Result:
+        """All numbers of the run; `test` are its test rows with what simple predictors say."""
+        prepared, plan, facts = tuning.prepared, tuning.plan, predictions.value.facts
+        split, memories = prepared.split.value, prepared.memories.value
+        assignment = prepared.personas.value.assignment
+        costs, decode = prepared.costs(), self.decode.name
+        activity = memories.profiles.set_index("user_id")["activity"].to_dict()
+        keys = [tuning.training(name).key for name in plan.rows]
+        return Result(
+            row=self.row,
+            scale=split.scale,
+            cohort=self.data.cohort,
+            development=self.data.development,
+            **assess(test, decode, split.scale),
+            baselines=simple.value.metrics,
+            truncated=facts["truncated"],
+            cuts=facts["cuts"],
+            skipped=split.skipped,
+            adapters=adapter_records(facts["adapters"], plan.route, plan.starts, assignment),
+            timing=prepared.timing() | facts["timing"],
+            cost=sum(costs.values(), Cost()).paid,
+            costs={stage: cost.paid for stage, cost in costs.items()},
+            distillation=memories.counts,
+            beyond=beyond(test, split.train, activity, split.scale),
+            audit=audit.value.findings,
+            matrix=matrix(crossed, plan.route, decode, simple.value.user_means, split.scale),
+            versions=facts["versions"],
+            keys=prepared.keys()
+            | {"adapters": "+".join(keys) or "none"}
+            | {"predictions": predictions.key, "baselines": simple.key},
+            reused=predictions.reused,
         )
 
     @property
@@ -253,23 +250,3 @@ class Experiment:
             config={"row": row, "settings": describe(self)},
             keys=prepared.keys(),
         )
-
-    def _illustrate(self, tuning: Tuning) -> None:
-        """Write what a report shows beside the numbers: the personas and a few test prompts."""
-        prepared, folder = tuning.prepared, tuning.lab.folder
-        profiles = prepared.memories.value.profiles["profile"].tolist()
-        picture = prepared.personas.value.picture(prepared.vectors.value.profiles, profiles)
-        (folder / "personas.json").write_text(json.dumps(picture), encoding="utf-8")
-        test = prepared.split.value.test
-        titles = prepared.split.value.movies.set_index("item_id")["title"]
-        rows = test.iloc[np.linspace(0, len(test) - 1, min(_SHOWN, len(test))).astype(int)]
-        examples = [
-            {
-                "user_id": example.user_id,
-                "item_id": example.item_id,
-                "title": str(titles[example.item_id]),
-                "prompt": tuning.codec.tokenizer.decode(example.ids),
-            }
-            for example in tuning.examples(rows, training=False)
-        ]
-        (folder / "examples.json").write_text(json.dumps(examples), encoding="utf-8")

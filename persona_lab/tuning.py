@@ -5,6 +5,7 @@ Each stage is stated once, for its key, for its computation and for a plan. Read
 the lab.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
@@ -39,6 +41,8 @@ from persona_lab.model import (
 )
 from persona_lab.personas import Personas
 from persona_lab.prompting import Codec, Example, Template, make_examples
+
+_SHOWN = 3  # prompts of a run that a report shows
 
 
 @dataclass(frozen=True)
@@ -249,6 +253,26 @@ class Tuning:
             return None
         vectors, recall_time = self.prepared.vectors.value, self.protocol.recall_time
         return Bank(memories, vectors, memory, recall_time, later)
+
+    def illustrate(self) -> None:
+        """Write what a report shows beside the numbers: the personas and a few test prompts."""
+        prepared, folder = self.prepared, self.lab.folder
+        profiles = prepared.memories.value.profiles["profile"].tolist()
+        picture = prepared.personas.value.picture(prepared.vectors.value.profiles, profiles)
+        (folder / "personas.json").write_text(json.dumps(picture), encoding="utf-8")
+        test = prepared.split.value.test
+        titles = prepared.split.value.movies.set_index("item_id")["title"]
+        rows = test.iloc[np.linspace(0, len(test) - 1, min(_SHOWN, len(test))).astype(int)]
+        examples = [
+            {
+                "user_id": example.user_id,
+                "item_id": example.item_id,
+                "title": str(titles[example.item_id]),
+                "prompt": self.codec.tokenizer.decode(example.ids),
+            }
+            for example in self.examples(rows, training=False)
+        ]
+        (folder / "examples.json").write_text(json.dumps(examples), encoding="utf-8")
 
     @property
     def codec(self) -> Codec:

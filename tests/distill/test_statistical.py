@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from configured import configured
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from persona_lab.data import Scale
@@ -182,6 +182,7 @@ def test_titles_read_naturally() -> None:
     assert text.startswith("I rated Il Postino (1994) as 4 because ")
 
 
+@settings(max_examples=40)
 @given(histories, st.integers(1, 12), st.data())
 def test_texts_know_only_what_came_before(rows: Rows, batch_size: int, data: st.DataObject) -> None:
     whole = distil(make_history(rows), batch_size=batch_size)
@@ -194,6 +195,7 @@ def test_texts_know_only_what_came_before(rows: Rows, batch_size: int, data: st.
     assert len(part.snapshots) == -(-cut // batch_size)
 
 
+@settings(max_examples=40)
 @given(histories)
 def test_a_later_rating_is_in_no_earlier_text(rows: Rows) -> None:
     other = [*rows[:-1], rows[-1] | {"rating": 6 - rows[-1]["rating"]}]
@@ -201,6 +203,7 @@ def test_a_later_rating_is_in_no_earlier_text(rows: Rows) -> None:
     assert before == after
 
 
+@settings(max_examples=40)
 @given(histories, st.integers(0, 5))
 def test_every_text_reads_well(rows: Rows, seed: int) -> None:
     memories = distil(make_history(rows), seed)
@@ -220,6 +223,7 @@ def test_every_text_reads_well(rows: Rows, seed: int) -> None:
     assert len(memories.profile.split()) <= 400
 
 
+@settings(max_examples=40)
 @given(histories)
 def test_liked_and_disliked_do_not_meet(rows: Rows) -> None:
     profile = distil(make_history(rows)).profile

@@ -98,6 +98,7 @@ def test_of_lightning_nothing_is_heard(
     # It has a handler of its own, which writes to the terminal.
     chatter = logging.getLogger("lightning.pytorch")
     monkeypatch.setattr(chatter, "handlers", [caplog.handler])
+    monkeypatch.setattr(chatter, "propagate", False)
     chatter.getChild("utilities.rank_zero").info("before")
     rating = Rating("toy", make_examples(), configured("decode=expected"), 0)
     rate_examples(confident, codec, rating, replace(CPU, precision="32-true"), tmp_path)
