@@ -121,13 +121,7 @@ class Experiment:
         return Prepared(ratings, split, memories, vectors, personas)
 
     def tuning(self, lab: Lab, prepared: Prepared, plan: Plan | None = None) -> Tuning:
-        """The part of the flow that knows the model.
-
-        Args:
-            lab: The run's places.
-            prepared: What it shares with other rows.
-            plan: In place of the one that follows from `prepared`.
-        """
+        """The part of the flow that knows the model; `plan` by default follows from `prepared`."""
         return Tuning(
             lab=lab,
             prepared=prepared,
